@@ -1,0 +1,338 @@
+"""What the stages hand to each other: each class is one Avro record, and its descriptions are that schema's documentation."""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.domain.event import Described, EntityType, Event, EventType, Payload, Redacted, Time
+from pipeline.domain.identifiers import EventId, Revision
+
+
+class Lane(Described):
+    """How urgently a change must reach its destinations; strictest first."""
+
+    CRITICAL = "critical", "a patient or an ambulance waits for it"
+    URGENT = "urgent", "decides about the next hour"
+    ROUTINE = "routine", "needed, not urgent"
+    BULK = "bulk", "snapshots, reconciliation, master data"
+
+
+LANES: Final = (Lane.CRITICAL, Lane.URGENT, Lane.ROUTINE, Lane.BULK)
+RANK: Final = {lane: rank for rank, lane in enumerate(LANES)}
+
+
+class DecisionKind(Described):
+    """How the gate judged a landing position that it did not accept. Every position gets exactly one verdict."""
+
+    DUPLICATE = "DUPLICATE", "the same event was published twice"
+    STALE = "STALE", "each field it states is known from a newer event"
+    NO_OP = "NO_OP", "it says what is already known"
+    NOT_OWNER = "NOT_OWNER", "the source may not say any of it"
+    CONFLICT = "CONFLICT", "the same event id with other content"
+    IGNORED = "IGNORED", "ignored by a rule of the policy"
+    QUARANTINED = "QUARANTINED", "can't be judged; kept with reason and remedy"
+    CONTROL = "CONTROL", "a record of the pipeline itself: policy, release, forwarded"
+
+
+class Reason(Described):
+    """Why something was decided, parked or refused; bounded, because it is a metric label."""
+
+    NONE = "NONE", "no further reason"
+    REPEATED_ID = "REPEATED_ID", "its id is among the entity's recent events"
+    CONTENT_DIFFERS = "CONTENT_DIFFERS", "its id is known with other content"
+    OLDER_SEQUENCE = "OLDER_SEQUENCE", "the source's own sequence is older"
+    OLDER_TIME = "OLDER_TIME", "it was recorded before what is known"
+    LOWER_PRECEDENCE = "LOWER_PRECEDENCE", "recorded at the same time as the word of a source that ranks higher"
+    OCCUPANT_CHANGED = "OCCUPANT_CHANGED", "it ends the stay of a patient who is no longer in the bed"
+    SAME_STATE = "SAME_STATE", "nothing differs"
+    FIELD_NOT_OWNED = "FIELD_NOT_OWNED", "the policy gives the field to other sources"
+    UNKNOWN_SOURCE = "UNKNOWN_SOURCE", "the policy does not name the source system"
+    IGNORED_BY_RULE = "IGNORED_BY_RULE", "the policy ignores this kind of event"
+    HEAD_MOVED = "HEAD_MOVED", "a newer state was accepted since the repair was asked for"
+    NOT_EXPIRED = "NOT_EXPIRED", "the value was changed or prolonged before its end"
+    POLICY = "POLICY", "a policy takes effect"
+    RELEASED = "RELEASED", "the loser of a merge is closed"
+    FORWARDED = "FORWARDED", "sent on to the identity that survives a merge"
+    NULL_KEY = "NULL_KEY", "the record has no key"
+    BAD_KEY = "BAD_KEY", "the key is not tenant|type|namespace|id"
+    NULL_VALUE = "NULL_VALUE", "the record has no value"
+    UNDECODABLE = "UNDECODABLE", "the bytes are not a known schema's"
+    UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA", "the schema id is not known here"
+    OVERSIZE = "OVERSIZE", "the record is larger than the limit"
+    WRONG_TOPIC = "WRONG_TOPIC", "the record is about another entity type than the topic"
+    KEY_MISMATCH = "KEY_MISMATCH", "the record's key and its content name different entities"
+    MISSING_FIELD = "MISSING_FIELD", "a required field is empty"
+    FUTURE_TIME = "FUTURE_TIME", "recorded further in the future than the allowed skew"
+    MERGE_CYCLE = "MERGE_CYCLE", "the merges of these identities form a ring"
+    UNKNOWN_ENTITY = "UNKNOWN_ENTITY", "nothing is known of the entity"
+    TIMEOUT = "TIMEOUT", "no answer in time"
+    CONNECTION = "CONNECTION", "the destination can't be reached"
+    RATE_LIMITED = "RATE_LIMITED", "the destination asked for a pause (429)"
+    UNAVAILABLE = "UNAVAILABLE", "the destination is unavailable (5xx)"
+    VERSION_MISMATCH = "VERSION_MISMATCH", "somebody else wrote first (409, 412)"
+    AMBIGUOUS = "AMBIGUOUS", "sent, no answer; will be read back"
+    REFUSED_INVALID = "REFUSED_INVALID", "the destination refuses the content (400, 422)"
+    REFUSED_FORBIDDEN = "REFUSED_FORBIDDEN", "the destination refuses the credentials (401, 403)"
+    REFUSED_GONE = "REFUSED_GONE", "the resource was deleted at the destination (410)"
+    REFUSED_MISSING = "REFUSED_MISSING", "the resource is not at the destination and may not be created there"
+    REFUSED_OTHER = "REFUSED_OTHER", "the destination refuses for another reason (4xx)"
+    ERROR_IN_BODY = "ERROR_IN_BODY", "answered 200 with an error in the body"
+    MULTIPLE_MATCHES = "MULTIPLE_MATCHES", "several resources carry the entity's identifier"
+    NEWER_AT_DESTINATION = "NEWER_AT_DESTINATION", "the destination already shows a newer revision"
+    ALREADY_THERE = "ALREADY_THERE", "the destination already shows this revision and state"
+    RESERVATION_UNTELLABLE = "RESERVATION_UNTELLABLE", "the destination can't be told of a reservation; the write is held"
+    ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED", "tried as often as allowed"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED", "not delivered within the lane's deadline"
+    SHADOW = "SHADOW", "compared only; this feed is not live"
+    FORK = "FORK", "one revision with two states"
+    INTERNAL = "INTERNAL", "a fault of the pipeline; see the log"
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """A field of an accepted event that did not survive."""
+
+    field: Annotated[str, Meta(description="field")]
+    reason: Annotated[Reason, Meta(description="why")]
+
+
+class Accepted(Redacted, frozen=True, kw_only=True):
+    """One accepted change with the whole state after it; the history is all of these, on `events.accepted`."""
+
+    event_id: Annotated[EventId, Meta(description="event")]
+    tenant: Annotated[str, Meta(description="organisation")]
+    facility: Annotated[str, Meta(description="site")]
+    entity_type: Annotated[EntityType, Meta(description="what it is about")]
+    namespace: Annotated[str, Meta(description="assigning authority of entity_id")]
+    entity_id: Annotated[str, Meta(description="identifier")]
+    event_type: Annotated[EventType, Meta(description="what happened")]
+    source_system: Annotated[str, Meta(description="system that said so")]
+    feed: Annotated[str, Meta(description="connection it came by")]
+    epoch: Annotated[int, Meta(description="epoch of the landing topic")]
+    partition: Annotated[int, Meta(description="landing partition; lanes and outcomes use the same")]
+    offset: Annotated[int, Meta(description="landing offset")]
+    revision: Annotated[Revision, Meta(description="epoch and offset in one number; rises per entity")]
+    previous_revision: Annotated[Revision, Meta(description="revision before this one, 0 for the first")]
+    lane: Annotated[Lane, Meta(description="lane")]
+    changed: Annotated[tuple[str, ...], Meta(description="fields with a new value")]
+    dropped: Annotated[tuple[Dropped, ...], Meta(description="fields of the event that did not survive")] = ()
+    state: Annotated[Payload, Meta(description="the whole state after the change")]
+    state_hash: Annotated[str, Meta(description="digest of the state, 16 hexadecimal digits")]
+    content_hash: Annotated[str, Meta(description="digest of what the event said")]
+    occurred_at: Annotated[Time | None, Meta(description="when it happened")] = None
+    recorded_at: Annotated[Time, Meta(description="when the source recorded it")]
+    received_at: Annotated[Time, Meta(description="when it reached us")]
+    accepted_at: Annotated[Time, Meta(description="landing time, the gate's clock")]
+    policy_version: Annotated[str, Meta(description="policy that judged it")]
+    sequence_reset: Annotated[bool, Meta(description="the source's sequence fell while its time rose")] = False
+    trace_id: Annotated[str | None, Meta(description="W3C trace id")] = None
+
+
+class Decision(Redacted, frozen=True, kw_only=True):
+    """Verdict on one landing position that was not accepted."""
+
+    topic: Annotated[str, Meta(description="landing topic, without the prefix")]
+    epoch: Annotated[int, Meta(description="epoch of the landing topic")]
+    partition: Annotated[int, Meta(description="landing partition")]
+    offset: Annotated[int, Meta(description="landing offset")]
+    kind: Annotated[DecisionKind, Meta(description="verdict")]
+    reason: Annotated[Reason, Meta(description="why")]
+    detail: Annotated[str, Meta(description="the rule or field, without any value of the record")] = ""
+    event_id: Annotated[EventId | None, Meta(description="event, where the record could be read")] = None
+    content_hash: Annotated[str | None, Meta(description="digest of what the event said")] = None
+    revision: Annotated[Revision, Meta(description="the entity's revision at that moment")]
+    dropped: Annotated[tuple[Dropped, ...], Meta(description="verdict per field")] = ()
+    received_at: Annotated[Time | None, Meta(description="when it reached us")] = None
+    decided_at: Annotated[Time, Meta(description="landing time, the gate's clock")]
+    policy_version: Annotated[str, Meta(description="policy that judged it")]
+
+
+class OutcomeKind(Described):
+    """What became of a revision at a destination."""
+
+    CONFIRMED = "CONFIRMED", "the destination shows it; every older unconfirmed revision is superseded by it"
+    SHADOWED = "SHADOWED", "computed and compared, not written"
+    PARKED = "PARKED", "not written; visible until a higher revision is confirmed or it is replayed"
+    FAILED = "FAILED", "one attempt failed; it will be tried again"
+
+
+class Outcome(Redacted, frozen=True, kw_only=True):
+    """What became of a revision at one destination.
+
+    CONFIRMED closes the range (after, revision): each accepted revision of the entity strictly between is superseded by it.
+    """
+
+    destination: Annotated[str, Meta(description="destination")]
+    tenant: Annotated[str, Meta(description="organisation")]
+    entity_type: Annotated[EntityType, Meta(description="what it is about")]
+    namespace: Annotated[str, Meta(description="assigning authority of entity_id")]
+    entity_id: Annotated[str, Meta(description="identifier")]
+    kind: Annotated[OutcomeKind, Meta(description="what became of it")]
+    reason: Annotated[Reason, Meta(description="why")]
+    revision: Annotated[Revision, Meta(description="revision")]
+    after: Annotated[Revision, Meta(description="last revision confirmed before; 0 for none")]
+    partition: Annotated[int, Meta(description="partition of the entity, from landing on")]
+    event_id: Annotated[EventId, Meta(description="event that made the revision")]
+    content_hash: Annotated[str, Meta(description="digest of what the event said")]
+    state_hash: Annotated[str, Meta(description="digest of the state")]
+    lane: Annotated[Lane, Meta(description="lane it was written in")]
+    remote_id: Annotated[str | None, Meta(description="id of the resource at the destination")] = None
+    etag: Annotated[str | None, Meta(description="version of the resource at the destination")] = None
+    attempts: Annotated[int, Meta(description="attempts so far")] = 1
+    open_since: Annotated[Time, Meta(description="receipt of the oldest change that it closes")]
+    received_at: Annotated[Time, Meta(description="receipt of this revision's event")]
+    recorded_at: Annotated[Time, Meta(description="when the source recorded this revision's event")]
+    at: Annotated[Time, Meta(description="when it was so; the lag ends here if confirmed")]
+    writer: Annotated[str, Meta(description="instance that wrote it")]
+
+
+class ControlKind(Described):
+    """Records of the pipeline itself in a landing topic."""
+
+    POLICY = "POLICY", "a policy takes effect in this partition from here on"
+    REASSERT = "REASSERT", "send the entity's current state again"
+    EXPIRE = "EXPIRE", "a field has come to its `until`"
+    RELEASE = "RELEASE", "the loser of a merge is closed; sent to the survivor"
+    MERGE = "MERGE", "this identity is merged with another one"
+    FORWARD = "FORWARD", "an event for an identity that was merged away, sent on to the survivor"
+
+
+class Control(Redacted, frozen=True, kw_only=True):
+    """An order of the pipeline to one entity's gate, or a policy to a whole partition; carries no values of an entity."""
+
+    kind: Annotated[ControlKind, Meta(description="what is ordered")]
+    event_id: Annotated[EventId, Meta(description="derived id of the order")]
+    actor: Annotated[str, Meta(description="who ordered it: operator, or role of the pipeline")]
+    reason: Annotated[str, Meta(description="why")] = ""
+    at: Annotated[Time, Meta(description="when it was ordered")]
+    seen_revision: Annotated[Revision, Meta(description="REASSERT: the head that was seen; RELEASE: the loser's last")] = Revision(0)
+    seen_etag: Annotated[str | None, Meta(description="REASSERT: version seen at the destination")] = None
+    field: Annotated[str | None, Meta(description="EXPIRE: field")] = None
+    until: Annotated[Time | None, Meta(description="EXPIRE: the end that was reached")] = None
+    other: Annotated[str | None, Meta(description="MERGE, RELEASE, FORWARD: key of the other identity")] = None
+    survives: Annotated[bool, Meta(description="MERGE: whether the addressed identity is the survivor")] = False
+    policy_version: Annotated[str | None, Meta(description="POLICY: version")] = None
+    policy: Annotated[str | None, Meta(description="POLICY: the rules themselves, JSON")] = None
+    event: Annotated[bytes | None, Meta(description="FORWARD: the event, as it was on landing")] = None
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of an audit chain; a chain belongs to one writing process and each entry holds the hash of the one before."""
+
+    chain: Annotated[str, Meta(description="role and instance")]
+    sequence: Annotated[int, Meta(description="position in the chain, from 1")]
+    at: Annotated[Time, Meta(description="when")]
+    actor: Annotated[str, Meta(description="who: a principal or a role of the pipeline")]
+    action: Annotated[str, Meta(description="what was done, e.g. write.confirmed")]
+    subject: Annotated[str, Meta(description="to what: keyed digest of the entity key, or a name that is no patient data")]
+    destination: Annotated[str | None, Meta(description="where")] = None
+    revision: Annotated[Revision | None, Meta(description="revision")] = None
+    event_id: Annotated[EventId | None, Meta(description="event")] = None
+    reason: Annotated[str, Meta(description="why")] = ""
+    detail: Annotated[dict[str, str], Meta(description="figures that caused it, by name")] = {}
+    previous_hash: Annotated[str, Meta(description="hash of the entry before; 64 zeros for the first")]
+    hash: Annotated[str, Meta(description="SHA-256 over this entry without its hash")]
+
+
+class Quarantined(Redacted, frozen=True, kw_only=True):
+    """A record that could not be judged, whole, with the rule that it broke and what to do."""
+
+    topic: Annotated[str, Meta(description="topic it came by, without the prefix")]
+    partition: Annotated[int, Meta(description="partition")]
+    offset: Annotated[int, Meta(description="offset")]
+    reason: Annotated[Reason, Meta(description="why")]
+    field: Annotated[str | None, Meta(description="field at fault")] = None
+    rule: Annotated[str, Meta(description="rule that it broke")]
+    remedy: Annotated[str, Meta(description="what to do")]
+    event_id: Annotated[EventId | None, Meta(description="event, where it could be read")] = None
+    record_key: Annotated[bytes | None, Meta(description="key; encrypted as the record is")] = None
+    record: Annotated[bytes | None, Meta(description="the record itself, encrypted; key id in the header of the ciphertext")] = None
+    at: Annotated[Time, Meta(description="landing time")]
+
+
+class LaneWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """Lag of one lane and entity type at one destination in one window, from receipt to confirmation."""
+
+    lane: Annotated[Lane, Meta(description="lane")]
+    entity_type: Annotated[EntityType, Meta(description="entity type")]
+    count: Annotated[int, Meta(description="changes confirmed or superseded-and-confirmed in the window")]
+    p50_ms: Annotated[float, Meta(description="median lag, ms")]
+    p99_ms: Annotated[float, Meta(description="99th percentile of the lag, ms")]
+    max_ms: Annotated[float, Meta(description="greatest lag, ms")]
+
+
+class Stuck(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that does not reach its destination."""
+
+    subject: Annotated[str, Meta(description="keyed digest of the entity key; a bed's or unit's own id")]
+    entity_type: Annotated[EntityType, Meta(description="entity type")]
+    lane: Annotated[Lane, Meta(description="lane")]
+    reason: Annotated[Reason, Meta(description="cause")]
+    attempts: Annotated[int, Meta(description="attempts so far")]
+    since: Annotated[Time, Meta(description="receipt of the oldest change that waits")]
+    revision: Annotated[Revision, Meta(description="newest revision that waits")]
+
+
+class LagReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one writer instance knows at the end of one window: the answers to the four questions for its partitions."""
+
+    destination: Annotated[str, Meta(description="destination")]
+    instance: Annotated[str, Meta(description="writer instance")]
+    partitions: Annotated[tuple[int, ...], Meta(description="partitions that it serves")]
+    window_start: Annotated[Time, Meta(description="start of the window")]
+    window_end: Annotated[Time, Meta(description="end of the window")]
+    mode: Annotated[str, Meta(description="mode of the destination")]
+    pending: Annotated[dict[str, int], Meta(description="entities that wait, by lane")]
+    in_flight: Annotated[int, Meta(description="writes under way")]
+    parked: Annotated[int, Meta(description="entities parked")]
+    oldest_open_since: Annotated[Time | None, Meta(description="receipt of the oldest change that waits")] = None
+    last_confirmed_at: Annotated[Time | None, Meta(description="time of the last confirmation")] = None
+    last_confirmed_revision: Annotated[Revision, Meta(description="revision of the last confirmation")] = Revision(0)
+    concurrency: Annotated[int, Meta(description="writes allowed at once")] = 0
+    windows: Annotated[tuple[LaneWindow, ...], Meta(description="lag per lane and entity type")] = ()
+    stuck: Annotated[tuple[Stuck, ...], Meta(description="longest stuck first, bounded")] = ()
+
+
+class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination enters a mode."""
+
+    destination: Annotated[str, Meta(description="destination")]
+    instance: Annotated[str, Meta(description="writer instance")]
+    mode: Annotated[str, Meta(description="mode entered")]
+    previous: Annotated[str, Meta(description="mode left")]
+    at: Annotated[Time, Meta(description="when")]
+    cause: Annotated[str, Meta(description="rule that caused it")]
+    figures: Annotated[dict[str, float], Meta(description="figures that caused it, by name")] = {}
+
+
+class Receipt(Redacted, frozen=True, kw_only=True):
+    """The answer that a sender got, so that a repeat gets the same."""
+
+    identity: Annotated[str, Meta(description="digest of what names the message at its source")]
+    body_digest: Annotated[str, Meta(description="SHA-256 of the body")]
+    answer: Annotated[bytes, Meta(description="the answer, as it was sent")]
+    at: Annotated[Time, Meta(description="when it was answered")]
+
+
+class TopicEpoch(msgspec.Struct, frozen=True, kw_only=True):
+    """Which life of a topic this is: a topic that was deleted and made again has a new id and the next epoch."""
+
+    topic: Annotated[str, Meta(description="topic, with the prefix")]
+    topic_id: Annotated[str, Meta(description="Kafka's id of the topic")]
+    epoch: Annotated[int, Meta(description="epoch, from 1")]
+    at: Annotated[Time, Meta(description="when it was recorded")]
+    actor: Annotated[str, Meta(description="who recorded it")]
+
+
+class Raw(Redacted, frozen=True, kw_only=True):
+    """Original bytes, encrypted with AES-256-GCM."""
+
+    identity: Annotated[str, Meta(description="digest of what names the message at its source")]
+    key_id: Annotated[str, Meta(description="key that it is encrypted with")]
+    content_type: Annotated[str, Meta(description="media type")]
+    ciphertext: Annotated[bytes, Meta(description="nonce, ciphertext and tag")]
+    received_at: Annotated[Time, Meta(description="when it reached us")]
+
+
+LANDING_RECORDS: Final = (Event, Control)
+"""What a landing topic holds."""
