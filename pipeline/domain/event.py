@@ -56,7 +56,6 @@ class EventType(Described):
     CANCEL_DISCHARGE = "CANCEL_DISCHARGE", "a discharge was recorded in error (HL7 A13)"
     PENDING_DISCHARGE = "PENDING_DISCHARGE", "a discharge is expected (HL7 A16)"
     BED_STATUS = "BED_STATUS", "a bed's status changed (HL7 A20)"
-    MERGE = "MERGE", "two identities turned out to be one (HL7 A40)"
     EXPIRED = "EXPIRED", "something that was valid until a time has come to its end"
     OVERRIDE = "OVERRIDE", "an operator states a value, until a time"
     REASSERT = "REASSERT", "the current state is sent out again; nothing changed"

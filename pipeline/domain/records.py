@@ -32,7 +32,7 @@ class DecisionKind(Described):
     CONFLICT = "CONFLICT", "the same event id with other content"
     IGNORED = "IGNORED", "ignored by a rule of the policy"
     QUARANTINED = "QUARANTINED", "can't be judged; kept with reason and remedy"
-    CONTROL = "CONTROL", "a record of the pipeline itself: policy, release, forwarded"
+    CONTROL = "CONTROL", "a record of the pipeline itself, e.g. a policy"
 
 
 class Reason(Described):
@@ -52,8 +52,6 @@ class Reason(Described):
     HEAD_MOVED = "HEAD_MOVED", "a newer state was accepted since the repair was asked for"
     NOT_EXPIRED = "NOT_EXPIRED", "the value was changed or prolonged before its end"
     POLICY = "POLICY", "a policy takes effect"
-    RELEASED = "RELEASED", "the loser of a merge is closed"
-    FORWARDED = "FORWARDED", "sent on to the identity that survives a merge"
     NULL_KEY = "NULL_KEY", "the record has no key"
     BAD_KEY = "BAD_KEY", "the key is not tenant|type|namespace|id"
     NULL_VALUE = "NULL_VALUE", "the record has no value"
@@ -64,7 +62,6 @@ class Reason(Described):
     KEY_MISMATCH = "KEY_MISMATCH", "the record's key and its content name different entities"
     MISSING_FIELD = "MISSING_FIELD", "a required field is empty"
     FUTURE_TIME = "FUTURE_TIME", "recorded further in the future than the allowed skew"
-    MERGE_CYCLE = "MERGE_CYCLE", "the merges of these identities form a ring"
     UNKNOWN_ENTITY = "UNKNOWN_ENTITY", "nothing is known of the entity"
     TIMEOUT = "TIMEOUT", "no answer in time"
     CONNECTION = "CONNECTION", "the destination can't be reached"
@@ -179,6 +176,7 @@ class Outcome(Redacted, frozen=True, kw_only=True):
     remote_id: Annotated[str | None, Meta(description="id of the resource at the destination")] = None
     etag: Annotated[str | None, Meta(description="version of the resource at the destination")] = None
     attempts: Annotated[int, Meta(description="attempts so far")] = 1
+    retry_at: Annotated[Time | None, Meta(description="FAILED: not tried again before")] = None
     open_since: Annotated[Time, Meta(description="receipt of the oldest change that it closes")]
     received_at: Annotated[Time, Meta(description="receipt of this revision's event")]
     recorded_at: Annotated[Time, Meta(description="when the source recorded this revision's event")]
@@ -192,9 +190,6 @@ class ControlKind(Described):
     POLICY = "POLICY", "a policy takes effect in this partition from here on"
     REASSERT = "REASSERT", "send the entity's current state again"
     EXPIRE = "EXPIRE", "a field has come to its `until`"
-    RELEASE = "RELEASE", "the loser of a merge is closed; sent to the survivor"
-    MERGE = "MERGE", "this identity is merged with another one"
-    FORWARD = "FORWARD", "an event for an identity that was merged away, sent on to the survivor"
 
 
 class Control(Redacted, frozen=True, kw_only=True):
@@ -205,15 +200,12 @@ class Control(Redacted, frozen=True, kw_only=True):
     actor: Annotated[str, Meta(description="who ordered it: operator, or role of the pipeline")]
     reason: Annotated[str, Meta(description="why")] = ""
     at: Annotated[Time, Meta(description="when it was ordered")]
-    seen_revision: Annotated[Revision, Meta(description="REASSERT: the head that was seen; RELEASE: the loser's last")] = Revision(0)
+    seen_revision: Annotated[Revision, Meta(description="REASSERT: the head that was seen")] = Revision(0)
     seen_etag: Annotated[str | None, Meta(description="REASSERT: version seen at the destination")] = None
     field: Annotated[str | None, Meta(description="EXPIRE: field")] = None
     until: Annotated[Time | None, Meta(description="EXPIRE: the end that was reached")] = None
-    other: Annotated[str | None, Meta(description="MERGE, RELEASE, FORWARD: key of the other identity")] = None
-    survives: Annotated[bool, Meta(description="MERGE: whether the addressed identity is the survivor")] = False
     policy_version: Annotated[str | None, Meta(description="POLICY: version")] = None
     policy: Annotated[str | None, Meta(description="POLICY: the rules themselves, JSON")] = None
-    event: Annotated[bytes | None, Meta(description="FORWARD: the event, as it was on landing")] = None
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

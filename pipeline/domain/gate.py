@@ -1,0 +1,469 @@
+"""The gate: one pure verdict on each landing record.
+
+`decide` knows the entity's head, the record and the policy in force; its "now" is the record's landing time. Given the
+same three it always says the same, so a redelivery changes nothing. What the shell must keep: outputs are durable
+before the head is stored, and the head is stored before the record is acknowledged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import msgspec
+from msgspec import UNSET
+
+from pipeline.domain.event import (
+    PAYLOADS,
+    Allocation,
+    AllocationStatus,
+    Bed,
+    BedOccupancy,
+    Diversion,
+    DiversionState,
+    DiversionStatus,
+    EntityType,
+    Event,
+    EventType,
+    Occupancy,
+    Payload,
+    SequenceBasis,
+    Service,
+    ServiceStatus,
+)
+from pipeline.domain.head import RING_LENGTH, Clock, Head, Seen, seen_of, state_hash_of
+from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, revision_of
+from pipeline.domain.lanes import lane_of
+from pipeline.domain.policy import Policy
+from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, Dropped, Lane, Reason
+
+PIPELINE: Final = "surgeline"
+"""Source system of what the pipeline itself states: expiries and repairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A landing position; `timestamp` is the broker's, and the gate's clock."""
+
+    entity_type: EntityType
+    epoch: int
+    partition: int
+    offset: int
+    timestamp: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that can't be judged: the rule that it breaks and what to do, without any value of it."""
+
+    reason: Reason
+    field: str | None
+    rule: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """A new revision: publish it, then store the head."""
+
+    head: Head
+    accepted: Accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """No new revision: publish the decision, then store the head (None: it stays as it is)."""
+
+    head: Head | None
+    decision: Decision
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """The position is at or below the head's: its outputs are durable, there is nothing to do."""
+
+
+Verdict = Accept | Suppress | Redelivered
+
+
+def decide(head: Head | None, at: Position, key: bytes | None, record: Event | Control | Broken, policy: Policy) -> Verdict:
+    """Judge one landing record.
+
+    Checked in this order: already applied; readable and addressed to this entity; published twice; ignored by rule;
+    each field: may the source say it, is it newer; does anything differ.
+    """
+    if head is not None and revision_of(at.epoch, at.offset) <= head.at:
+        return Redelivered()
+    match record:
+        case Broken():
+            return _quarantine(head, at, None, record, policy)
+        case Control():
+            return _control(head, at, key, record, policy)
+        case Event():
+            return _event(head, at, key, record, policy)
+        case _:
+            assert_never(record)
+
+
+def _event(head: Head | None, at: Position, key: bytes | None, event: Event, policy: Policy) -> Verdict:
+    broken = _check(at, key, event, policy)
+    if broken is not None:
+        return _quarantine(head, at, event, broken, policy)
+    seen = seen_of(event.event_id, event.content_hash)
+    repeat = next((s for s in head.ring if s.event_id == seen.event_id), None) if head is not None else None
+    if repeat is not None and head is not None:
+        kind, reason = (
+            (DecisionKind.DUPLICATE, Reason.REPEATED_ID)
+            if repeat.content == seen.content
+            else (DecisionKind.CONFLICT, Reason.CONTENT_DIFFERS)
+        )
+        return Suppress(_moved(head, at), _decision(head, at, event, policy, kind, reason))
+    for rule in policy.ignore:
+        if _ignored(rule.entity, rule.event_types, rule.source_system, event):
+            decision = _decision(head, at, event, policy, DecisionKind.IGNORED, Reason.IGNORED_BY_RULE, detail=rule.reason)
+            return Suppress(_noted(head, at, seen), decision)
+    return _merge(head, at, event, seen, policy)
+
+
+def _ignored(entity: EntityType | None, types: tuple[EventType, ...], source: str | None, event: Event) -> bool:
+    return (
+        (entity is None or entity is event.entity_type)
+        and (not types or event.event_type in types)
+        and (source is None or source == event.source_system)
+    )
+
+
+def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Broken | None:
+    if event.entity_type is not at.entity_type:
+        return Broken(
+            Reason.WRONG_TOPIC, "entity_type", f"this topic holds {at.entity_type} only", "publish it to its own landing topic"
+        )
+    if type(event.payload) is not PAYLOADS[event.entity_type]:
+        return Broken(
+            Reason.WRONG_TOPIC, "payload", "the payload is of the entity type", "send the payload that belongs to entity_type"
+        )
+    for name in ("tenant", "facility", "source_system", "feed", "namespace", "entity_id"):
+        if not getattr(event, name):
+            return Broken(Reason.MISSING_FIELD, name, f"{name} is required", f"fill in {name} at the source, then replay")
+    if event.key.encode() != key:
+        return Broken(
+            Reason.KEY_MISMATCH, None, "the record's key is the event's entity key", "key the record tenant|type|namespace|id"
+        )
+    if len(event.event_id) != 32 or len(event.content_hash) != 16:
+        return Broken(
+            Reason.MISSING_FIELD, "event_id", "event_id has 32 hexadecimal digits, content_hash 16", "publish through a way in"
+        )
+    if event.recorded_at > at.timestamp + policy.future_skew_s * 1000:
+        return Broken(
+            Reason.FUTURE_TIME,
+            "recorded_at",
+            f"recorded at most {policy.future_skew_s} s after it lands",
+            "set the source's clock or time zone, then replay",
+        )
+    return None
+
+
+def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
+    role = policy.role_of(event.source_system)
+    recorded = Millis(min(event.recorded_at, event.received_at))
+    sequence = event.sequence if event.sequence_basis is SequenceBasis.SOURCE else None
+    survivors: dict[str, object] = {}
+    clocks = dict(head.clocks) if head is not None else {}
+    dropped: list[Dropped] = []
+    reset = False
+    for name in event.payload.__struct_fields__:
+        value = getattr(event.payload, name)
+        if value is UNSET:
+            continue
+        rank = policy.rank(event.entity_type, name, role) if role is not None else None
+        if rank is None:
+            dropped.append(Dropped(name, Reason.UNKNOWN_SOURCE if role is None else Reason.FIELD_NOT_OWNED))
+            continue
+        clock = Clock(event.source_system, event.feed, rank, recorded, sequence)
+        late = _older(clock, clocks.get(name))
+        reset = reset or _is_reset(clock, clocks.get(name))
+        if late is None and head is not None:
+            late = _occupant_changed(head.state, name, value, event.event_type)
+        if late is not None:
+            dropped.append(Dropped(name, late))
+            continue
+        clocks[name] = clock
+        survivors[name] = value
+    if not survivors:
+        return _none_survived(head, at, event, seen, policy, tuple(dropped))
+    return _apply(head, at, event, seen, policy, _Merged(survivors, clocks, tuple(dropped), reset))
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    survivors: dict[str, object]
+    clocks: dict[str, Clock]
+    dropped: tuple[Dropped, ...]
+    reset: bool
+
+
+def _none_survived(
+    head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy, dropped: tuple[Dropped, ...]
+) -> Verdict:
+    reasons = {d.reason for d in dropped}
+    if not dropped:
+        kind, reason = DecisionKind.NO_OP, Reason.SAME_STATE
+    elif reasons <= {Reason.FIELD_NOT_OWNED, Reason.UNKNOWN_SOURCE}:
+        kind, reason = DecisionKind.NOT_OWNER, dropped[0].reason
+    else:
+        kind = DecisionKind.STALE
+        reason = next(d.reason for d in dropped if d.reason not in (Reason.FIELD_NOT_OWNED, Reason.UNKNOWN_SOURCE))
+    return Suppress(_noted(head, at, seen), _decision(head, at, event, policy, kind, reason, dropped=dropped))
+
+
+def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy, merged: _Merged) -> Verdict:
+    before = head.state if head is not None else PAYLOADS[event.entity_type]()
+    changed = tuple(name for name, value in merged.survivors.items() if getattr(before, name) != value)
+    ring = _rung(head, seen)
+    if not changed and head is not None and head.revision:
+        noted = msgspec.structs.replace(_moved(head, at), clocks=merged.clocks, ring=ring)
+        decision = _decision(head, at, event, policy, DecisionKind.NO_OP, Reason.SAME_STATE, dropped=merged.dropped)
+        return Suppress(noted, decision)
+    state = msgspec.structs.replace(before, **{name: merged.survivors[name] for name in changed})
+    revision = revision_of(at.epoch, at.offset)
+    state_hash = state_hash_of(state)
+    had_state = head is not None and bool(head.revision)
+    accepted = Accepted(
+        event_id=event.event_id,
+        tenant=event.tenant,
+        facility=event.facility,
+        entity_type=event.entity_type,
+        namespace=event.namespace,
+        entity_id=event.entity_id,
+        event_type=event.event_type,
+        source_system=event.source_system,
+        feed=event.feed,
+        epoch=at.epoch,
+        partition=at.partition,
+        offset=at.offset,
+        revision=revision,
+        previous_revision=head.revision if head is not None else NO_REVISION,
+        lane=lane_of(policy, event.event_type, event.facility, before if had_state else None, state, changed),
+        changed=changed,
+        dropped=merged.dropped,
+        state=state,
+        state_hash=state_hash,
+        content_hash=event.content_hash,
+        occurred_at=event.occurred_at,
+        recorded_at=event.recorded_at,
+        received_at=event.received_at,
+        accepted_at=at.timestamp,
+        policy_version=policy.version,
+        sequence_reset=merged.reset,
+        trace_id=event.trace_id,
+    )
+    new = Head(
+        epoch=at.epoch,
+        position=at.offset,
+        revision=revision,
+        state_hash=state_hash,
+        facility=event.facility,
+        state=state,
+        clocks=merged.clocks,
+        ring=ring,
+        event_id=event.event_id,
+        content_hash=event.content_hash,
+        recorded_at=event.recorded_at,
+        received_at=event.received_at,
+    )
+    return Accept(new, accepted)
+
+
+def _older(new: Clock, known: Clock | None) -> Reason | None:
+    """Why a statement is older than what is known of its field; None if it is newer.
+
+    Within one source and feed a trusted sequence decides, unless it fell while the time rose (the source started anew).
+    Otherwise the recorded time decides. At equal times the role that ranks higher wins, and of equals the one that
+    arrived later: a source's statements of one second are in the order in which it sent them.
+    """
+    if known is None:
+        return None
+    same_feed = new.source == known.source and new.feed == known.feed
+    if same_feed and new.sequence is not None and known.sequence is not None and not _is_reset(new, known):
+        return Reason.OLDER_SEQUENCE if new.sequence < known.sequence else None
+    if new.recorded != known.recorded:
+        return Reason.OLDER_TIME if new.recorded < known.recorded else None
+    return Reason.LOWER_PRECEDENCE if new.rank > known.rank else None
+
+
+def _is_reset(new: Clock, known: Clock | None) -> bool:
+    return (
+        known is not None
+        and new.source == known.source
+        and new.feed == known.feed
+        and new.sequence is not None
+        and known.sequence is not None
+        and new.sequence < known.sequence
+        and new.recorded > known.recorded
+    )
+
+
+_CANCELS: Final = frozenset({EventType.CANCEL_ADMIT, EventType.CANCEL_TRANSFER, EventType.CANCEL_DISCHARGE})
+
+
+def _occupant_changed(state: Payload, name: str, value: object, event_type: EventType) -> Reason | None:
+    """A departure ends only the stay of its own patient, and a cancel never puts a patient into a bed given away since."""
+    if name != "occupancy" or not isinstance(state, Bed) or not isinstance(value, BedOccupancy) or value.encounter is None:
+        return None
+    now = state.occupancy
+    held = isinstance(now, BedOccupancy) and now.status is Occupancy.OCCUPIED and now.encounter is not None
+    other = held and isinstance(now, BedOccupancy) and now.encounter != value.encounter
+    if value.status is Occupancy.VACANT:
+        return Reason.OCCUPANT_CHANGED if other else None
+    promised = state.allocation
+    given_away = (
+        isinstance(promised, Allocation)
+        and promised.status is not AllocationStatus.NONE
+        and promised.encounter is not None
+        and promised.encounter != value.encounter
+    )
+    return Reason.OCCUPANT_CHANGED if event_type in _CANCELS and (other or given_away) else None
+
+
+def _control(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy) -> Verdict:
+    match order.kind:
+        case ControlKind.POLICY:
+            decision = _order_decision(head, at, order, policy, DecisionKind.CONTROL, Reason.POLICY)
+            return Suppress(None, decision)
+        case ControlKind.REASSERT:
+            if head is None or not head.revision:
+                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.UNKNOWN_ENTITY)
+            if head.revision != order.seen_revision:
+                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.HEAD_MOVED)
+            return _restate(head, at, key, order, policy, _Restated(EventType.REASSERT, head.state, (), Lane.BULK))
+        case ControlKind.EXPIRE:
+            return _expire(head, at, key, order, policy)
+        case _:
+            assert_never(order.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Restated:
+    event_type: EventType
+    state: Payload
+    changed: tuple[str, ...]
+    lane: Lane
+
+
+_AFTER_EXPIRY: Final[dict[tuple[EntityType, str], Callable[[], object]]] = {
+    (EntityType.BED, "allocation"): lambda: Allocation(AllocationStatus.NONE),
+    (EntityType.BED, "service"): lambda: Service(ServiceStatus.OPEN),
+    (EntityType.DIVERSION, "state"): lambda: DiversionState(DiversionStatus.NORMAL),
+}
+
+
+def _expire(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy) -> Verdict:
+    """End a field that is still the one whose `until` was reached.
+
+    Its clock stays that of the statement that ended: a prolongation made before the end, but landed after it, still wins.
+    """
+    field = order.field or ""
+    after = _AFTER_EXPIRY.get((at.entity_type, field))
+    value = getattr(head.state, field, None) if head is not None else None
+    if head is None or after is None or not isinstance(value, (Allocation, Service, DiversionState)):
+        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
+    if value.until is None or value.until != order.until or value.until > at.timestamp:
+        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
+    state = msgspec.structs.replace(head.state, **{field: after()})
+    lane = lane_of(policy, EventType.EXPIRED, head.facility, head.state, state, (field,))
+    return _restate(head, at, key, order, policy, _Restated(EventType.EXPIRED, state, (field,), lane))
+
+
+def _restate(head: Head, at: Position, key: bytes | None, order: Control, policy: Policy, new: _Restated) -> Verdict:
+    entity = EntityKey.decode(key or b"")
+    revision, state_hash = revision_of(at.epoch, at.offset), state_hash_of(new.state)
+    accepted = Accepted(
+        event_id=order.event_id,
+        tenant=entity.tenant,
+        facility=head.facility,
+        entity_type=at.entity_type,
+        namespace=entity.namespace,
+        entity_id=entity.id,
+        event_type=new.event_type,
+        source_system=PIPELINE,
+        feed=order.actor,
+        epoch=at.epoch,
+        partition=at.partition,
+        offset=at.offset,
+        revision=revision,
+        previous_revision=head.revision,
+        lane=new.lane,
+        changed=new.changed,
+        state=new.state,
+        state_hash=state_hash,
+        content_hash=head.content_hash,
+        recorded_at=order.at,
+        received_at=order.at,
+        accepted_at=at.timestamp,
+        policy_version=policy.version,
+    )
+    moved = msgspec.structs.replace(_moved(head, at), revision=revision, state=new.state, state_hash=state_hash)
+    return Accept(moved, accepted)
+
+
+def _quarantine(head: Head | None, at: Position, event: Event | None, broken: Broken, policy: Policy) -> Suppress:
+    """The head stays as it is: a quarantined id is not "seen", so that its replay is judged anew."""
+    decision = _decision(head, at, event, policy, DecisionKind.QUARANTINED, broken.reason, detail=broken.rule)
+    return Suppress(None, decision, broken)
+
+
+def _suppress_order(
+    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
+) -> Suppress:
+    return Suppress(_moved(head, at) if head else None, _order_decision(head, at, order, policy, kind, reason))
+
+
+def _decision(
+    head: Head | None,
+    at: Position,
+    event: Event | None,
+    policy: Policy,
+    kind: DecisionKind,
+    reason: Reason,
+    *,
+    detail: str = "",
+    dropped: tuple[Dropped, ...] = (),
+) -> Decision:
+    return Decision(
+        topic=f"landing.{at.entity_type.value}",
+        epoch=at.epoch,
+        partition=at.partition,
+        offset=at.offset,
+        kind=kind,
+        reason=reason,
+        detail=detail,
+        event_id=event.event_id if event is not None else None,
+        content_hash=event.content_hash if event is not None else None,
+        revision=head.revision if head is not None else NO_REVISION,
+        dropped=dropped,
+        received_at=event.received_at if event is not None else None,
+        decided_at=at.timestamp,
+        policy_version=policy.version,
+    )
+
+
+def _order_decision(
+    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
+) -> Decision:
+    decision = _decision(head, at, None, policy, kind, reason, detail=order.kind.value)
+    return msgspec.structs.replace(decision, event_id=EventId(order.event_id))
+
+
+def _moved(head: Head, at: Position) -> Head:
+    return msgspec.structs.replace(head, epoch=at.epoch, position=at.offset)
+
+
+def _rung(head: Head | None, seen: Seen) -> tuple[Seen, ...]:
+    return (*(head.ring if head is not None else ()), seen)[-RING_LENGTH:]
+
+
+def _noted(head: Head | None, at: Position, seen: Seen) -> Head | None:
+    """The head after an event that changed nothing: moved on, its id remembered. Nothing is kept of an unknown entity."""
+    return msgspec.structs.replace(_moved(head, at), ring=_rung(head, seen)) if head is not None else None
+
+

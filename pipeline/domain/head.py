@@ -1,0 +1,103 @@
+"""The head: the latest state of one entity, and what is needed to judge the next event about it.
+
+Heads are the values of the gate's table. Its changelog is a declared contract: a version byte, then MessagePack of the
+fields in the order below.
+"""
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from pipeline.domain.event import Payload
+from pipeline.domain.identifiers import OFFSET_BITS, EventId, Millis, Revision
+
+HEAD_VERSION: Final = 1
+RING_LENGTH: Final = 16
+"""Recent events that an entity remembers by id. An older repeat is still stale or a no-op by its times."""
+
+SEQUENCES_BOUND: Final = 8
+"""Feeds whose last sequence an entity remembers."""
+
+
+class Clock(msgspec.Struct, frozen=True, array_like=True):
+    """Where a field's value comes from, and when.
+
+    `recorded` is min(recorded_at, received_at): a clock that runs ahead wins nothing.
+    """
+
+    source: str
+    feed: str
+    rank: int
+    recorded: Millis
+    sequence: int | None
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """An event that was judged: its id and content."""
+
+    event_id: bytes
+    content: bytes
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """Latest state of one entity.
+
+    `position` is the landing offset last applied, in `epoch`: everything up to it is durable downstream.
+    `revision` is that of the last accepted change; 0 while nothing was accepted.
+    """
+
+    epoch: int
+    position: int
+    revision: Revision
+    state_hash: str
+    facility: str
+    state: Payload
+    clocks: dict[str, Clock]
+    ring: tuple[Seen, ...]
+    event_id: EventId
+    content_hash: str
+    recorded_at: Millis
+    received_at: Millis
+
+    def __repr__(self) -> str:
+        return f"Head(epoch={self.epoch}, position={self.position}, <redacted>)"
+
+    @property
+    def at(self) -> Revision:
+        """Epoch and position in one number: of two heads of an entity the greater is the later."""
+        return Revision((self.epoch << OFFSET_BITS) | self.position)
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Head)
+_HASH_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
+_PREFIX: Final = bytes([HEAD_VERSION])
+
+
+class UnknownHeadVersion(ValueError):
+    """A head was written by a later version of this code."""
+
+
+def encode_head(head: Head) -> bytes:
+    """Table value of a head."""
+    return _PREFIX + _ENCODER.encode(head)
+
+
+def decode_head(data: bytes) -> Head:
+    """Inverse of `encode_head`."""
+    if data[:1] != _PREFIX:
+        raise UnknownHeadVersion(f"head version {data[0] if data else 'none'}, known: {HEAD_VERSION}")
+    return _DECODER.decode(memoryview(data)[1:])
+
+
+def state_hash_of(state: Payload) -> str:
+    """16 hexadecimal digits over a state; equal states have equal hashes on every machine."""
+    return hashlib.blake2b(_HASH_ENCODER.encode(state), digest_size=8).hexdigest()
+
+
+def seen_of(event_id: EventId, content_hash: str) -> Seen:
+    """Ring entry of an event."""
+    return Seen(bytes.fromhex(event_id), bytes.fromhex(content_hash))
+
+

@@ -1,0 +1,90 @@
+"""Which lane an accepted change takes: the first rule of the policy that holds."""
+
+from collections.abc import Collection, Mapping
+
+from msgspec import UNSET
+
+from pipeline.domain.bed import is_ready
+from pipeline.domain.event import Allocation, AllocationStatus, Bed, Encounter, EventType, Payload, Place
+from pipeline.domain.policy import LaneRule, Policy
+from pipeline.domain.records import Lane
+
+DEFAULT_LANE = Lane.ROUTINE
+
+
+def lane_of(
+    policy: Policy, event_type: EventType, facility: str, before: Payload | None, after: Payload, changed: Collection[str]
+) -> Lane:
+    """Lane of a change from `before` (None for a first state) to `after`."""
+    for rule in policy.lanes:
+        if _holds(rule, policy, event_type, facility, before, after, changed):
+            return rule.lane
+    return DEFAULT_LANE
+
+
+def _holds(
+    rule: LaneRule,
+    policy: Policy,
+    event_type: EventType,
+    facility: str,
+    before: Payload | None,
+    after: Payload,
+    changed: Collection[str],
+) -> bool:
+    return (
+        (rule.entity is None or after.__struct_config__.tag == rule.entity.value)
+        and (not rule.event_types or event_type in rule.event_types)
+        and (not rule.changed or any(field in changed for field in rule.changed))
+        and (not rule.only_changed or (bool(changed) and all(field in rule.only_changed for field in changed)))
+        and (not rule.becomes or _values_match(rule.becomes, after, changed))
+        and (not rule.leaves or (before is not None and _values_match(rule.leaves, before, changed)))
+        and (not rule.units or _touches_units(rule.units, policy, facility, before, after))
+        and (rule.ready is None or _becomes_ready(before, after) is rule.ready)
+        and (not rule.promised_or_boarding or _promised_or_boarding(policy, facility, after))
+        and (rule.later is None or _moved_later(rule.later, before, after, changed))
+    )
+
+
+def _values_match(wanted: Mapping[str, tuple[str, ...]], state: Payload, changed: Collection[str]) -> bool:
+    """Each `field` or `field.part` named is among the changed fields and has one of the values."""
+    for path, values in wanted.items():
+        field, _, part = path.partition(".")
+        value = getattr(state, field, None)
+        if part and value is not UNSET:
+            value = getattr(value, part, None)
+        if field not in changed or value is None or value is UNSET or str(value) not in values:
+            return False
+    return True
+
+
+def _touches_units(kinds: Collection[str], policy: Policy, facility: str, before: Payload | None, after: Payload) -> bool:
+    units = {unit for state in (before, after) if state is not None for unit in _units_of(state)}
+    return any(not policy.unit_kinds(facility, unit).isdisjoint(kinds) for unit in units)
+
+
+def _units_of(state: Payload) -> list[str]:
+    places: list[object] = []
+    if isinstance(state, Encounter):
+        places = [state.location, state.prior_location]
+    elif isinstance(state, Bed):
+        places = [state.place]
+    return [place.point_of_care for place in places if isinstance(place, Place) and place.point_of_care]
+
+
+def _becomes_ready(before: Payload | None, after: Payload) -> bool:
+    return isinstance(after, Bed) and is_ready(after) is True and not (isinstance(before, Bed) and is_ready(before) is True)
+
+
+def _promised_or_boarding(policy: Policy, facility: str, after: Payload) -> bool:
+    if not isinstance(after, Bed):
+        return False
+    allocation = after.allocation
+    promised = isinstance(allocation, Allocation) and allocation.status is not AllocationStatus.NONE
+    return promised or _touches_units(("boarding",), policy, facility, None, after)
+
+
+def _moved_later(field: str, before: Payload | None, after: Payload, changed: Collection[str]) -> bool:
+    if field not in changed or before is None:
+        return False
+    old, new = getattr(before, field, None), getattr(after, field, None)
+    return isinstance(old, int) and isinstance(new, int) and new > old

@@ -1,0 +1,110 @@
+"""How fast a destination may be written to: retries, concurrency, and when to leave it alone. Pure: callers bring time and chance."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Protocol
+
+from pipeline.domain.identifiers import Millis
+
+FIRST_DELAY_S: Final = 0.25
+MAX_DELAY_S: Final = 30.0
+
+
+def next_delay(attempt: int, jitter: float, floor_s: float = 0.0) -> timedelta:
+    """Wait before retry `attempt` (1-based); `jitter` is in [0, 1), `floor_s` what the destination asked for.
+
+    Doubles from 250 ms to 30 s, half of it jittered. The destination's own wish is never shortened.
+    """
+    full = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(attempt - 1, 16))
+    return timedelta(seconds=max(floor_s, full / 2 + full / 2 * jitter))
+
+
+class Limiter(Protocol):
+    """How many writes may be under way at once."""
+
+    @property
+    def allowed(self) -> int: ...
+    def succeeded(self, now: Millis) -> None: ...
+    def refused(self, now: Millis) -> None: ...
+
+
+class Breaker(Protocol):
+    """Whether the destination may be tried at all."""
+
+    def allows(self, now: Millis) -> bool: ...
+    def succeeded(self, now: Millis) -> None: ...
+    def failed(self, now: Millis) -> None: ...
+    @property
+    def is_open(self) -> bool: ...
+
+
+class AdaptiveLimiter:
+    """Additive increase per round of successes, halved at most once a second when the destination refuses."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._allowed = float(most)
+        self._halved_at = Millis(0)
+
+    @property
+    def allowed(self) -> int:
+        """Writes allowed at once, at least 1."""
+        return max(1, int(self._allowed))
+
+    def succeeded(self, now: Millis) -> None:
+        """A write was taken."""
+        self._allowed = min(self._most, self._allowed + 1 / max(1.0, self._allowed))
+
+    def refused(self, now: Millis) -> None:
+        """The destination said that it is too much (429, 503), or did not answer in time."""
+        if now - self._halved_at >= HALVE_EVERY_MS:
+            self._halved_at = now
+            self._allowed = max(1.0, self._allowed / 2)
+
+
+HALVE_EVERY_MS: Final = 1_000
+
+
+@dataclass(slots=True)
+class ConsecutiveBreaker:
+    """Opens after `threshold` failures in a row for `open_ms`; then lets exactly one probe through until that one ends."""
+
+    threshold: int = 8
+    open_ms: int = 1_000
+    max_open_ms: int = 5_000
+    _failures: int = 0
+    _opened_at: Millis | None = None
+    _window_ms: int = 0
+    _probing: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether writes are held back."""
+        return self._opened_at is not None
+
+    def allows(self, now: Millis) -> bool:
+        """Whether a write may start now; in the half-open state the first asker is the probe."""
+        if self._opened_at is None:
+            return True
+        if self._probing or now - self._opened_at < self._window_ms:
+            return False
+        self._probing = True
+        return True
+
+    def wait_ms(self, now: Millis) -> int:
+        """Until the next probe may start; 0 when closed."""
+        return 0 if self._opened_at is None else max(0, self._window_ms - (now - self._opened_at))
+
+    def succeeded(self, now: Millis) -> None:
+        """The destination answered: whatever it said, it is there."""
+        self._failures, self._opened_at, self._probing, self._window_ms = 0, None, False, 0
+
+    def failed(self, now: Millis) -> None:
+        """It did not answer, or said that it can't."""
+        self._failures += 1
+        if self._opened_at is not None:
+            if self._probing:
+                self._opened_at, self._probing = now, False
+                self._window_ms = min(self.max_open_ms, self._window_ms * 2)
+        elif self._failures >= self.threshold:
+            self._opened_at, self._window_ms = now, self.open_ms

@@ -1,0 +1,177 @@
+"""Policy as data: who may say what, what is ignored, and which lane a change takes.
+
+A policy is written in YAML (`pipeline/policies/`), put into force by a control record in every landing partition, and
+kept beside the heads, so that a redelivered record is judged by the rules under which it was judged first.
+"""
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+
+from pipeline.domain.event import PAYLOADS, EntityType, EventType
+from pipeline.domain.records import Lane
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+UNIT_KINDS: Final = ("icu", "ed", "pacu", "boarding")
+
+
+class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Systems whose name matches the pattern speak in a role."""
+
+    system: Text
+    role: Text
+
+
+class FieldRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Roles that may state a field, the one whose word counts more first.
+
+    Of two statements the newer wins; of two recorded at the same time, the one whose role stands further left.
+    """
+
+    roles: tuple[Text, ...]
+    condition: Text
+
+
+class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events that are acknowledged and not applied."""
+
+    reason: Text
+    entity: EntityType | None = None
+    event_types: tuple[EventType, ...] = ()
+    source_system: Text | None = None
+
+
+class LaneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A lane with its conditions; all of those that are written must hold, and the first rule that holds decides."""
+
+    lane: Lane
+    why: Text
+    entity: EntityType | None = None
+    event_types: tuple[EventType, ...] = ()
+    changed: tuple[Text, ...] = ()
+    only_changed: tuple[Text, ...] = ()
+    units: tuple[Text, ...] = ()
+    becomes: Mapping[Text, tuple[Text, ...]] = {}
+    leaves: Mapping[Text, tuple[Text, ...]] = {}
+    ready: bool | None = None
+    promised_or_boarding: bool = False
+    later: Text | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """The rules in force."""
+
+    version: Text
+    systems: tuple[System, ...]
+    fields: Mapping[EntityType, Mapping[Text, FieldRule]]
+    lanes: tuple[LaneRule, ...]
+    units: Mapping[Text, Mapping[Text, tuple[Text, ...]]]
+    ignore: tuple[Ignore, ...] = ()
+    future_skew_s: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 300
+
+    def role_of(self, source_system: str) -> str | None:
+        """Role in which a system speaks; None for a system that nobody named."""
+        roles: dict[str, str | None] = self.__dict__.setdefault("_roles", {})
+        if source_system not in roles:
+            if len(roles) >= ROLE_CACHE_BOUND:
+                roles.clear()
+            roles[source_system] = next((s.role for s in self.systems if fnmatch.fnmatchcase(source_system, s.system)), None)
+        return roles[source_system]
+
+    def rank(self, entity_type: EntityType, field: str, role: str) -> int | None:
+        """0 for the role whose word counts most; None for a role that may not state the field."""
+        ranks: dict[tuple[str, str, str], int | None] = self.__dict__.setdefault("_ranks", _ranks(self))
+        return ranks.get((entity_type.value, field, role))
+
+    def unit_kinds(self, facility: str, unit: str | None) -> frozenset[str]:
+        """Kinds (`icu`, `ed`, `pacu`, `boarding`) of a unit; `*` names the units of every facility."""
+        if unit is None:
+            return frozenset()
+        return frozenset(
+            kind for site in ("*", facility) for kind, units in self.units.get(site, {}).items() if unit in units
+        )
+
+
+ROLE_CACHE_BOUND: Final = 10_000
+
+
+def _ranks(policy: Policy) -> dict[tuple[str, str, str], int | None]:
+    return {
+        (entity_type.value, field, role): rank
+        for entity_type, rules in policy.fields.items()
+        for field, rule in rules.items()
+        for rank, role in enumerate(rule.roles)
+    }
+
+
+class BadPolicy(ValueError):
+    """A policy that can't be put into force; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def policy_from(ownership: Mapping[str, object], lanes: Mapping[str, object]) -> Policy:
+    """Policy from the two parsed files; BadPolicy lists all problems.
+
+    The version names both files' versions and, by digest, their content: two policies of one version are equal.
+    """
+    joined = {
+        "systems": ownership.get("systems", ()),
+        "fields": ownership.get("fields", {}),
+        "ignore": ownership.get("ignore", ()),
+        "future_skew_s": ownership.get("future_skew_s", 300),
+        "lanes": lanes.get("rules", ()),
+        "units": lanes.get("units", {}),
+    }
+    digest = hashlib.sha256(msgspec.json.encode(joined, order="deterministic")).hexdigest()[:12]
+    joined["version"] = f"{ownership.get('version')}.{lanes.get('version')}-{digest}"
+    try:
+        policy = msgspec.convert(joined, Policy)
+    except msgspec.ValidationError as error:
+        raise BadPolicy([f"policy: {error}"]) from error
+    problems = list(_problems(policy))
+    if problems:
+        raise BadPolicy(problems)
+    return policy
+
+
+def _problems(policy: Policy) -> Sequence[str]:
+    problems = []
+    roles = {system.role for system in policy.systems}
+    for entity_type, payload in PAYLOADS.items():
+        known, ruled = set(payload.__struct_fields__), set(policy.fields.get(entity_type, {}))
+        problems += [f"fields.{entity_type}.{field}: there is no such field" for field in sorted(ruled - known)]
+        problems += [f"fields.{entity_type}: nobody may state {field}" for field in sorted(known - ruled)]
+    for entity_type, rules in policy.fields.items():
+        for field, rule in rules.items():
+            problems += [
+                f"fields.{entity_type}.{field}: no system has the role {role}" for role in rule.roles if role not in roles
+            ]
+    problems += [
+        f"units.{site}: {kind} is none of {', '.join(UNIT_KINDS)}"
+        for site, kinds in policy.units.items()
+        for kind in kinds
+        if kind not in UNIT_KINDS
+    ]
+    return problems
+
+
+def encode_policy(policy: Policy) -> str:
+    """JSON of a policy, as its control record carries it."""
+    return msgspec.json.encode(policy, order="deterministic").decode()
+
+
+@lru_cache(maxsize=32)
+def decode_policy(text: str) -> Policy:
+    """Inverse of `encode_policy`; BadPolicy for anything else."""
+    try:
+        return msgspec.json.decode(text, type=Policy)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise BadPolicy([f"policy: {error}"]) from error
