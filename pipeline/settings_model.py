@@ -1,0 +1,312 @@
+"""Every setting with its meaning, bounds and default; `settings` reads them, `settings_rules` says what may not be combined.
+
+No setting holds a secret: those ending in `key_file`, `password_file` or `token_file` name the file that does.
+Relative paths start at the folder of the YAML file.
+"""
+
+import hashlib
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+ClientConfig = dict[str, str | int | float | bool]
+"""Configuration of a librdkafka client."""
+
+BASE_FOLDER: ContextVar[Path] = ContextVar("base_folder")
+"""Folder that relative paths start at while settings are being read."""
+
+DEMO_TOKEN: Final = "surgeline-demo-token"
+DEMO_KEY: Final = hashlib.sha256(b"surgeline demo key, known to everybody").digest()
+"""Published secrets: taken where a demo names none, refused everywhere else."""
+
+RAW_KEY_BYTES: Final = 32
+RAW_BODY_LIMIT_BYTES: Final = 1_500_000
+"""Greatest message that a way in may be set to take: encrypted, it still fits a record of the raw topics."""
+
+
+def _resolve(path: Path) -> Path:
+    return BASE_FOLDER.get(Path()) / path.expanduser()
+
+
+File = Annotated[Path, AfterValidator(_resolve)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86_400)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SaslMaterial:
+    """User and password for the broker; the representation shows neither."""
+
+    mechanism: str
+    username: str
+    password: str
+
+
+class KafkaSettings(Section):
+    """The broker, and how records are kept there."""
+
+    bootstrap_servers: Annotated[str, Field(description="brokers, host:port, with commas between", min_length=3)] = (
+        "127.0.0.1:9092"
+    )
+    topic_prefix: Annotated[str, Field(description="put before each topic and group", pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_SSL", "SASL_PLAINTEXT"], Field(description="how to speak to the brokers")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None, Field(description="how to log in at the brokers")
+    ] = None
+    sasl_username: Annotated[str | None, Field(description="user at the brokers")] = None
+    sasl_password_file: Annotated[File | None, Field(description="file with the user's password")] = None
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the brokers' certificates, PEM")] = None
+    cert_file: Annotated[File | None, Field(description="our certificate for the brokers, PEM")] = None
+    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
+    replication_factor: Annotated[int, Field(description="copies of each record", ge=1, le=15)] = 3
+    min_insync_replicas: Annotated[int, Field(description="copies that exist before a record counts as taken", ge=1, le=15)] = 2
+    delivery_timeout_s: Annotated[float, Field(description="time to get a record acknowledged", ge=1, le=600)] = 30.0
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Brokers as host:port."""
+        return tuple(server.strip() for server in self.bootstrap_servers.split(",") if server.strip())
+
+    def client_config(self) -> ClientConfig:
+        """Connection and credentials for any confluent-kafka client; reads the password file."""
+        config: ClientConfig = {"bootstrap.servers": ",".join(self.servers), "security.protocol": self.security_protocol}
+        for name, path in (("ca", self.ca_file), ("certificate", self.cert_file), ("key", self.key_file)):
+            if path is not None:
+                config[f"ssl.{name}.location"] = str(path)
+        if (sasl := self.sasl()) is not None:
+            config |= {"sasl.mechanism": sasl.mechanism, "sasl.username": sasl.username, "sasl.password": sasl.password}
+        return config
+
+    def producer_config(self) -> ClientConfig:
+        """For every confluent-kafka producer: idempotent, all replicas, Kafka's own partitioner (rule 4 of the design).
+
+        librdkafka's own default partitioner is another one: a key would land in another partition than Faust expects.
+        """
+        return self.client_config() | {
+            "partitioner": "murmur2_random",
+            "acks": "all",
+            "enable.idempotence": True,
+            "delivery.timeout.ms": round(self.delivery_timeout_s * 1000),
+        }
+
+    def faust_broker_url(self) -> str:
+        """Brokers as Faust's `broker` wants them."""
+        return ";".join(f"kafka://{server}" for server in self.servers)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """For aiokafka and Faust; None where the protocol has no TLS."""
+        if "SSL" not in self.security_protocol:
+            return None
+        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+    def sasl(self) -> SaslMaterial | None:
+        """For aiokafka and Faust; None where the protocol has no SASL. Reads the password file."""
+        if not self.security_protocol.startswith("SASL") or self.sasl_password_file is None:
+            return None
+        password = self.sasl_password_file.read_text().strip()
+        return SaslMaterial(self.sasl_mechanism or "", self.sasl_username or "", password)
+
+
+class HttpClient(Section):
+    """Who may send by HTTP, and for which source systems it may speak."""
+
+    name: Annotated[Name, Field(description="client; part of the identity of what it sends")]
+    tenant: Annotated[Name, Field(description="organisation that all its events belong to")]
+    token_sha256: Annotated[str | None, Field(description="SHA-256 of its token, 64 hex digits", pattern="^[0-9a-f]{64}$")] = None
+    token_file: Annotated[File | None, Field(description="file with its token, in place of the digest")] = None
+    source_systems: Annotated[tuple[str, ...], Field(description="source systems that it may speak for", min_length=1)]
+
+    def token_digest(self) -> str:
+        """SHA-256 of the token, 64 hexadecimal digits; reads the file if one is named."""
+        if self.token_sha256 is not None or self.token_file is None:
+            return self.token_sha256 or ""
+        return hashlib.sha256(self.token_file.read_text().strip().encode()).hexdigest()
+
+
+class HttpSettings(Section):
+    """The HTTP way in."""
+
+    host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen at; 0 takes a free one")] = 8080
+    tls_cert_file: Annotated[File | None, Field(description="the server's certificate, PEM")] = None
+    tls_key_file: Annotated[File | None, Field(description="key of the certificate, PEM")] = None
+    clients: Annotated[tuple[HttpClient, ...], Field(description="who may send")] = ()
+    max_body_bytes: Annotated[int, Field(description="greatest body", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
+    max_batch_items: Annotated[Count, Field(description="most events in one request", le=10_000)] = 500
+    max_requests: Annotated[Count, Field(description="most requests served at once", le=100_000)] = 1_000
+
+
+class MllpSettings(Section):
+    """The HL7 v2 way in."""
+
+    host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen at; 0 takes a free one")] = 2575
+    tls_cert_file: Annotated[File | None, Field(description="the server's certificate, PEM")] = None
+    tls_key_file: Annotated[File | None, Field(description="key of the certificate, PEM")] = None
+    tls_client_ca_file: Annotated[File | None, Field(description="certificates of who signs senders' certificates, PEM")] = None
+    max_frame_bytes: Annotated[int, Field(description="greatest message", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
+    max_connections: Annotated[Count, Field(description="most connections at once", le=10_000)] = 100
+    idle_timeout_s: Annotated[Seconds, Field(description="close a connection that is silent for so long")] = 3_600.0
+    ack_timeout_s: Annotated[Seconds, Field(description="answer AE or CE when the broker hasn't taken a message by then")] = 10.0
+    profile: Annotated[str | None, Field(description="HL7 profile of the feed, a name under profiles/hl7")] = None
+    tenant: Annotated[Name | None, Field(description="organisation of the feed; tenant_default if left out")] = None
+    facility: Annotated[str | None, Field(description="site of the feed, where a message doesn't say")] = None
+
+
+class RawKey(Section):
+    """A key that raw bytes were encrypted with before."""
+
+    key_id: Annotated[Name, Field(description="its name in each record that it encrypted")]
+    key_file: Annotated[File, Field(description="file with the key, 64 hexadecimal digits")]
+
+
+class RawEncryption(Section):
+    """Encryption of original bytes and quarantined records, AES-256-GCM."""
+
+    key_id: Annotated[Name, Field(description="name of the key, kept in each record")] = "key-1"
+    key_file: Annotated[File | None, Field(description="file with the key, 64 hexadecimal digits: openssl rand -hex 32")] = None
+    previous: Annotated[tuple[RawKey, ...], Field(description="keys of before, to read what they encrypted")] = ()
+
+
+class SchemaRegistry(Section):
+    """A registry that schemas are published to; nothing asks it while records flow."""
+
+    url: Annotated[str | None, Field(description="Confluent-compatible registry; none if left out")] = None
+    username: Annotated[str | None, Field(description="user at the registry")] = None
+    password_file: Annotated[File | None, Field(description="file with the user's password")] = None
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the registry's certificate, PEM")] = None
+
+
+class GateSettings(Section):
+    """The gate."""
+
+    data_dir: Annotated[File, Field(description="folder for its table; one for each instance", validate_default=True)] = Path(
+        ".surgeline/gate"
+    )
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    max_record_bytes: Annotated[int, Field(description="greatest landing record that is judged", ge=1_000, le=1_000_000)] = (
+        900_000
+    )
+    future_skew_s: Annotated[Seconds, Field(description="how far ahead of landing a recorded time may be")] = 300.0
+    take_max_messages: Annotated[Count, Field(description="most messages (one per partition and poll) in a cycle")] = 256
+    take_max_records: Annotated[Count, Field(description="most records in a cycle")] = 10_000
+    within_s: Annotated[float, Field(description="time to gather a cycle", gt=0, le=1)] = 0.002
+    fetch_max_records: Annotated[Count, Field(description="most records of one partition in one poll")] = 500
+    buffer_max_messages: Annotated[Count, Field(description="most messages that wait for a cycle")] = 64
+
+
+class LaneSeconds(Section):
+    """A time for each lane."""
+
+    critical: Annotated[Seconds, Field(description="critical lane")] = 30.0
+    urgent: Annotated[Seconds, Field(description="urgent lane")] = 120.0
+    routine: Annotated[Seconds, Field(description="routine lane")] = 900.0
+    bulk: Annotated[Seconds, Field(description="bulk lane")] = 3_600.0
+
+
+class WriterSettings(Section):
+    """One destination and its writer."""
+
+    profile: Annotated[str, Field(description="profile of the destination, a name under profiles/ehr")]
+    role: Annotated[
+        Literal["owner", "replica"], Field(description="owner (of fields that are never written) or replica (is fed all)")
+    ]
+    base_url: Annotated[str, Field(description="FHIR base address, without user or password", pattern=r"^https?://[^@\s?#]+$")]
+    token_file: Annotated[File | None, Field(description="file with the bearer token for the destination")] = None
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the destination's certificate, PEM")] = None
+    cert_file: Annotated[File | None, Field(description="our certificate for the destination, PEM")] = None
+    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
+    data_dir: Annotated[File, Field(description="folder for its table; one for each instance")]
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    concurrency: Annotated[int, Field(description="most writes at once", ge=1, le=1_000)] = 16
+    rate_per_s: Annotated[float, Field(description="most requests in a second", gt=0, le=100_000)] = 200.0
+    attempt_timeout_s: Annotated[Seconds, Field(description="time for one attempt, reads included")] = 10.0
+    deadlines_s: Annotated[LaneSeconds, Field(description="time until a change counts as stuck, per lane")] = LaneSeconds()
+    max_attempts: Annotated[Count, Field(description="attempts after which a change is parked", le=1_000)] = 10
+
+
+class WorkerSettings(Section):
+    """What the gate and the writers share as members of a Kafka group."""
+
+    session_timeout_s: Annotated[Seconds, Field(description="a silent worker's partitions go to others after this")] = 20.0
+    heartbeat_s: Annotated[Seconds, Field(description="time between signs of life")] = 3.0
+    rebalance_timeout_s: Annotated[Seconds, Field(description="time to hand partitions over")] = 60.0
+    commit_interval_s: Annotated[Seconds, Field(description="time between commits")] = 1.0
+    drain_s: Annotated[Seconds, Field(description="time to finish what was begun when asked to stop")] = 20.0
+    start_timeout_s: Annotated[Seconds, Field(description="a start that takes longer ends the process")] = 120.0
+    stall_timeout_s: Annotated[Seconds, Field(description="an event loop that stands still for so long ends the process")] = 15.0
+    standby_replicas: Annotated[int, Field(description="further copies of each table, at other workers", ge=0, le=5)] = 1
+
+
+class HealthSettings(Section):
+    """Health and metrics, without patient data."""
+
+    host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
+    base_port: Annotated[Port, Field(description="first port; roles on one machine take the next free ones")] = 9400
+
+
+class LoggingSettings(Section):
+    """Log lines, without patient data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least severe line that is shown")] = "INFO"
+    as_json: Annotated[bool, Field(alias="json", description="JSON lines; else text for people")] = True
+
+
+class Settings(Section):
+    """All settings."""
+
+    demo: Annotated[bool, Field(description="allows what is unsafe, for a demo on one machine")] = False
+    tenant_default: Annotated[Name, Field(description="organisation where nothing else says so")] = "default"
+    digest_key_file: Annotated[
+        File | None, Field(description="file with the key (at least 32 bytes) for digests of entity ids in logs and audit")
+    ] = None
+    kafka: KafkaSettings = KafkaSettings()
+    http: HttpSettings = HttpSettings()
+    mllp: MllpSettings = MllpSettings()
+    raw_encryption: RawEncryption = RawEncryption()
+    schema_registry: SchemaRegistry = SchemaRegistry()
+    gate: GateSettings = Field(default_factory=GateSettings)
+    writers: Annotated[dict[Name, WriterSettings], Field(description="destinations by name")] = {}
+    worker: WorkerSettings = WorkerSettings()
+    health: HealthSettings = HealthSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    def digest_key(self) -> bytes:
+        """Key for digests of entity ids; reads the file, which `load` has checked. The demo's own where a demo names none."""
+        return DEMO_KEY if self.digest_key_file is None else self.digest_key_file.read_bytes().strip()
+
+    def raw_key(self) -> tuple[str, bytes]:
+        """Id and the 32 bytes of the key that encrypts now; the demo's own where a demo names none."""
+        section = self.raw_encryption
+        return section.key_id, DEMO_KEY if section.key_file is None else read_raw_key(section.key_file)
+
+    def raw_keys(self) -> dict[str, bytes]:
+        """Each key that raw bytes may be encrypted with, by id."""
+        return {key.key_id: read_raw_key(key.key_file) for key in self.raw_encryption.previous} | dict((self.raw_key(),))
+
+
+def read_raw_key(path: Path) -> bytes:
+    """The 32 bytes that the file writes as 64 hexadecimal digits; ValueError where it doesn't."""
+    key = bytes.fromhex(path.read_text().strip())
+    if len(key) != RAW_KEY_BYTES:
+        raise ValueError("a key has 64 hexadecimal digits")
+    return key

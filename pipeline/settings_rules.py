@@ -1,0 +1,267 @@
+"""What settings may not say together, and why: nothing unsafe starts unless `demo` is true.
+
+Each rule returns problems; none raises and none shows a value that could be secret.
+"""
+
+import hashlib
+import ipaddress
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, HttpClient, Settings, read_raw_key
+
+SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
+"""Settings that name a file with a secret."""
+
+MIN_DIGEST_KEY_BYTES: Final = 32
+MIN_TOKEN_BYTES: Final = 24
+DEMO_TOKEN_DIGEST: Final = hashlib.sha256(DEMO_TOKEN.encode()).hexdigest()
+
+_SHARED: Final = frozenset({"kafka", "schema_registry", "digest_key_file"})
+SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
+    "gate": _SHARED | {"gate", "raw_encryption"},
+    "writer": _SHARED | {"writers"},
+    "http": _SHARED | {"http", "raw_encryption"},
+    "mllp": _SHARED | {"mllp", "raw_encryption"},
+    "timers": _SHARED,
+}
+"""Sections whose secret files a role must be able to read: a role needs no other role's secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One setting that can't stay as it is: where, what is wrong, and what to write in its place."""
+
+    setting: str
+    wrong: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.wrong}. {self.remedy}"
+
+
+def check(settings: Settings, role: str | None) -> list[Problem]:
+    """Each problem of settings whose single values are valid; `role` limits it to the sections which that role reads."""
+    sections = SECTIONS_OF_ROLE.get(role or "")
+    problems = [
+        *_pairs(settings),
+        *_kafka(settings),
+        *_listeners(settings),
+        *_writers(settings),
+        *_secrets(settings),
+        *_role(settings, role),
+    ]
+    for setting, path in files(settings):
+        if sections is None or setting.partition(".")[0] in sections:
+            problems.extend(_file(setting, path))
+    return [problem for problem in problems if sections is None or _section(problem.setting) in sections]
+
+
+def files(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Each file that the settings name, with the dotted name of its setting."""
+    for name in type(section).model_fields:
+        yield from _files_in(getattr(section, name), f"{prefix}{name}")
+
+
+def _files_in(value: object, name: str) -> Iterator[tuple[str, Path]]:
+    match value:
+        case Path() if name.endswith("_file"):
+            yield name, value
+        case BaseModel():
+            yield from files(value, f"{name}.")
+        case dict():
+            for key, item in value.items():
+                yield from _files_in(item, f"{name}.{key}")
+        case tuple():
+            for index, item in enumerate(value):
+                yield from _files_in(item, f"{name}.{index}")
+        case _:
+            return
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address; names other than localhost are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _section(setting: str) -> str:
+    return setting.partition(".")[0]
+
+
+def _file(setting: str, path: Path) -> Iterator[Problem]:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        yield Problem(
+            setting, f"there is no readable file {path}", "Name a file that exists; relative paths start at the settings file"
+        )
+        return
+    if not stat.S_ISREG(mode):
+        yield Problem(setting, f"{path} is not a file", "Name a file")
+    elif setting.endswith(SECRET_SUFFIXES) and mode & stat.S_IRWXO:
+        yield Problem(setting, f"everybody on this machine may open {path}", f"Write: chmod o-rwx {path}")
+
+
+def _pairs(settings: Settings) -> Iterator[Problem]:
+    pairs: list[tuple[str, object, str, object]] = [
+        ("kafka.cert_file", settings.kafka.cert_file, "kafka.key_file", settings.kafka.key_file),
+        ("http.tls_cert_file", settings.http.tls_cert_file, "http.tls_key_file", settings.http.tls_key_file),
+        ("mllp.tls_cert_file", settings.mllp.tls_cert_file, "mllp.tls_key_file", settings.mllp.tls_key_file),
+    ]
+    for name, writer in settings.writers.items():
+        pairs.append((f"writers.{name}.cert_file", writer.cert_file, f"writers.{name}.key_file", writer.key_file))
+    for first, first_value, second, second_value in pairs:
+        if (first_value is None) != (second_value is None):
+            missing, given = (first, second) if first_value is None else (second, first)
+            yield Problem(missing, f"missing, though {given} is set", "Set both or none")
+
+
+def _kafka(settings: Settings) -> Iterator[Problem]:
+    kafka = settings.kafka
+    remote = any(not is_loopback(server.rpartition(":")[0]) for server in kafka.servers)
+    if kafka.min_insync_replicas > kafka.replication_factor:
+        yield Problem(
+            "kafka.min_insync_replicas", "greater than kafka.replication_factor", "Write at most the replication factor"
+        )
+    if kafka.security_protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "sasl_username", "sasl_password_file"):
+            if getattr(kafka, name) is None:
+                yield Problem(f"kafka.{name}", f"missing, though kafka.security_protocol is {kafka.security_protocol}", "Set it")
+    if settings.demo or not remote:
+        return
+    if "SSL" not in kafka.security_protocol:
+        yield Problem("kafka.security_protocol", "patient data would cross the network in clear text", "Write SSL or SASL_SSL")
+    if kafka.replication_factor < 3 or kafka.min_insync_replicas < 2:
+        yield Problem(
+            "kafka.replication_factor",
+            "one lost disk could lose what was acknowledged",
+            "Write at least 3, min_insync_replicas at least 2",
+        )
+
+
+def _listeners(settings: Settings) -> Iterator[Problem]:
+    if settings.demo:
+        return
+    if not is_loopback(settings.http.host) and settings.http.tls_cert_file is None:
+        yield Problem(
+            "http.tls_cert_file", f"patient data would reach {settings.http.host} in clear text", "Name a certificate and its key"
+        )
+    if is_loopback(settings.mllp.host):
+        return
+    if settings.mllp.tls_cert_file is None:
+        yield Problem(
+            "mllp.tls_cert_file", f"patient data would reach {settings.mllp.host} in clear text", "Name a certificate and its key"
+        )
+    if settings.mllp.tls_client_ca_file is None:
+        yield Problem(
+            "mllp.tls_client_ca_file", "anybody who reaches the port could send", "Name who signs the senders' certificates"
+        )
+
+
+def _writers(settings: Settings) -> Iterator[Problem]:
+    folders: dict[Path, str] = {settings.gate.data_dir: "gate.data_dir"}
+    for name, writer in settings.writers.items():
+        other = folders.setdefault(writer.data_dir, f"writers.{name}.data_dir")
+        if other != f"writers.{name}.data_dir":
+            yield Problem(
+                f"writers.{name}.data_dir", f"the same folder as {other}", "Name a folder of its own: two tables would mix"
+            )
+        url = urlsplit(writer.base_url)
+        if not settings.demo and url.scheme == "http" and not is_loopback(url.hostname or ""):
+            yield Problem(
+                f"writers.{name}.base_url", "patient data and the token would cross the network in clear text", "Write https://…"
+            )
+
+
+def _secrets(settings: Settings) -> Iterator[Problem]:
+    yield from _digest_key(settings)
+    yield from _raw_keys(settings)
+    names: dict[str, int] = {}
+    for index, client in enumerate(settings.http.clients):
+        if names.setdefault(client.name, index) != index:
+            yield Problem(
+                f"http.clients.{index}.name", f"http.clients.{names[client.name]} has the same name", "Give each client its own"
+            )
+        yield from _client(f"http.clients.{index}", client, settings.demo)
+
+
+def _digest_key(settings: Settings) -> Iterator[Problem]:
+    path = settings.digest_key_file
+    if path is None:
+        if not settings.demo:
+            yield Problem("digest_key_file", "missing", "Write: openssl rand -hex 32 > digest.key, and name that file here")
+        return
+    if (data := _read(path)) is None:
+        return
+    if len(data) < MIN_DIGEST_KEY_BYTES:
+        yield Problem("digest_key_file", f"{path} holds fewer than {MIN_DIGEST_KEY_BYTES} bytes", "Write: openssl rand -hex 32")
+    if not settings.demo and data in (DEMO_KEY, DEMO_KEY.hex().encode()):
+        yield Problem("digest_key_file", "the demo's key, which everybody knows", "Write: openssl rand -hex 32")
+
+
+def _raw_keys(settings: Settings) -> Iterator[Problem]:
+    section = settings.raw_encryption
+    if section.key_file is None and not settings.demo:
+        yield Problem("raw_encryption.key_file", "missing", "Write: openssl rand -hex 32 > raw.key, and name that file here")
+    named = [("raw_encryption.key_file", section.key_id, section.key_file)]
+    named += [(f"raw_encryption.previous.{i}.key_file", key.key_id, key.key_file) for i, key in enumerate(section.previous)]
+    seen: set[str] = set()
+    for setting, key_id, path in named:
+        if key_id in seen:
+            yield Problem(setting.replace("key_file", "key_id"), "another key has the same id", "Give each key its own id")
+        seen.add(key_id)
+        if path is None or _read(path) is None:
+            continue
+        try:
+            key = read_raw_key(path)
+        except ValueError:
+            yield Problem(setting, f"{path} doesn't hold 64 hexadecimal digits", "Write: openssl rand -hex 32")
+            continue
+        if key == DEMO_KEY and not settings.demo:
+            yield Problem(setting, "the demo's key, which everybody knows", "Write: openssl rand -hex 32")
+
+
+def _client(setting: str, client: HttpClient, demo: bool) -> Iterator[Problem]:
+    if (client.token_file is None) == (client.token_sha256 is None):
+        yield Problem(
+            setting, "needs token_sha256 or token_file, one of them", "Write: openssl rand -hex 32 > NAME.token, and token_file"
+        )
+        return
+    if (
+        client.token_file is not None
+        and (token := _read(client.token_file)) is not None
+        and len(token) < MIN_TOKEN_BYTES
+        and not demo
+    ):
+        yield Problem(f"{setting}.token_file", f"the token has fewer than {MIN_TOKEN_BYTES} bytes", "Write: openssl rand -hex 32")
+    readable = client.token_file is None or _read(client.token_file) is not None
+    if not demo and readable and client.token_digest() == DEMO_TOKEN_DIGEST:
+        yield Problem(setting, "the demo's token, which everybody knows", "Write: openssl rand -hex 32")
+
+
+def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
+    if role == "http" and not settings.http.clients:
+        yield Problem("http.clients", "empty: nobody could send", "Name at least one client, with a token and its source systems")
+    if role == "mllp" and settings.mllp.profile is None:
+        yield Problem("mllp.profile", "missing", "Name the HL7 profile of the feed")
+    if role == "writer" and not settings.writers:
+        yield Problem("writers", "empty: there is no destination", "Name at least one")
+
+
+def _read(path: Path) -> bytes | None:
+    """Contents without the line's end; None where it can't be read, which `_file` reports."""
+    try:
+        return path.read_bytes().strip()
+    except OSError:
+        return None
