@@ -1,0 +1,150 @@
+"""The map: each stage with the topics that it consumes and produces. `topics/`, docs and start-up are checked against it.
+
+Names are without the prefix; `topic` puts it before them. Everything about one entity has one partition number, from
+landing to outcome.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.domain.event import EntityType
+from pipeline.domain.records import Lane
+
+LANDING: Final[dict[EntityType, str]] = {entity_type: f"landing.{entity_type.value}" for entity_type in EntityType}
+LANE_TOPICS: Final[dict[Lane, str]] = {lane: f"lane.{lane.value}" for lane in Lane}
+RAW: Final[dict[str, str]] = {channel: f"raw.{channel}" for channel in ("http", "mllp", "fhir", "files")}
+
+ACCEPTED: Final = "events.accepted"
+DECISIONS: Final = "decisions"
+OUTCOMES: Final = "outcomes"
+AUDIT: Final = "audit"
+QUARANTINE: Final = "quarantine"
+RECEIPTS: Final = "intake.receipts"
+LAG: Final = "lag"
+MODES: Final = "modes"
+EPOCHS: Final = "epochs"
+
+GATE_APP: Final = "surgeline-gate"
+WRITER_APP_START: Final = "surgeline-writer-"
+HEADS_TABLE: Final = "heads"
+PENDING_TABLE: Final = "pending"
+
+DESTINATION: Final = "<destination>"
+"""Stands for a destination's name in the declaration of a topic that exists once for each."""
+
+ENTITY_PARTITIONS: Final = 8
+"""Partitions of each topic whose partition is the entity's."""
+
+
+def changelog(app: str, table: str) -> str:
+    """Changelog topic of a Faust app's table, as Faust names it."""
+    return f"{app}-{table}-changelog"
+
+
+def writer_app(destination: str) -> str:
+    """Faust app of a destination's writer; also its consumer group."""
+    return f"{WRITER_APP_START}{destination}"
+
+
+GATE_CHANGELOG: Final = changelog(GATE_APP, HEADS_TABLE)
+WRITER_CHANGELOG_TEMPLATE: Final = changelog(writer_app(DESTINATION), PENDING_TABLE)
+
+
+def writer_changelog(destination: str) -> str:
+    """Changelog of a writer's pending table."""
+    return changelog(writer_app(destination), PENDING_TABLE)
+
+
+def topic(name: str, prefix: str) -> str:
+    """Name at the broker."""
+    return f"{prefix}{name}"
+
+
+def without_prefix(name: str, prefix: str) -> str:
+    """Inverse of `topic`."""
+    return name.removeprefix(prefix)
+
+
+_LANDING: Final = tuple(LANDING.values())
+_LANES: Final = tuple(LANE_TOPICS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the pipeline that reads or writes topics. `command` runs it; None where this version has no such role."""
+
+    name: str
+    does: str
+    consumes: tuple[str, ...]
+    produces: tuple[str, ...]
+    command: str | None
+
+
+def _way_in(name: str, does: str, channel: str, command: str | None) -> Stage:
+    return Stage(name, does, (RECEIPTS, EPOCHS), (*_LANDING, RAW[channel], RECEIPTS, AUDIT), command)
+
+
+STAGES: Final[tuple[Stage, ...]] = (
+    _way_in("http", "takes events by HTTP", "http", "surgeline run http"),
+    _way_in("mllp", "takes HL7 v2 messages by MLLP", "mllp", "surgeline run mllp"),
+    _way_in("fhir", "takes FHIR Subscription notifications", "fhir", None),
+    _way_in("files", "takes managed files", "files", None),
+    Stage(
+        name="timers",
+        does="orders the end of what is valid until a time",
+        consumes=(ACCEPTED, EPOCHS),
+        produces=(LANDING[EntityType.BED], LANDING[EntityType.DIVERSION]),
+        command="surgeline run timers",
+    ),
+    Stage(
+        name="gate",
+        does="judges each landing record once and hands accepted changes on by lane",
+        consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
+        produces=(*_LANES, ACCEPTED, DECISIONS, QUARANTINE, AUDIT, GATE_CHANGELOG, *_LANDING),
+        command="surgeline run gate",
+    ),
+    Stage(
+        name="writer",
+        does="brings the newest state of each entity to one destination",
+        consumes=(*_LANES, OUTCOMES, WRITER_CHANGELOG_TEMPLATE, EPOCHS),
+        produces=(OUTCOMES, AUDIT, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
+        command="surgeline run writer DESTINATION",
+    ),
+    Stage(
+        name="status",
+        does="answers how current each destination is, what waits and what is stuck",
+        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, LAG, MODES),
+        produces=(),
+        command="surgeline status",
+    ),
+    Stage(
+        name="books",
+        does="proves that nothing was dropped between landing and the destinations",
+        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, EPOCHS),
+        produces=(),
+        command="surgeline books",
+    ),
+    Stage(
+        name="operator",
+        does="carries out operators' commands: policies, overrides, replays, topics, reading quarantine and audit",
+        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
+        produces=(*_LANDING, AUDIT, EPOCHS),
+        command="surgeline",
+    ),
+)
+
+
+def producers_of(name: str) -> tuple[str, ...]:
+    """Stages that produce to a topic."""
+    return tuple(stage.name for stage in STAGES if name in stage.produces)
+
+
+def consumers_of(name: str) -> tuple[str, ...]:
+    """Stages that consume a topic."""
+    return tuple(stage.name for stage in STAGES if name in stage.consumes)
+
+
+def every_topic() -> tuple[str, ...]:
+    """Each topic that some stage names, the template of the writers' changelogs once; in the order of the way of an event."""
+    names = [name for stage in STAGES for name in (*stage.consumes, *stage.produces)]
+    return tuple(dict.fromkeys(names))
