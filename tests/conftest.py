@@ -1,0 +1,39 @@
+"""What every suite shares: Hypothesis profiles, and the test data of independent origin."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
+
+# Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
+settings.register_profile("ci", max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("ci"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def shared_data_folder() -> Path:
+    """Folder named by SURGELINE_SHARED_DATA, by default `../shared/data` beside the repository; may not exist."""
+    return Path(os.environ.get("SURGELINE_SHARED_DATA") or REPOSITORY.parent / "shared" / "data").absolute()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data of independent origin; the test is skipped, and the end of the run says so, where it is absent."""
+    folder = shared_data_folder()
+    if not folder.is_dir():
+        pytest.skip(NO_SHARED_DATA)
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud how many tests had no data, whatever the verbosity."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_SHARED_DATA in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {NO_SHARED_DATA}", sep="!", red=True)
+        for report in skipped:
+            terminalreporter.line(report.nodeid)

@@ -1,0 +1,53 @@
+"""A real broker and two real EHRs, started once, when a test first asks for one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from pipeline.local.broker import Broker
+from pipeline.local.ehr import Ehr
+
+BOOTSTRAP: Final = os.environ.get("SURGELINE_TEST_BOOTSTRAP", "")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBroker:
+    """Somebody's broker, which is not ours to stop."""
+
+    bootstrap: str
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | GivenBroker]:
+    """The broker that SURGELINE_TEST_BOOTSTRAP names, else one of our own."""
+    if BOOTSTRAP:
+        yield GivenBroker(BOOTSTRAP)
+        return
+    with Broker(tmp_path_factory.mktemp("broker")) as started:
+        yield started
+
+
+@pytest.fixture
+def own_broker(broker: Broker | GivenBroker) -> Iterator[Broker]:
+    """The broker, for tests that kill it; it runs again when the test is over."""
+    if not isinstance(broker, Broker):
+        pytest.skip("SURGELINE_TEST_BOOTSTRAP names a broker that is not ours to kill")
+    yield broker
+    broker.start()
+
+
+@pytest.fixture(scope="session")
+def ehr_owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ehr]:
+    """An EHR in the part of the system of record."""
+    with Ehr(tmp_path_factory.mktemp("ehr-owner")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ehr_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ehr]:
+    """An EHR in the part of a system that is fed the whole."""
+    with Ehr(tmp_path_factory.mktemp("ehr-replica")) as started:
+        yield started
