@@ -12,7 +12,8 @@ from typing import Final
 import aiohttp
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from pipeline.local.broker import Broker
 from pipeline.local.delay import FaultProxy

@@ -32,7 +32,7 @@ def test_program_that_ends_while_starting_is_told_with_its_last_lines(tmp_path: 
 def test_wait_is_bounded(tmp_path: Path) -> None:
     slow = child(tmp_path, SLEEP)
     slow.start()
-    with pytest.raises(LocalPlatformError, match="was not ready after 0.2 s"):
+    with pytest.raises(LocalPlatformError, match=r"was not ready after 0\.2 s"):
         slow.wait_until(lambda: False, timeout_s=0.2)
     slow.kill()
 

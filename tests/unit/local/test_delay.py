@@ -176,9 +176,8 @@ async def test_slow_first_byte_comes_after_the_target_has_acted(
 
 
 async def test_target_that_does_not_listen_is_a_502(session: aiohttp.ClientSession) -> None:
-    async with FaultProxy(f"http://{HOST}:{free_port()}/fhir") as proxy:
-        async with session.get(f"{proxy.url}/metadata") as answer:
-            assert answer.status == 502
+    async with FaultProxy(f"http://{HOST}:{free_port()}/fhir") as proxy, session.get(f"{proxy.url}/metadata") as answer:
+        assert answer.status == 502
 
 
 async def test_faults_are_switched_at_run_time_by_the_control_endpoint(target: Target, session: aiohttp.ClientSession) -> None:

@@ -1,0 +1,73 @@
+# Everything that a person or a machine does with this project. `make` alone lists it.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# Arguments of `make demo` and `make bench`, as in: make demo ARGS="--help"
+ARGS ?=
+# `make hazards HAZARDS=short` runs each hazard once, briefly.
+HAZARDS ?= full
+# `make chaos SEED=7 KILLS=20 EVENTS=50000` repeats one run exactly.
+SEED   ?= 1
+KILLS  ?= 10
+EVENTS ?= 20000
+
+CODE      := pipeline tests loadtest
+FAST      := tests/unit tests/property tests/conformance
+PYTEST    := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test unit hazards chaos lint format bench clean distclean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp is newer than the lock file when the environment holds what the lock file says: then there is nothing to do.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; name another 3.11 or 3.12: make PYTHON=..." >&2; exit 1; }
+	@echo "Installing into $(VENV); this takes a minute or two and happens once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+install: $(READY) ## make the environment in .venv from the lock file
+
+demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send it a surge
+	@$(BIN)/surgeline demo $(ARGS)
+
+test: $(READY) ## all tests, with a real broker and a real EHR (under 10 minutes)
+	$(PYTEST) $(FAST) tests/integration
+
+unit: $(READY) ## tests that need neither broker nor EHR
+	$(PYTEST) $(FAST)
+
+hazards: $(READY) ## one test per way to lose, double or reorder, named by it
+	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hazards
+
+chaos: $(READY) ## kill processes at random while events flow, then balance the books
+	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS)
+
+lint: $(READY) ## style, types, layering, and schemas against the code that they are made from
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/surgeline schemas check
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(READY) ## measure throughput and lag here
+	$(BIN)/python -m loadtest.bench $(ARGS)
+
+clean: ## remove what runs and tools left behind; the environment and the fetched jars stay
+	rm -rf .surgeline .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
