@@ -1,0 +1,161 @@
+"""Acknowledgements of original mode (chapter 2.9.2): MSH, MSA and, where something is wrong, ERR.
+
+The text is a function of the message and the verdict alone, so that a repeat is answered byte for byte the same.
+"""
+
+import hashlib
+import re
+from enum import StrEnum
+from typing import Final
+
+from pipeline.formats.hl7v2.datatypes import text_of
+from pipeline.formats.hl7v2.delimiters import STANDARD
+from pipeline.formats.hl7v2.er7 import FieldContent, Message, Segment, build
+from pipeline.formats.hl7v2.header import type_of
+from pipeline.formats.hl7v2.verdict import Reason, Rejected
+
+APPLICATION: Final = "SURGELINE"
+MAX_ECHO_CHARS: Final = 199
+"""Longest control id that is sent back (its length in 2.7 and later)."""
+
+
+class Code(StrEnum):
+    """Table 0008, original mode. AE asks to send again, AR never to."""
+
+    AA = "AA"
+    AE = "AE"
+    AR = "AR"
+
+
+TEXT_0357: Final = {
+    "100": "Segment sequence error",
+    "101": "Required field missing",
+    "102": "Data type error",
+    "103": "Table value not found",
+    "104": "Value too long",
+    "200": "Unsupported message type",
+    "201": "Unsupported event code",
+    "202": "Unsupported processing id",
+    "203": "Unsupported version id",
+    "204": "Unknown key identifier",
+    "205": "Duplicate key identifier",
+    "206": "Application record locked",
+    "207": "Application error",
+}
+
+_POSITION: Final = re.compile(r"([A-Z][A-Z0-9]{2})(?:-(\d+)(?:\.(\d+))?)?")
+
+RETRY: Final = Rejected(Reason.UNAVAILABLE, "MSH", "not stored in time", "send the message again later")
+OTHER_CONTENT: Final = Rejected(
+    Reason.OTHER_CONTENT,
+    "MSH-10",
+    "answered before with other content",
+    "give a changed message a control id of its own",
+)
+
+
+def accepted(message: Message) -> bytes:
+    """AA."""
+    return _ack(message, Code.AA, None)
+
+
+def refused(message: Message | None, rejected: Rejected) -> bytes:
+    """AR with the reason; `message` is None where not even its header could be read."""
+    return _ack(message, Code.AR, rejected)
+
+
+def try_again(message: Message | None) -> bytes:
+    """AE: nothing was stored, the sender should send again."""
+    return _ack(message, Code.AE, RETRY)
+
+
+def conflict(message: Message | None) -> bytes:
+    """AR 205: this identity was answered before with other content."""
+    return _ack(message, Code.AR, OTHER_CONTENT)
+
+
+def _ack(message: Message | None, code: Code, rejected: Rejected | None) -> bytes:
+    header = message.segment("MSH") if message else None
+    if message is None or header is None:
+        segments = [("MSH", _bare_header(code)), ("MSA", (code.value, ""))]
+        delimiters, charset = STANDARD, "utf-8"
+    else:
+        segments = [("MSH", _header(message, header, code)), ("MSA", _msa(header, code, rejected))]
+        delimiters, charset = message.delimiters, message.charset
+    if rejected:
+        segments.append(("ERR", _err(rejected)))
+    return build(segments, delimiters, charset)
+
+
+def _header(message: Message, header: Segment, code: Code) -> tuple[FieldContent, ...]:
+    """MSH-3 on: sender and receiver change places; the time is the message's own, an ack has no clock."""
+    trigger = type_of(message)[1] if re.fullmatch(r"[A-Z0-9]{3}", type_of(message)[1]) else ""
+    kind = ((("ACK",), (trigger,), ("ACK",)),) if trigger else ((("ACK",),),)
+    fields = header.tree()
+
+    def echo(n: int) -> FieldContent:
+        return fields[n - 3] if n - 3 < len(fields) else ""
+
+    time = text_of(header.value(7)) or text_of(message.field("EVN", 2)) or ""
+    identity = (header.raw(3), header.raw(4), header.raw(7), header.raw(10), message.field("EVN", 2) or "")
+    return (
+        echo(5) if header.raw(5) else APPLICATION,
+        echo(6),
+        echo(3),
+        echo(4),
+        time,
+        "",
+        kind,
+        control_id(identity, code),
+        echo(11) if header.raw(11) else "P",
+        echo(12) if header.raw(12) else "2.5.1",
+        "",
+        "",
+        "",
+        "",
+        "",
+        echo(18),
+    )
+
+
+def _bare_header(code: Code) -> tuple[FieldContent, ...]:
+    """Header of an answer to something that has none."""
+    return (APPLICATION, "", "", "", "", "", "ACK", control_id((), code), "P", "2.5.1")
+
+
+def control_id(identity: tuple[str, ...], code: Code) -> str:
+    """MSH-10 of the answer, 20 characters: derived, so that the same answer to the same message has the same."""
+    digest = hashlib.sha256("\0".join((code.value, *identity)).encode("utf-8", "surrogatepass"))
+    return code.value + digest.hexdigest()[:18]
+
+
+def _msa(header: Segment, code: Code, rejected: Rejected | None) -> tuple[FieldContent, ...]:
+    echoed = (header.value(10) or "")[:MAX_ECHO_CHARS]
+    return (code.value, echoed, f"{rejected.reason.value} {rejected.field}" if rejected else "")
+
+
+def _err(rejected: Rejected) -> tuple[FieldContent, ...]:
+    """ERR-2 location, ERR-3 table 0357, ERR-4 severity, ERR-5 our reason, ERR-7 detail, ERR-8 what to do."""
+    code = rejected.reason.code
+    return (
+        "",
+        _location(rejected.field),
+        (((code,), (TEXT_0357[code],), ("HL70357",)),),
+        "E",
+        (((rejected.reason.value,), (rejected.reason.doc,), ("L",)),),
+        "",
+        rejected.detail,
+        rejected.remedy,
+    )
+
+
+def _location(field: str) -> FieldContent:
+    """ERL: segment, its sequence, field, repetition, component; a position that isn't one is left out."""
+    match = _POSITION.fullmatch(field)
+    if not match:
+        return ""
+    segment, n, component = match.groups()
+    if not n:
+        return (((segment,), ("1",)),)
+    parts = ((segment,), ("1",), (n,), ("1",), (component or "",))
+    return (parts if component else parts[:4],)

@@ -1,0 +1,143 @@
+"""Data types of chapter 2A as the pipeline reads them: DTM, PL, CX, XPN. Pure; a value that can't be read is `UNREADABLE`."""
+
+import enum
+import re
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pipeline.domain.event import Name, Place
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.hl7v2.er7 import NULL, Segment
+
+MAX_TEXT_CHARS: Final = 250
+"""Longest value that an event takes over: an event stays about 1 KB. (HL7 gives names and ids 199 to 250.)"""
+
+
+class Unreadable(enum.Enum):
+    """A value is there and is not of its type."""
+
+    UNREADABLE = "UNREADABLE"
+
+
+UNREADABLE: Final = Unreadable.UNREADABLE
+
+_DTM: Final = re.compile(r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?(?:([+-])(\d\d)(\d\d))?")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+@lru_cache(maxsize=64)
+def zone(name: str) -> tzinfo:
+    """Time zone of the IANA database."""
+    return ZoneInfo(name)
+
+
+@lru_cache(maxsize=256)
+def _offset(sign: str, hours: str, minutes: str) -> tzinfo | None:
+    total = timedelta(hours=int(hours), minutes=int(minutes))
+    if int(minutes) > 59 or total >= timedelta(hours=24):
+        return None
+    return timezone(-total if sign == "-" else total)
+
+
+def offset_of(text: str | None) -> tzinfo | None:
+    """Offset that a DTM carries. MSH-7's holds for every time of the message without one (chapter 2A.3.22)."""
+    match = _DTM.fullmatch(text.strip()) if text else None
+    return _offset(match[8], match[9], match[10]) if match and match[8] else None
+
+
+def dtm(text: str, default: tzinfo, *, to_the_minute: bool = False) -> Millis | Unreadable:
+    """Milliseconds of the epoch; missing parts are the earliest. `to_the_minute` refuses what is less precise.
+
+    Without an offset the time is local to `default`: an hour that a zone has twice is taken as its first, one that it
+    skips as if the clock had not been changed. Both are functions of the message alone, so that a repeat says the same.
+    """
+    match = _DTM.fullmatch(text.strip())
+    if not match or (to_the_minute and not match[5]):
+        return UNREADABLE
+    place = _offset(match[8], match[9], match[10]) if match[8] else default
+    if place is None:
+        return UNREADABLE
+    numbers = (int(match[1]), int(match[2] or 1), int(match[3] or 1), int(match[4] or 0), int(match[5] or 0), int(match[6] or 0))
+    try:
+        moment = datetime(*numbers, int((match[7] or "").ljust(6, "0")), place)
+        return Millis((moment - _EPOCH) // _MILLISECOND)
+    except (ValueError, OverflowError):
+        return UNREADABLE
+
+
+def date(text: str) -> str | Unreadable:
+    """Date as YYYY, YYYY-MM or YYYY-MM-DD; a time behind it is left out."""
+    match = _DTM.fullmatch(text.strip())
+    if not match:
+        return UNREADABLE
+    try:
+        datetime(int(match[1]), int(match[2] or 1), int(match[3] or 1))
+    except ValueError:
+        return UNREADABLE
+    return "-".join(part for part in (match[1], match[2], match[3]) if part)
+
+
+def text_of(value: str | None) -> str | None:
+    """A value without surrounding blanks; None where nothing or the explicit null is left."""
+    if value is None:
+        return None
+    stripped = value.strip()
+    return None if stripped in ("", NULL) else stripped
+
+
+def place_of(segment: Segment, n: int) -> Place | None:
+    """PL (2A.3.53): point of care, room, bed, facility, building, floor, each by its first subcomponent; None if empty."""
+    repetitions = segment.repetitions(n)
+    if not repetitions:
+        return None
+    first = repetitions[0]
+    parts = [text_of(segment.part(first, number)) for number in (4, 7, 8, 1, 2, 3)]
+    return Place(*parts) if any(parts) else None
+
+
+def bed_id(place: Place | None) -> str | None:
+    """`point_of_care/room/bed`; None where no bed is named. `%` and `/` inside a part are percent-encoded."""
+    if place is None or place.bed is None:
+        return None
+    return "/".join((part or "").replace("%", "%25").replace("/", "%2F") for part in (place.point_of_care, place.room, place.bed))
+
+
+class Cx:
+    """One identifier with its authority and type (CX, 2A.3.14)."""
+
+    __slots__ = ("authority", "type", "value")
+
+    def __init__(self, value: str, authority: str | None, type_: str | None) -> None:
+        self.value = value
+        self.authority = authority
+        self.type = type_
+
+
+def identifiers_of(segment: Segment, n: int) -> list[Cx]:
+    """Repetitions of a CX field that hold an identifier."""
+    found = []
+    for repetition in segment.repetitions(n):
+        value = text_of(segment.part(repetition, 1))
+        if value is not None:
+            found.append(Cx(value, _authority(segment, repetition), text_of(segment.part(repetition, 5))))
+    return found
+
+
+def _authority(segment: Segment, repetition: str) -> str | None:
+    """Namespace of an HD, else its universal id."""
+    return text_of(segment.part(repetition, 4, 1)) or text_of(segment.part(repetition, 4, 2))
+
+
+def name_of(segment: Segment, n: int) -> Name | None:
+    """XPN (2A.3.88): the legal name (type L) if a repetition is marked so, else the first; None if it is empty."""
+    repetitions = segment.repetitions(n)
+    if not repetitions:
+        return None
+    legal = [repetition for repetition in repetitions if segment.part(repetition, 7) == "L"]
+    chosen = (legal or repetitions)[0]
+    given = [text for number in (2, 3) if (text := text_of(segment.part(chosen, number)))]
+    family = text_of(segment.part(chosen, 1))
+    return Name(family=family, given=" ".join(given) or None) if family or given else None

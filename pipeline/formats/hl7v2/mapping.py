@@ -1,0 +1,172 @@
+"""From a message to canonical events: the one entrance to all mappings. Pure."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.domain.event import Bed, Encounter, EntityType, Event, EventType, Patient, Payload, sealed
+from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
+from pipeline.formats.hl7v2 import adt
+from pipeline.formats.hl7v2.adt import Draft
+from pipeline.formats.hl7v2.bed import bed_status
+from pipeline.formats.hl7v2.datatypes import bed_id
+from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
+from pipeline.formats.hl7v2.header import Header, header_of, identity_of, type_of
+from pipeline.formats.hl7v2.messages import screen
+from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.reading import Reading
+from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+
+MAPPED: Final = frozenset({*(f"ADT^{rule.trigger}" for rule in adt.RULES), "ADT^A20"})
+MAX_BEDS: Final = 100
+"""Most NPU segments of one A20; the standard has one."""
+
+_TYPES: Final[dict[type[Payload], EntityType]] = {
+    Bed: EntityType.BED,
+    Encounter: EntityType.ENCOUNTER,
+    Patient: EntityType.PATIENT,
+}
+
+
+def to_events(message: Message, profile: Profile, tenant: str, received_at: Millis, *, data: bytes | None = None) -> Verdict:
+    """What the message says, as sealed events in the order in which they are to be published.
+
+    The same message gives the same ids and hashes whenever it comes. `data` are the bytes that it was read from: they
+    name a message without MSH-10; without them, its encoding does.
+    """
+    kind, trigger = type_of(message)
+    verdict = screen(kind, trigger, MAPPED, profile) or _not_production(message, profile)
+    if verdict:
+        return verdict
+    reading = Reading(message, profile)
+    header = header_of(reading)
+    if isinstance(header, Rejected):
+        return header
+    drafts = _bed_drafts(reading) if trigger == "A20" else _visit_drafts(reading, header, trigger)
+    if isinstance(drafts, Rejected):
+        return drafts
+    identity = identity_of(message, message.encode() if data is None else data)
+    events = tuple(_event(draft, header, profile, tenant, received_at, identity) for draft in drafts)
+    return Mapped(events, tuple(dict.fromkeys(reading.unread)))
+
+
+def _not_production(message: Message, profile: Profile) -> Rejected | None:
+    processing_id = (message.field("MSH", 11) or "P").strip().upper()
+    if processing_id in profile.processing_ids:
+        return None
+    return Rejected(
+        Reason.UNSUPPORTED_PROCESSING,
+        "MSH-11",
+        "the profile does not take messages of this processing id",
+        "send production data (P) on this feed, or name the processing id in the profile",
+    )
+
+
+def _visit_drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] | Rejected:
+    rule = adt.rule_of(trigger, reading.profile.a08_moves)
+    assert rule is not None, "screen lets through what MAPPED names"
+    return adt.drafts(reading, header, rule)
+
+
+def _bed_drafts(reading: Reading) -> tuple[Draft, ...] | Rejected:
+    """One event per NPU; the ordinal is its position behind those of visits."""
+    segments = reading.message.segments("NPU")
+    if not 1 <= len(segments) <= MAX_BEDS:
+        detail = "segment missing" if not segments else f"more than {MAX_BEDS} of them"
+        return Rejected(Reason.SEGMENT_SEQUENCE, "NPU", detail, "send one NPU with the bed and its status")
+    drafts = []
+    for ordinal, npu in enumerate(segments, adt.PRIOR_BED):
+        stated = bed_status(reading, npu)
+        if isinstance(stated, Rejected):
+            return stated
+        place, bed = stated
+        namespace = place.facility or reading.profile.facility
+        drafts.append(Draft(ordinal, EventType.BED_STATUS, namespace, bed_id(place) or "", place, bed))
+    return tuple(drafts)
+
+
+def _event(draft: Draft, header: Header, profile: Profile, tenant: str, received_at: Millis, identity: tuple[str, ...]) -> Event:
+    entity_type = _TYPES[type(draft.payload)]
+    key = EntityKey(tenant, entity_type.value, draft.namespace, draft.entity_id)
+    return sealed(
+        Event(
+            event_id=derive_event_id(tenant, profile.source_system, identity, key, draft.ordinal),
+            tenant=tenant,
+            facility=(draft.place.facility if draft.place else None) or profile.facility,
+            source_system=profile.source_system,
+            feed=profile.feed,
+            entity_type=entity_type,
+            namespace=draft.namespace,
+            entity_id=draft.entity_id,
+            event_type=draft.event_type,
+            sequence=header.sequence,
+            sequence_basis=header.sequence_basis,
+            occurred_at=header.occurred_at,
+            recorded_at=header.recorded_at,
+            received_at=received_at,
+            control_id=header.control_id,
+            location=draft.place,
+            user=header.user,
+            reason=header.reason,
+            payload=draft.payload,
+        )
+    )
+
+
+UNREADABLE_REMEDY: Final = {
+    Malformed.EMPTY: "send a message between the start and the end of the block",
+    Malformed.OVERSIZE: "send smaller messages, or raise max_message_bytes in the profile",
+    Malformed.NO_HEADER: "begin the message with MSH",
+    Malformed.TRUNCATED: "send the whole MSH",
+    Malformed.BAD_DELIMITERS: "send five different delimiters in MSH-1 and MSH-2, as |^~\\&",
+    Malformed.UNDECODABLE: "send the character set that MSH-18 declares, or name it in the profile's charset_fallback",
+    Malformed.BATCH: "send the messages of the batch one by one",
+    Malformed.SEVERAL_MESSAGES: "send one message in each block",
+}
+
+
+def rejected_of(malformed: Malformed) -> Rejected:
+    """Bytes that are no message, as a rejection."""
+    reason = Reason.TOO_LONG if malformed.reason == Malformed.OVERSIZE else Reason.UNREADABLE
+    return Rejected(reason, malformed.where, malformed.reason, UNREADABLE_REMEDY[malformed.reason])
+
+
+def map_bytes(data: bytes, profile: Profile, tenant: str, received_at: Millis) -> tuple[Message | None, Verdict]:
+    """One message from its bytes: what could be read of it, and the verdict."""
+    message = parse(data, max_bytes=profile.max_message_bytes, fallback=profile.charset_fallback)
+    if isinstance(message, Malformed):
+        return None, rejected_of(message)
+    return message, to_events(message, profile, tenant, received_at, data=data)
+
+
+def map_hl7(data: bytes, *, profile: Profile, tenant: str, received_at: Millis, file: str = "") -> Iterator[dict[str, Any]]:
+    """What a file would make, ready for JSON: events by their canonical names, or why there are none.
+
+    A file may hold several messages one after the other, with or without MLLP framing.
+    """
+    for part in split_messages(data):
+        _, verdict = map_bytes(part, profile, tenant, received_at)
+        match verdict:
+            case Mapped(events):
+                yield from (msgspec.to_builtins(event) for event in events)
+            case Ignored(detail):
+                yield {"file": file, "ignored": "rule", "detail": detail}
+            case Rejected(reason, field, detail, remedy):
+                yield {"file": file, "rejected": reason.value, "field": field, "detail": detail, "remedy": remedy}
+
+
+def split_messages(data: bytes) -> list[bytes]:
+    """The messages of a file. A batch (FHS, BHS) stays whole: its counts must be checked before any part is used."""
+    text = data.replace(b"\x1c\r", b"\r").replace(b"\x0b", b"")
+    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"FHS", b"BHS")):
+        return [text]
+    starts = [0]
+    for separator in (b"\r", b"\n"):
+        at = text.find(separator + b"MSH")
+        while at >= 0:
+            starts.append(at + 1)
+            at = text.find(separator + b"MSH", at + 1)
+    starts = sorted(set(starts))
+    parts = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    return [part for part in parts if part.strip(b"\xef\xbb\xbf \t\r\n")] or [text]
