@@ -22,7 +22,7 @@ class Described(enum.StrEnum):
 
     doc: str
 
-    def __new__(cls, value: str, doc: str) -> "Described":
+    def __new__(cls, value: str, doc: str = "") -> "Described":
         member = str.__new__(cls, value)
         member._value_ = value
         member.doc = doc

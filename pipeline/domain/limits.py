@@ -32,8 +32,11 @@ class Breaker(Protocol):
     """Whether the destination may be tried at all."""
 
     def allows(self, now: Millis) -> bool: ...
-    def succeeded(self, now: Millis) -> None: ...
+    def started(self) -> None: ...
+    def succeeded(self) -> None: ...
     def failed(self, now: Millis) -> None: ...
+    def abandoned(self) -> None: ...
+    def wait_ms(self, now: Millis) -> int: ...
     @property
     def is_open(self) -> bool: ...
 
@@ -83,19 +86,22 @@ class ConsecutiveBreaker:
         return self._opened_at is not None
 
     def allows(self, now: Millis) -> bool:
-        """Whether a write may start now; in the half-open state the first asker is the probe."""
-        if self._opened_at is None:
-            return True
-        if self._probing or now - self._opened_at < self._window_ms:
-            return False
-        self._probing = True
-        return True
+        """Whether a write may start now; in the half-open state, only while no probe is under way."""
+        return self._opened_at is None or (not self._probing and now - self._opened_at >= self._window_ms)
+
+    def started(self) -> None:
+        """A write starts; with the breaker open it is the probe."""
+        self._probing = self._opened_at is not None
+
+    def abandoned(self) -> None:
+        """The write ended without the destination having been asked."""
+        self._probing = False
 
     def wait_ms(self, now: Millis) -> int:
         """Until the next probe may start; 0 when closed."""
         return 0 if self._opened_at is None else max(0, self._window_ms - (now - self._opened_at))
 
-    def succeeded(self, now: Millis) -> None:
+    def succeeded(self) -> None:
         """The destination answered: whatever it said, it is there."""
         self._failures, self._opened_at, self._probing, self._window_ms = 0, None, False, 0
 

@@ -1,0 +1,181 @@
+"""A Faust app as the recipe wants it: one agent, one table, nothing declared at run time, nothing acknowledged early."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+import uvloop
+from faust.types import TP
+from faust.types.auth import AuthProtocol
+
+from pipeline.settings import KafkaSettings, WorkerSettings
+from pipeline.stream.batch import BatchRunner, Work
+from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
+from pipeline.stream.store import STORE_OPTIONS, BatchTable, Join
+from pipeline.stream.transport import BatchConsumer, BatchTransport, RecordBatch
+
+REQUEST_TIMEOUT_S: Final = 90.0
+FETCH_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """What tells one worker's app from another's."""
+
+    app_id: str
+    instance: str
+    data_dir: Path
+    topics: tuple[str, ...]
+    table: str
+    latest_of: Join
+    partitions: int
+    within_s: float
+    fetch_max_records: int
+    buffer_max_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed."""
+
+    recovered: Callable[[frozenset[int]], Awaitable[None]]
+    revoked: Callable[[frozenset[int]], None]
+    started: Callable[[], None]
+    on_hole: Callable[[TP, int, int], None]
+    on_rewind: Callable[[TP, int, int], None]
+
+
+class Worker:
+    """One Faust app with its agent and table."""
+
+    def __init__(
+        self, spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings, work: Work, outputs: Outputs, hooks: Hooks
+    ) -> None:
+        self.spec = spec
+        self.app = _create_app(spec, kafka, worker)
+        table = self.app.Table(
+            spec.table, partitions=spec.partitions, key_type=bytes, value_type=bytes, options=dict(STORE_OPTIONS)
+        )
+        assert isinstance(table, BatchTable)
+        self.table = table
+        self.table.latest_of = spec.latest_of
+        self.runner = BatchRunner(self.app, self.table, work, outputs, spec.within_s)
+        self.assigned: frozenset[int] = frozenset()
+        self.ready = False
+        self._hooks = hooks
+        source = self.app.topic(
+            *spec.topics,
+            schema=RecordBatch(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"),
+        )
+        self.app.agent(source, name=f"{spec.table}-agent", concurrency=1)(self.runner.run)
+        self.table.on_recover(self._recovered)
+        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+        self._set_consumer(hooks)
+
+    def _set_consumer(self, hooks: Hooks) -> None:
+        batched = frozenset(self.spec.topics)
+        consumer = type(
+            "Consumer",
+            (BatchConsumer,),
+            {
+                "recovered_offset": staticmethod(self.table.recovered_offset),
+                "batched": staticmethod(batched.__contains__),
+                "on_hole": staticmethod(hooks.on_hole),
+                "on_rewind": staticmethod(hooks.on_rewind),
+            },
+        )
+        self.app.consumer_class = consumer
+
+    async def _recovered(self) -> None:
+        try:
+            # Flow is resumed before Faust seeks, or what it clears on resuming is skipped (faust issue 596).
+            self.app.flow_control.resume()
+            changelog = self.table.changelog_topic_name
+            present = frozenset(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog)
+            await self.runner.on_recovered(sorted(present))
+            self.assigned = present
+            await self._hooks.recovered(present)
+            self.ready = True
+            self._hooks.started()
+        except BaseException:
+            die(EXIT_NOT_DURABLE)
+
+    async def _revoked(self, _app: Any, /, *revoked: Any, **_kwargs: Any) -> None:
+        self.ready = False
+        gone = frozenset(tp.partition for tps in revoked for tp in tps)
+        self._hooks.revoked(gone)
+
+    async def run(self) -> None:
+        """Start, and serve until stopped; a crash of any of Faust's services ends the process."""
+        await self.app.start()
+        await self.app.wait_until_stopped()
+
+    async def stop(self) -> None:
+        """Finish the batch, commit, and leave the group."""
+        await self.app.stop()
+
+
+class _App(faust.App):
+    consumer_class: type[BatchConsumer]
+
+    def _new_transport(self) -> BatchTransport:
+        transport = BatchTransport(self.conf.broker_consumer, self)
+        transport.Consumer = self.consumer_class  # type: ignore[misc]  # Faust makes the consumer from this class
+        return transport
+
+    async def crash(self, reason: BaseException) -> None:
+        """Faust would go on stopping in its own time, with a consumer that still heartbeats."""
+        die(EXIT_NOT_DURABLE)
+
+
+def _create_app(spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings) -> _App:
+    uvloop.install()
+    return _App(
+        spec.app_id,
+        broker=kafka.faust_broker_url(),
+        broker_credentials=_credentials(kafka),
+        canonical_url=f"http://{spec.instance}.{spec.app_id}.invalid",
+        consumer_group_instance_id=f"{spec.app_id}-{spec.instance}",
+        store="rocksdb://",
+        datadir=str(spec.data_dir),
+        Table=BatchTable,
+        processing_guarantee="at_least_once",
+        topic_partitions=spec.partitions,
+        topic_replication_factor=kafka.replication_factor,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=worker.session_timeout_s,
+        broker_heartbeat_interval=worker.heartbeat_s,
+        broker_rebalance_timeout=worker.rebalance_timeout_s,
+        broker_request_timeout=REQUEST_TIMEOUT_S,
+        broker_commit_interval=worker.commit_interval_s,
+        broker_commit_every=1_000_000,
+        broker_max_poll_records=spec.fetch_max_records,
+        consumer_max_fetch_size=FETCH_BYTES,
+        stream_buffer_maxsize=spec.buffer_max_messages,
+        stream_wait_empty=True,
+        stream_publish_on_commit=False,
+        stream_recovery_delay=0.0,
+        producer_acks=-1,
+        recovery_consistency_check=True,
+        table_standby_replicas=worker.standby_replicas,
+        web_enabled=False,
+        autodiscover=False,
+        origin="pipeline",
+    )
+
+
+def _credentials(kafka: KafkaSettings) -> Any:
+    context, sasl = kafka.ssl_context(), kafka.sasl()
+    if sasl is not None:
+        protocol = AuthProtocol.SASL_SSL if context is not None else AuthProtocol.SASL_PLAINTEXT
+        credentials = faust.SASLCredentials(
+            username=sasl.username, password=sasl.password, mechanism=sasl.mechanism, ssl_context=context
+        )
+        credentials.protocol = protocol
+        return credentials
+    return faust.SSLCredentials(context=context) if context is not None else None
+

@@ -1,0 +1,193 @@
+"""One attempt to bring one revision to a destination: read, build, send, and read back, within one deadline."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar, assert_never
+
+from pipeline.destinations.protocol import (
+    Absent,
+    Ambiguous,
+    Confirmed,
+    Current,
+    Destination,
+    Newer,
+    NotApplied,
+    PendingWrite,
+    Refused,
+    Request,
+    Retry,
+    Suppressed,
+    Unknown,
+    VersionMismatch,
+)
+from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
+from pipeline.domain.pending import Pending
+from pipeline.domain.records import Accepted, OutcomeKind, Reason
+
+T = TypeVar("T")
+
+REREADS: Final = 3
+"""Times that a write begins anew within one attempt because somebody else wrote first."""
+
+READ_BACKS: Final = 3
+"""Times that an unanswered write is looked for within one attempt."""
+
+
+class Room(Protocol):
+    """What an attempt needs of the delivery around it."""
+
+    @property
+    def destination(self) -> Destination: ...
+    def now(self) -> Millis: ...
+    def deadline(self) -> Millis: ...
+    def may_send(self, partition: int, deadline_at: Millis) -> bool: ...
+    def cached(self, key: bytes) -> Current | None: ...
+    def forget(self, key: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an attempt ended. `shown` is the revision that the destination showed before; `current` what it shows now."""
+
+    kind: OutcomeKind
+    reason: Reason
+    after_s: float = 0.0
+    remote_id: str | None = None
+    etag: str | None = None
+    shown: Revision = NO_REVISION
+    shown_hash: str | None = None
+    current: Current | None = None
+
+
+class _Again:
+    """Begin anew with a read."""
+
+
+_AGAIN: Final = _Again()
+
+
+class Attempt:
+    """One attempt at one revision."""
+
+    def __init__(self, room: Room, key: bytes, partition: int, pending: Pending, accepted: Accepted) -> None:
+        self._room = room
+        self._key = key
+        self._partition = partition
+        self._deadline_at = room.deadline()
+        self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at)
+        self._shown = NO_REVISION
+        self._shown_hash: str | None = None
+
+    async def run(self) -> Verdict | None:
+        """The verdict; None if the partition went elsewhere before anything was sent."""
+        for _ in range(REREADS + 1):
+            step = await self._once()
+            if step is not _AGAIN:
+                return step if isinstance(step, Verdict) else None
+            self._room.forget(self._key)
+        return self._verdict(OutcomeKind.FAILED, Reason.VERSION_MISMATCH)
+
+    async def _once(self) -> Verdict | _Again | None:
+        destination = self._room.destination
+        current: Current | Absent | Refused | Retry | None = self._room.cached(self._key)
+        if current is None:
+            current = await self._within(destination.read(self._write), Retry(Reason.TIMEOUT))
+        match current:
+            case Refused(reason):
+                return self._verdict(OutcomeKind.PARKED, reason)
+            case Retry(reason, after_s):
+                return self._verdict(OutcomeKind.FAILED, reason, after_s)
+            case Current(revision=revision, state_hash=state_hash):
+                self._shown, self._shown_hash = revision, state_hash
+            case Absent():
+                pass
+            case _:
+                assert_never(current)
+        request = destination.build(self._write, current)
+        match request:
+            case Refused(reason):
+                return self._verdict(OutcomeKind.PARKED, reason)
+            case Suppressed(reason, _):
+                return self._suppressed(reason, current)
+            case Request():
+                return await self._send(request)
+            case _:
+                assert_never(request)
+
+    def _suppressed(self, reason: Reason, current: Current | Absent) -> Verdict:
+        if reason is Reason.ALREADY_THERE and isinstance(current, Current):
+            return self._verdict(
+                OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current
+            )
+        if reason is Reason.NEWER_AT_DESTINATION:
+            # A newer revision is at the destination and on its way to us: it will close this one.
+            return self._verdict(OutcomeKind.FAILED, reason)
+        return self._verdict(OutcomeKind.PARKED, reason)
+
+    async def _send(self, request: Request) -> Verdict | _Again | None:
+        if not self._room.may_send(self._partition, self._deadline_at):
+            return None
+        outcome = await self._within(self._room.destination.send(request), Ambiguous())
+        match outcome:
+            case Confirmed():
+                return self._confirmed(outcome, request)
+            case Refused(reason):
+                return self._verdict(OutcomeKind.PARKED, reason)
+            case Retry(reason, after_s):
+                return self._verdict(OutcomeKind.FAILED, reason, after_s)
+            case VersionMismatch():
+                return _AGAIN
+            case Ambiguous():
+                return await self._read_back(request)
+            case _:
+                assert_never(outcome)
+
+    async def _read_back(self, request: Request) -> Verdict:
+        """Neither failed nor done: ask. Not found now may still come true later; the version in the condition fences it."""
+        self._room.forget(self._key)
+        for _ in range(READ_BACKS):
+            answer = await self._within(self._room.destination.read_back(request), Unknown(Reason.TIMEOUT))
+            match answer:
+                case Confirmed():
+                    return self._confirmed(answer, None)
+                case NotApplied() | Absent():
+                    return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS)
+                case Newer():
+                    return self._verdict(OutcomeKind.FAILED, Reason.NEWER_AT_DESTINATION)
+                case Unknown():
+                    continue
+                case _:
+                    assert_never(answer)
+        return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS)
+
+    def _confirmed(self, confirmed: Confirmed, request: Request | None) -> Verdict:
+        current = None
+        if request is not None and request.method == "PUT":
+            accepted = self._write.accepted
+            current = Current(
+                confirmed.remote_id, confirmed.etag, request.body, accepted.revision, accepted.state_hash
+            )
+        return self._verdict(
+            OutcomeKind.CONFIRMED, Reason.NONE, remote_id=confirmed.remote_id, etag=confirmed.etag, current=current
+        )
+
+    def _verdict(
+        self,
+        kind: OutcomeKind,
+        reason: Reason,
+        after_s: float = 0.0,
+        *,
+        remote_id: str | None = None,
+        etag: str | None = None,
+        current: Current | None = None,
+    ) -> Verdict:
+        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current)
+
+    async def _within(self, call: Awaitable[T], late: T) -> T:
+        """The call's answer, or `late` at the attempt's deadline."""
+        left_s = max(0.05, (self._deadline_at - self._room.now()) / 1000)
+        try:
+            return await asyncio.wait_for(call, left_s)
+        except TimeoutError:
+            return late

@@ -1,0 +1,165 @@
+"""The batch: how an agent works through records so that a crash repeats outputs and never loses one.
+
+1. The outputs of all records are durable. 2. The table's changelog is durable. 3. The store is written, with the
+changelog offset, in one write. 4. Leaving the batch acknowledges it. So what the table holds is durable downstream.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+from faust.types import TP, AppT, EventT
+from rocksdict import Rdict
+
+from pipeline.stream.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs, die
+from pipeline.stream.store import POSITIONS_KEY, BatchTable
+from pipeline.stream.transport import generation_is_current
+
+BATCH_MESSAGES: Final = 256
+"""Polls that a batch takes at most: with few, small polls pile up and the gate falls behind."""
+
+_POSITIONS: Final = msgspec.msgpack.Decoder(dict[str, int])
+
+
+@dataclass(slots=True)
+class PartitionBatch:
+    """Records of one partition, in order per topic, with the partition's database."""
+
+    partition: int
+    db: Rdict
+    records: list[Any] = field(default_factory=list)
+    puts: dict[bytes, bytes] = field(default_factory=dict)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Present values of the keys, read at once."""
+        found = self.db.get(list(keys)) if keys else []
+        return {key: value for key, value in zip(keys, found or (), strict=True) if value is not None}
+
+    def positions(self) -> dict[str, int]:
+        """Next offset per topic after this batch."""
+        data = self.db.get(POSITIONS_KEY)
+        positions = _POSITIONS.decode(data) if data is not None else {}
+        for record in self.records:
+            positions[record.topic] = max(positions.get(record.topic, 0), record.offset + 1)
+        return positions
+
+
+class Work(Protocol):
+    """What an agent does with its records."""
+
+    def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
+        """Send the batch's outputs and set its puts. Runs in the batch's thread; must not raise for any record."""
+        ...
+
+    def after(self, batches: Sequence[PartitionBatch]) -> None:
+        """Called on the loop's thread once the batches are stored."""
+        ...
+
+
+class BatchRunner:
+    """Runs `Work` over a Faust stream of record batches."""
+
+    def __init__(self, app: AppT, table: BatchTable, work: Work, outputs: Outputs, within_s: float) -> None:
+        self._app = app
+        self._table = table
+        self._work = work
+        self._outputs = outputs
+        self._within_s = within_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._next_changelog: dict[int, int] = {}
+        self.busy = False
+
+    async def run(self, stream: Any) -> None:
+        """Agent body. Nothing leaves it by an exception: that would acknowledge what was not done."""
+        async for events in stream.take_events(BATCH_MESSAGES, within=self._within_s):
+            try:
+                self.busy = True
+                await self._one(events)
+            except BaseException as error:
+                _report(error)
+                die(EXIT_NOT_DURABLE)
+            finally:
+                self.busy = False
+
+    async def _one(self, events: Sequence[EventT[Any]]) -> None:
+        batches = self._by_partition(events)
+        if batches:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._durably, batches)
+            self._work.after(batches)
+
+    def _by_partition(self, events: Sequence[EventT[Any]]) -> list[PartitionBatch]:
+        """Store handles are taken here, on the loop's thread: later, a rebalance could have taken the store away."""
+        batches: dict[int, PartitionBatch] = {}
+        for event in events:
+            if not generation_is_current(self._app, event.message):
+                continue
+            partition = event.message.partition
+            if partition not in batches:
+                batches[partition] = PartitionBatch(partition, self._table.store.handle(partition))
+            batches[partition].records.extend(event.value)
+        return list(batches.values())
+
+    def _durably(self, batches: Sequence[PartitionBatch]) -> None:
+        for batch in batches:
+            self._work.judge(batch, self._outputs)
+            batch.puts[POSITIONS_KEY] = msgspec.msgpack.encode(batch.positions())
+        self._outputs.flush()
+        self.store({batch.partition: (batch.db, batch.puts) for batch in batches})
+
+    def store(self, puts: Mapping[int, tuple[Rdict, Mapping[bytes, bytes]]]) -> None:
+        """Changelog first, then the store; the last value of a key only. Ends the process at a foreign writer's trace."""
+        topic = self._table.changelog_topic_name
+        for partition, (_, values) in puts.items():
+            for key, value in values.items():
+                self._outputs.send(topic, partition, key, value)
+        offsets = self._outputs.flush()
+        for partition, (db, values) in puts.items():
+            written = offsets.get((topic, partition), [])
+            self._check_changelog(partition, written)
+            self._table.store.keep(partition, db, values, written[-1] if written else None)
+
+    def _check_changelog(self, partition: int, written: Sequence[int]) -> None:
+        expected = self._next_changelog.get(partition)
+        for offset in written:
+            if expected is not None and offset != expected:
+                die(EXIT_FOREIGN_WRITER)
+            expected = offset + 1
+        if expected is not None:
+            self._next_changelog[partition] = expected
+
+    async def on_recovered(self, partitions: Sequence[int]) -> None:
+        """After each recovery: take up the changelog where it ends, and write again what an old record came after."""
+        store = self._table.store
+        self._next_changelog.clear()
+        again: dict[int, tuple[Rdict, Mapping[bytes, bytes]]] = {}
+        for partition in partitions:
+            changelog = TP(self._table.changelog_topic_name, partition)
+            persisted = store.persisted_offset(changelog)
+            if persisted is not None:
+                self._next_changelog[partition] = persisted + 1
+            regressed = store.regressed.pop(partition, None)
+            if regressed:
+                db = store.handle(partition)
+                keys: list[Any] = list(regressed)
+                values = dict(zip(keys, db.get(keys) or (), strict=True))
+                again[partition] = (db, {key: value for key, value in values.items() if value is not None})
+        if again:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.store, again)
+
+
+_reporters: list[Callable[[BaseException], None]] = []
+
+
+def report_with(reporter: Callable[[BaseException], None]) -> None:
+    """Who is told of an exception before the process ends; it must not print the exception's text."""
+    _reporters[:] = [reporter]
+
+
+def _report(error: BaseException) -> None:
+    for reporter in _reporters:
+        reporter(error)

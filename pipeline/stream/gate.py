@@ -1,0 +1,226 @@
+"""The gate's agent: landing records in, verdicts out, heads kept."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.domain.event import EntityType, Event
+from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Suppress, decide
+from pipeline.domain.head import HEAD_VERSION, Head, decode_head, encode_head
+from pipeline.domain.identifiers import EntityKey, Millis, revision_of
+from pipeline.domain.policy import Policy, decode_policy
+from pipeline.domain.records import Accepted, Control, ControlKind, Decision, Quarantined, Reason
+from pipeline.formats.avro import Codec, Undecodable
+from pipeline.stream.batch import PartitionBatch
+from pipeline.stream.outputs import Outputs
+from pipeline.stream.store import RESERVED, join_positions
+
+POLICY_KEY: Final = b"\x00policy"
+"""Key of policy records in a landing topic, and beginning of the key under which a partition keeps them."""
+
+POLICY_HISTORY: Final = 16
+"""Policies that a partition remembers, with the position from which each holds: a redelivery is judged by its own."""
+
+ACCEPTED_BOUND: Final = 512 * 1024
+"""Bytes that an accepted record may have; a state that grew beyond is quarantined, or it would stop the partition."""
+
+
+class InForce(msgspec.Struct, frozen=True, array_like=True):
+    """A policy with the revision number of the position that put it into force."""
+
+    since: int
+    text: str
+
+
+_HISTORY: Final = msgspec.msgpack.Decoder(tuple[InForce, ...])
+
+
+POLICY_MARK: Final = b"\xf1"
+"""First byte of a policy history's value; a head's is its version, and positions are a MessagePack map."""
+
+
+def join_values(one: bytes, other: bytes) -> bytes:
+    """The later of two changelog records of one key: heads by position, policies by the last, positions by the highest."""
+    if one[0] == other[0] == HEAD_VERSION:
+        return one if decode_head(one).at >= decode_head(other).at else other
+    if one[:1] == other[:1] == POLICY_MARK:
+        return max(one, other, key=_last_policy)
+    return join_positions(one, other)
+
+
+def _last_policy(data: bytes) -> int:
+    return max((p.since for p in _HISTORY.decode(memoryview(data)[1:])), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """Full names of the topics that the gate writes to, and how its landing topics are called."""
+
+    accepted: str
+    decisions: str
+    quarantine: str
+    lanes: Mapping[str, str]
+    landing: Mapping[str, EntityType]
+    epochs: Mapping[str, int]
+
+
+class GateWork:
+    """Judges the records of a batch. Nothing that arrives stops it or is skipped."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        topics: Destinations,
+        fallback: Policy,
+        encrypt: Callable[[bytes, bytes], bytes],
+        max_record_bytes: int,
+        observe: Callable[[Accepted | Decision], None],
+    ) -> None:
+        self._codec = codec
+        self._topics = topics
+        self._fallback = fallback
+        self._encrypt = encrypt
+        self._max_record_bytes = max_record_bytes
+        self._observe = observe
+
+    def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
+        """Verdicts of one partition's records; heads that several records touch are stored once, with the last."""
+        keys = list({r.key for r in batch.records if r.key and not r.key.startswith(RESERVED)})
+        heads: dict[bytes, Head] = {key: decode_head(data) for key, data in batch.get(keys).items()}
+        policies = _Policies(batch, self._fallback)
+        for record in batch.records:
+            self._one(record, heads, policies, batch, outputs)
+
+    def after(self, batches: Sequence[PartitionBatch]) -> None:
+        """Nothing: a verdict has no further effect in this process."""
+
+    def _one(
+        self, record: Any, heads: dict[bytes, Head], policies: "_Policies", batch: PartitionBatch, outputs: Outputs
+    ) -> None:
+        entity_type = self._topics.landing[record.topic]
+        at = Position(
+            entity_type, self._topics.epochs[record.topic], record.partition, record.offset, Millis(record.timestamp)
+        )
+        content = self._read(record)
+        if isinstance(content, Control) and content.kind is ControlKind.POLICY:
+            content = policies.put(at, record.topic, content)
+        policy = policies.at(at, record.topic)
+        head = heads.get(record.key) if record.key else None
+        verdict, encoded = self._verdict(head, at, record.key, content, policy)
+        match verdict:
+            case Redelivered():
+                return
+            case Accept(new, accepted):
+                self._send_accepted(accepted, encoded, record, outputs)
+                self._observe(accepted)
+            case Suppress(new, decision, broken):
+                outputs.send(self._topics.decisions, record.partition, record.key, self._codec.encode(decision))
+                if broken is not None:
+                    self._send_quarantined(decision, broken, record, outputs)
+                self._observe(decision)
+        if new is not None:
+            heads[record.key] = new
+            batch.puts[record.key] = encode_head(new)
+
+    def _read(self, record: Any) -> Event | Control | Broken:
+        """The record's content, or the rule that it breaks."""
+        if record.key is None:
+            return Broken(Reason.NULL_KEY, "key", "a landing record has a key", "key it tenant|type|namespace|id, then replay")
+        if record.value is None:
+            return Broken(Reason.NULL_VALUE, "value", "a landing record has a value", "nothing is deleted by an empty record")
+        if len(record.value) > self._max_record_bytes:
+            return Broken(
+                Reason.OVERSIZE, "value", f"at most {self._max_record_bytes} bytes", "split the message at the source"
+            )
+        try:
+            content = self._codec.decode(record.value)
+        except Undecodable as error:
+            return Broken(error.reason, "value", "the value is Avro of a known schema", "register the schema, then replay")
+        if not isinstance(content, (Event, Control)):
+            return Broken(Reason.WRONG_TOPIC, "value", "a landing topic holds events and controls", "publish it elsewhere")
+        if record.key == POLICY_KEY:
+            if isinstance(content, Control) and content.kind is ControlKind.POLICY:
+                return content
+            return Broken(Reason.BAD_KEY, "key", "this key is kept for policies", "key it tenant|type|namespace|id")
+        try:
+            EntityKey.decode(record.key)
+        except ValueError:
+            return Broken(Reason.BAD_KEY, "key", "the key is tenant|type|namespace|id", "publish through a way in")
+        return content
+
+    def _verdict(
+        self, head: Head | None, at: Position, key: bytes | None, content: Event | Control | Broken, policy: Policy
+    ) -> tuple[Accept | Suppress | Redelivered, bytes]:
+        """Verdict with the encoded accepted record. A fault of ours in one record quarantines that record."""
+        try:
+            verdict = decide(head, at, key, content, policy)
+            encoded = self._codec.encode(verdict.accepted) if isinstance(verdict, Accept) else b""
+            if len(encoded) <= ACCEPTED_BOUND:
+                return verdict, encoded
+            fault = Broken(Reason.OVERSIZE, "payload", f"a state has at most {ACCEPTED_BOUND} bytes", "clear fields, replay")
+        except Exception:
+            fault = Broken(Reason.INTERNAL, None, "the gate could judge it", "report the position; replay after the fix")
+        return decide(head, at, key, fault, policy), b""
+
+    def _send_accepted(self, accepted: Accepted, encoded: bytes, record: Any, outputs: Outputs) -> None:
+        outputs.send(self._topics.accepted, record.partition, record.key, encoded)
+        outputs.send(self._topics.lanes[accepted.lane.value], record.partition, record.key, encoded)
+
+    def _send_quarantined(self, decision: Decision, broken: Broken, record: Any, outputs: Outputs) -> None:
+        context = f"{decision.topic}/{decision.partition}/{decision.offset}".encode()
+        quarantined = Quarantined(
+            topic=decision.topic,
+            partition=decision.partition,
+            offset=decision.offset,
+            reason=broken.reason,
+            field=broken.field,
+            rule=broken.rule,
+            remedy=broken.remedy,
+            event_id=decision.event_id,
+            record_key=self._encrypt(record.key, context) if record.key is not None else None,
+            record=self._encrypt(record.value, context) if record.value is not None else None,
+            at=decision.decided_at,
+        )
+        outputs.send(self._topics.quarantine, record.partition, record.key, self._codec.encode(quarantined))
+
+
+class _Policies:
+    """The policies of one partition, per landing topic, each with the position from which it holds."""
+
+    def __init__(self, batch: PartitionBatch, fallback: Policy) -> None:
+        self._batch = batch
+        self._fallback = fallback
+        self._known: dict[str, tuple[InForce, ...]] = {}
+
+    def at(self, at: Position, topic: str) -> Policy:
+        """Policy under which a position is judged, at its first delivery and at every other."""
+        position = revision_of(at.epoch, at.offset)
+        in_force = [p for p in self._of(topic) if p.since < position]
+        return decode_policy(in_force[-1].text) if in_force else self._fallback
+
+    def put(self, at: Position, topic: str, order: Control) -> Control | Broken:
+        """Put a policy into force from this position on; one that can't be read changes nothing."""
+        try:
+            decode_policy(order.policy or "")
+        except ValueError:
+            return Broken(Reason.UNDECODABLE, "policy", "a policy record carries a valid policy", "apply it by the command")
+        since = revision_of(at.epoch, at.offset)
+        known = self._of(topic)
+        if all(p.since != since for p in known):
+            known = tuple(sorted((*known, InForce(since, order.policy or "")), key=lambda p: p.since))[-POLICY_HISTORY:]
+            self._known[topic] = known
+            self._batch.puts[_policy_key(topic)] = POLICY_MARK + msgspec.msgpack.encode(known)
+        return order
+
+    def _of(self, topic: str) -> tuple[InForce, ...]:
+        if topic not in self._known:
+            data = self._batch.db.get(_policy_key(topic))
+            self._known[topic] = _HISTORY.decode(memoryview(data)[1:]) if data is not None else ()
+        return self._known[topic]
+
+
+def _policy_key(topic: str) -> bytes:
+    return POLICY_KEY + b"|" + topic.encode()
+

@@ -1,0 +1,58 @@
+"""The batch's producer: everything that a batch says is durable when `flush` returns, or the process ends."""
+
+import os
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from confluent_kafka import KafkaException, Message, Producer
+
+EXIT_NOT_DURABLE: Final = 70
+"""Exit code when an output could not be made durable: nothing was acknowledged, a restart reads it again."""
+
+EXIT_FOREIGN_WRITER: Final = 71
+"""Exit code when somebody else wrote to our changelog: a restart recovers and joins."""
+
+FLUSH_S: Final = 45.0
+
+
+class Outputs:
+    """One idempotent producer; used by one batch at a time."""
+
+    def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
+        self._producer = Producer(dict(config))
+        self._failed = 0
+        self._offsets: dict[tuple[str, int], list[int]] = {}
+
+    def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
+        """Queue one record; waits while the queue is full."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=self._delivered)
+                return
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException:
+                die(EXIT_NOT_DURABLE)
+
+    def flush(self) -> Mapping[tuple[str, int], list[int]]:
+        """Wait until all is durable; the offsets by topic and partition, in order. Ends the process where one is not."""
+        left = self._producer.flush(FLUSH_S)
+        if left or self._failed:
+            die(EXIT_NOT_DURABLE)
+        offsets, self._offsets = self._offsets, {}
+        return offsets
+
+    def _delivered(self, error: object, message: Message) -> None:
+        if error is not None:
+            self._failed += 1
+            return
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            self._failed += 1
+            return
+        self._offsets.setdefault((topic, partition), []).append(offset)
+
+
+def die(code: int) -> NoReturn:
+    """End the process at once. Leaving an agent by an exception would acknowledge what was not done."""
+    os._exit(code)

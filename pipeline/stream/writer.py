@@ -1,0 +1,112 @@
+"""The writer's agent: lanes and outcomes in, pending kept. It never waits for the destination."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.destinations.protocol import Destination
+from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_outcome
+from pipeline.domain.records import Accepted, Lane, Outcome, Quarantined, Reason
+from pipeline.formats.avro import Codec, Undecodable
+from pipeline.stream.batch import PartitionBatch
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.outputs import Outputs
+from pipeline.stream.store import RESERVED, join_positions
+
+PENDING_MARK: Final = 1
+
+
+def join_values(one: bytes, other: bytes) -> bytes:
+    """Join of any value of the writer's table."""
+    if one[0] == other[0] == PENDING_MARK:
+        late, early = decode_pending(one), decode_pending(other)
+        if late.generation == early.generation and one == other:
+            return one
+        return encode_pending(join(late, early))
+    return join_positions(one, other)
+
+
+class WriterWork:
+    """Folds accepted revisions and outcomes into pending, and tells the delivery what changed."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        destination: Destination,
+        delivery: Delivery,
+        deadlines_s: Mapping[Lane, float],
+        outcomes: str,
+        quarantine: str,
+        encrypt: Callable[[bytes, bytes], bytes],
+    ) -> None:
+        self._codec = codec
+        self._destination = destination
+        self._delivery = delivery
+        self._deadlines_s = deadlines_s
+        self._outcomes = outcomes
+        self._quarantine = quarantine
+        self._encrypt = encrypt
+        self._changes: list[Change] = []
+
+    def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
+        """Fold one partition's records."""
+        keys = list({r.key for r in batch.records if r.key and not r.key.startswith(RESERVED)})
+        known = {key: decode_pending(data) for key, data in batch.get(keys).items()}
+        closed: dict[bytes, list[Outcome]] = {}
+        touched: set[bytes] = set()
+        for record in batch.records:
+            changed = self._fold(record, known.get(record.key), closed, outputs)
+            if changed is not None:
+                known[record.key] = changed
+                touched.add(record.key)
+        for key in touched:
+            batch.puts[key] = encode_pending(known[key])
+        self._changes += [
+            Change(batch.partition, key, known.get(key), tuple(closed.get(key, ()))) for key in {*touched, *closed}
+        ]
+
+    def after(self, batches: Sequence[PartitionBatch]) -> None:
+        """On the loop's thread: what was stored may now be scheduled."""
+        changes, self._changes = self._changes, []
+        self._delivery.changed(changes)
+
+    def _fold(
+        self, record: Any, known: Pending | None, closed: dict[bytes, list[Outcome]], outputs: Outputs
+    ) -> Pending | None:
+        try:
+            content = self._codec.decode(record.value)
+        except Undecodable as error:
+            self._park(record, error.reason, outputs)
+            return None
+        match content:
+            case Outcome() if record.topic == self._outcomes:
+                if content.destination != self._destination.name:
+                    return None
+                closed.setdefault(record.key, []).append(content)
+                return on_outcome(known, content)
+            case Accepted() if record.topic != self._outcomes:
+                if not self._destination.expects(content):
+                    return None
+                try:
+                    return on_accepted(known, content, record.value, self._deadlines_s[content.lane])
+                except Fork:
+                    self._park(record, Reason.FORK, outputs)
+                    return None
+            case _:
+                self._park(record, Reason.WRONG_TOPIC, outputs)
+                return None
+
+    def _park(self, record: Any, reason: Reason, outputs: Outputs) -> None:
+        """A record that no stage of ours wrote here, or a fork: kept, with its place."""
+        context = f"{record.topic}/{record.partition}/{record.offset}".encode()
+        quarantined = Quarantined(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            rule="lanes hold accepted records, outcomes hold outcomes, and a revision has one state",
+            remedy="find who else writes to this topic; for a fork, reassert the entity",
+            record_key=self._encrypt(record.key, context) if record.key is not None else None,
+            record=self._encrypt(record.value, context) if record.value is not None else None,
+            at=record.timestamp,
+        )
+        outputs.send(self._quarantine, record.partition, record.key, self._codec.encode(quarantined))
