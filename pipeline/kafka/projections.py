@@ -1,0 +1,86 @@
+"""Threads that keep the projections of the ways in up to date: receipts, and what became of an event."""
+
+from typing import Final, Protocol
+
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Accepted, Decision, Outcome, Receipt
+from pipeline.formats.avro import Record, Undecodable
+from pipeline.kafka.client import LOG, Message
+from pipeline.kafka.reader import Follower
+from pipeline.kafka.receipts import MAX_RECEIPT_AGE_MS, Receipts
+from pipeline.settings_model import KafkaSettings
+from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES, RECEIPTS
+
+TRACKED_AGE_MS: Final = 24 * 3600 * 1000
+"""How far back what became of an event is read at start."""
+
+
+class Decoder(Protocol):
+    """What a projection needs of the codec."""
+
+    def decode(self, data: bytes | None, /) -> Record:
+        """Record of a Kafka value; `Undecodable` otherwise."""
+        ...
+
+
+class Tracking(Protocol):
+    """What is fed with the history of events (`pipeline.sources.http_tracker.Tracker`)."""
+
+    def on_accepted(self, accepted: Accepted, /) -> None:
+        """From `events.accepted`."""
+        ...
+
+    def on_decision(self, decision: Decision, record_key: bytes | None, /) -> None:
+        """From `decisions`."""
+        ...
+
+    def on_outcome(self, outcome: Outcome, /) -> None:
+        """From `outcomes`."""
+        ...
+
+
+def follow_receipts(kafka: KafkaSettings, decoder: Decoder, receipts: Receipts, now: Millis) -> Follower:
+    """Fills `receipts` from `intake.receipts`, as far back as an answer is kept, then follows it.
+
+    Give `lambda: is_current(follower)` to the sink as `ready`.
+    """
+
+    def apply(message: Message) -> None:
+        record = _decoded(decoder, message) if message.value is not None else None
+        if isinstance(record, Receipt):
+            receipts.put(record)
+        elif message.value is None and message.key is not None:
+            receipts.forget(message.key.decode("utf-8", "replace"))
+
+    return Follower(kafka, (RECEIPTS,), apply, since_ms=max(0, now - MAX_RECEIPT_AGE_MS)).start()
+
+
+def follow_history(kafka: KafkaSettings, decoder: Decoder, tracker: Tracking, now: Millis) -> Follower:
+    """Fills `tracker` from the last `TRACKED_AGE_MS` of `events.accepted`, `decisions` and `outcomes`, then follows them."""
+
+    def apply(message: Message) -> None:
+        match _decoded(decoder, message):
+            case Accepted() as accepted:
+                tracker.on_accepted(accepted)
+            case Decision() as decision:
+                tracker.on_decision(decision, message.key)
+            case Outcome() as outcome:
+                tracker.on_outcome(outcome)
+            case _:
+                return
+
+    return Follower(kafka, (ACCEPTED, DECISIONS, OUTCOMES), apply, since_ms=max(0, now - TRACKED_AGE_MS)).start()
+
+
+def is_current(follower: Follower) -> bool:
+    """Whether a projection holds what was there at its start, and is still being fed."""
+    return follower.caught_up.is_set() and not follower.ended.is_set()
+
+
+def _decoded(decoder: Decoder, message: Message) -> Record | None:
+    """The record; None, with a line in the log, where this build can't read it (it is shown by nobody, and lost to nobody)."""
+    try:
+        return decoder.decode(message.value)
+    except Undecodable as error:
+        LOG.warning("unreadable record", extra={"where": repr(message), "reason": error.reason.value})
+        return None

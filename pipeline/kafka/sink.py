@@ -1,0 +1,186 @@
+"""The sink of every way in: raw bytes first, then all events, then the receipt; "yes" only after the last acknowledgement."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import msgspec
+
+from pipeline.domain.event import Event, Provenance
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Raw, Receipt
+from pipeline.kafka.crypto import RawCipher
+from pipeline.kafka.producer import OutRecord, Position, PublishFailed
+from pipeline.kafka.receipts import Receipts
+from pipeline.sources.errors import Oversize
+from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
+from pipeline.topology import LANDING, RAW, RECEIPTS
+
+MAX_IN_FLIGHT: Final = 4096
+"""Most messages under way at once; beyond it the pressure is 1."""
+ACCEPT_TIMEOUT_S: Final = 10.0
+"""Longest time to get everything acknowledged; after it nothing is promised."""
+SAME_IDENTITY_WAIT_S: Final = 10.0
+"""Longest wait for an equal message that is under way."""
+RETRY_AFTER_S: Final = 2.0
+"""What a sender is asked to wait after a failure or under full pressure."""
+MAX_RECORD_BYTES: Final = 1_900_000
+"""Greatest raw or receipt record."""
+MAX_EVENT_BYTES: Final = 900_000
+"""Greatest landing record; the gate quarantines a greater one."""
+
+_FARTHEST: Final = (2**31 - 1, 2**63 - 1)
+"""Partition and offset whose encoding is the longest: an event that fits with them fits wherever its raw bytes go."""
+
+
+class Publishing(Protocol):
+    """What the sink needs of a producer."""
+
+    async def publish(self, records: Sequence[OutRecord]) -> Sequence[Position]:
+        """Return where each record lies, after all were acknowledged; `PublishFailed` otherwise."""
+        ...
+
+    def pressure(self) -> float:
+        """How full the producer is, 0 to 1."""
+        ...
+
+
+class Encoder(Protocol):
+    """What the sink needs of the codec."""
+
+    def encode(self, record: Event | Raw | Receipt, /) -> bytes:
+        """Avro with the schema's id."""
+        ...
+
+
+class KafkaSink:
+    """Takes messages in durably (`pipeline.sources.protocol.Sink`).
+
+    Order: `raw.<channel>`, then landing, then `intake.receipts`, each acknowledged before the next begins. A crash or a
+    cancellation in between leaves records whose ids a repeat derives again, so the gate sees duplicates and no promise
+    was given. Equal messages that come at the same time wait for each other: one set of events.
+    Until the receipts have been read to their end it answers `Unavailable`: an older answer could not be found yet.
+    """
+
+    def __init__(
+        self,
+        publisher: Publishing,
+        encoder: Encoder,
+        cipher: RawCipher,
+        receipts: Receipts,
+        *,
+        ready: Callable[[], bool],
+        clock: Callable[[], Millis],
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        accept_timeout_s: float = ACCEPT_TIMEOUT_S,
+        same_identity_wait_s: float = SAME_IDENTITY_WAIT_S,
+    ) -> None:
+        """`ready` says whether `receipts` holds the topic's content; `clock` gives the receipts' time."""
+        self._publisher = publisher
+        self._encoder = encoder
+        self._cipher = cipher
+        self._receipts = receipts
+        self._ready = ready
+        self._clock = clock
+        self._max_event_bytes = max_event_bytes
+        self._max_record_bytes = max_record_bytes
+        self._max_in_flight = max_in_flight
+        self._accept_timeout_s = accept_timeout_s
+        self._same_identity_wait_s = same_identity_wait_s
+        self._running: dict[str, asyncio.Future[None]] = {}
+        self._in_flight = 0
+
+    def ready(self) -> bool:
+        """Whether earlier answers are known, so that messages can be taken."""
+        return self._ready()
+
+    def pressure(self) -> float:
+        """How full the way to the broker is, 0 to 1."""
+        return min(1.0, max(self._publisher.pressure(), self._in_flight / self._max_in_flight))
+
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+        """See `Sink.accept`. Raises `Oversize` before anything is published; returns within the two named waits."""
+        if not self._ready():
+            return Unavailable(RETRY_AFTER_S)
+        body_digest = hashlib.sha256(raw.body).hexdigest()
+        known = self._known(raw.identity, body_digest)
+        if known is not None:
+            return known
+        if self.pressure() >= 1.0:
+            return Unavailable(RETRY_AFTER_S)
+        self._in_flight += 1
+        try:
+            async with self._turn(raw.identity):
+                known = self._known(raw.identity, body_digest)
+                if known is None:
+                    async with asyncio.timeout(self._accept_timeout_s):
+                        return await self._store(raw, events, answer, body_digest)
+                return known
+        except (PublishFailed, TimeoutError):
+            return Unavailable(RETRY_AFTER_S)
+        finally:
+            self._in_flight -= 1
+
+    def _known(self, identity: str, body_digest: str) -> Repeated | OtherContent | None:
+        answered = self._receipts.get(identity)
+        if answered is None:
+            return None
+        return Repeated(answered.answer) if answered.body_digest == body_digest else OtherContent()
+
+    @asynccontextmanager
+    async def _turn(self, identity: str) -> AsyncIterator[None]:
+        """One at a time per identity; TimeoutError if the one before takes too long."""
+        async with asyncio.timeout(self._same_identity_wait_s):
+            while (before := self._running.get(identity)) is not None:
+                await asyncio.wait({before})
+        mine = asyncio.get_running_loop().create_future()
+        self._running[identity] = mine
+        try:
+            yield
+        finally:
+            del self._running[identity]
+            mine.set_result(None)
+
+    async def _store(self, raw: RawMessage, events: Sequence[Event], answer: bytes, body_digest: str) -> Stored:
+        raw_topic = RAW[raw.channel]
+        key = raw.identity.encode()
+        receipt = Receipt(identity=raw.identity, body_digest=body_digest, answer=answer, at=self._clock())
+        raw_value = self._fitting(self._encoder.encode(self._sealed(raw)))
+        receipt_value = self._fitting(self._encoder.encode(receipt))
+        for item, event in enumerate(events):
+            self._check_event(item, event, Provenance(raw_topic, *_FARTHEST))
+
+        position = (await self._publisher.publish([OutRecord(raw_topic, key, raw_value)]))[0]
+        provenance = Provenance(raw_topic, position.partition, position.offset)
+        if events:
+            await self._publisher.publish([self._landing(event, provenance) for event in events])
+        await self._publisher.publish([OutRecord(RECEIPTS, key, receipt_value)])
+        self._receipts.put(receipt)
+        return Stored(answer)
+
+    def _sealed(self, raw: RawMessage) -> Raw:
+        return Raw(
+            identity=raw.identity,
+            key_id=self._cipher.key_id,
+            content_type=raw.content_type,
+            ciphertext=self._cipher.seal(raw.identity, raw.body),
+            received_at=raw.received_at,
+        )
+
+    def _fitting(self, value: bytes) -> bytes:
+        if len(value) > self._max_record_bytes:
+            raise Oversize(None, len(value), self._max_record_bytes)
+        return value
+
+    def _check_event(self, item: int, event: Event, farthest: Provenance) -> None:
+        size = len(self._encoder.encode(msgspec.structs.replace(event, provenance=farthest)))
+        if size > self._max_event_bytes:
+            raise Oversize(item, size, self._max_event_bytes)
+
+    def _landing(self, event: Event, provenance: Provenance) -> OutRecord:
+        value = self._encoder.encode(msgspec.structs.replace(event, provenance=provenance))
+        return OutRecord(LANDING[event.entity_type], event.key.encode(), value)
