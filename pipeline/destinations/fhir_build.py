@@ -1,0 +1,208 @@
+"""From an accepted state and what the EHR shows, the one request that makes the EHR show it. Pure."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pipeline.destinations.protocol import Absent, Current, PendingWrite, Refused, Request, Suppressed
+from pipeline.domain.bed import Untellable, code_for
+from pipeline.domain.event import Allocation, Bed, EntityType
+from pipeline.domain.identifiers import NO_REVISION, EntityKey
+from pipeline.domain.records import Accepted, Reason
+from pipeline.formats.fhir.codec import encode
+from pipeline.formats.fhir.location import chain_entries, chain_urn
+from pipeline.formats.fhir.naming import Ident, Naming, query_quoted
+from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, apply_owned
+from pipeline.formats.fhir.profile import Profile
+from pipeline.formats.fhir.resource import ResourceMap
+from pipeline.formats.fhir.resources import RESOURCES
+from pipeline.formats.fhir.revision import mark_extension, mark_of, read_mark
+from pipeline.formats.fhir.terms import REVISION
+
+JSON_TYPE: Final = "application/fhir+json"
+MIN_DIGEST_KEY_BYTES: Final = 16
+MAX_DIGEST_KEY_BYTES: Final = 64
+
+_STRUCTURAL: Final = frozenset({"identifier", "kind", "place"})
+"""What a new resource can't do without, whatever the profile lets out later."""
+
+_MARK_PATH: Final = ("extension", Member((("url", REVISION),)))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The resource that an accepted state is about."""
+
+    resource: ResourceMap
+    ident: Ident
+    naming: Naming
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Builds requests for one EHR. `digest_key` (16 to 64 bytes) keys the digests in the mark and client-made ids."""
+
+    profile: Profile
+    digest_key: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not MIN_DIGEST_KEY_BYTES <= len(self.digest_key) <= MAX_DIGEST_KEY_BYTES:
+            raise ValueError(f"a digest key has {MIN_DIGEST_KEY_BYTES} to {MAX_DIGEST_KEY_BYTES} bytes")
+
+    def maps(self, entity_type: EntityType) -> bool:
+        """Whether the profile lets this entity type out."""
+        return entity_type in self.profile.resources and entity_type in RESOURCES
+
+    def subject(self, accepted: Accepted) -> Subject:
+        """What `accepted` is about, as this EHR names it."""
+        naming = Naming(self.profile, accepted.tenant, accepted.facility)
+        ident = naming.entity(accepted.entity_type, accepted.namespace, accepted.entity_id)
+        return Subject(RESOURCES[accepted.entity_type], ident, naming)
+
+    def build(self, write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
+        """The request, or why there is none. A state without a valid FHIR form is refused as invalid.
+
+        Nothing is sent only if revision and owned fields both match; an older revision never replaces a newer one.
+        """
+        accepted = write.accepted
+        if not self.maps(accepted.entity_type):
+            return Refused(Reason.REFUSED_OTHER)
+        if isinstance(current, Current) and (verdict := _by_revision(accepted, current)) is not None:
+            return verdict
+        if _is_held(self.profile, accepted):
+            return Suppressed(Reason.RESERVATION_UNTELLABLE, accepted.revision)
+        try:
+            return self._create(write) if isinstance(current, Absent) else self._update(write, current)
+        except Misshapen:
+            return Refused(Reason.REFUSED_INVALID)
+
+    def agrees(self, accepted: Accepted, current: Current) -> bool:
+        """Whether `current` shows this very revision, and in each owned field what the state says."""
+        if (current.revision, current.state_hash) != (accepted.revision, accepted.state_hash):
+            return False
+        subject = self.subject(accepted)
+        try:
+            desired = self._desired(subject, accepted, current.body)
+            return self._written(subject, current.body, desired) == self._written(
+                subject, apply_owned(current.body, desired), desired
+            )
+        except Misshapen:
+            return False
+
+    def current_of(self, body: Body, etag: str | None) -> Current:
+        """A resource as read, with the revision that it carries."""
+        mark = read_mark(body)
+        revision, state_hash = (mark.revision, mark.state_hash) if mark else (NO_REVISION, None)
+        return Current(str(body.get("id", "")), etag, body, revision, state_hash)
+
+    def _update(self, write: PendingWrite, current: Current) -> Request | Suppressed | Refused:
+        accepted, subject = write.accepted, self.subject(write.accepted)
+        if self.agrees(accepted, current):
+            return Suppressed(Reason.ALREADY_THERE, current.revision)
+        if current.etag is None and self.profile.fence == "if-match":
+            return Refused(Reason.REFUSED_OTHER)  # without a version there is no fence, and the profile promises one
+        body = self._marked(subject, accepted, current.body, self._desired(subject, accepted, current.body))
+        url = f"{subject.resource.resource_type}/{current.remote_id}"
+        fence = current.etag if self.profile.fence == "if-match" else None
+        if entries := _new_chain(subject, accepted, body):
+            entry_request: Body = {"method": "PUT", "url": url} | ({"ifMatch": fence} if fence else {})
+            return _transaction(write, [*entries, {"fullUrl": _own_urn(subject), "resource": body, "request": entry_request}])
+        headers = (("If-Match", fence),) if fence else ()
+        return _request(write, "PUT", url, headers, body)
+
+    def _create(self, write: PendingWrite) -> Request | Refused:
+        accepted, subject = write.accepted, self.subject(write.accepted)
+        how: Literal["never", "transaction-if-none-exist", "put-client-id"] = self.profile.resources[accepted.entity_type].create
+        if how == "never":
+            return Refused(Reason.REFUSED_MISSING)
+        start = subject.resource.created(accepted.state)
+        every = subject.resource.desired(accepted.state, subject.ident, subject.naming, start)
+        fields = self.profile.fields_of(accepted.entity_type) | _STRUCTURAL
+        desired = tuple(owned for owned in every if owned.field in fields)
+        body = self._marked(subject, accepted, start, desired)
+        entries = _new_chain(subject, accepted, body)
+        if how == "put-client-id":
+            return self._put_client_id(write, subject, body, entries)
+        request = {"method": "POST", "url": subject.resource.resource_type, "ifNoneExist": _by_identifier(subject.ident)}
+        return _transaction(write, [*entries, {"fullUrl": _own_urn(subject), "resource": body, "request": request}])
+
+    def _put_client_id(self, write: PendingWrite, subject: Subject, body: Body, entries: list[Body]) -> Request:
+        resource_type = subject.resource.resource_type
+        made = {"resourceType": resource_type, "id": self.client_id(write.accepted)} | body
+        url = f"{resource_type}/{made['id']}"
+        if not entries:
+            return _request(write, "PUT", url, (("If-None-Match", "*"),), made)
+        request = {"method": "PUT", "url": url, "ifNoneMatch": "*"}
+        return _transaction(write, [*entries, {"fullUrl": _own_urn(subject), "resource": made, "request": request}])
+
+    def client_id(self, accepted: Accepted) -> str:
+        """Resource id that says nothing of the entity: a keyed digest of its key."""
+        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        return "sl-" + hashlib.blake2b(key, key=self.digest_key, digest_size=16, person=b"surgeline-id").hexdigest()
+
+    def _desired(self, subject: Subject, accepted: Accepted, current: Body) -> tuple[Owned, ...]:
+        every = subject.resource.desired(accepted.state, subject.ident, subject.naming, current)
+        return self._allowed(accepted.entity_type, every)
+
+    def _allowed(self, entity_type: EntityType, desired: tuple[Owned, ...]) -> tuple[Owned, ...]:
+        fields = self.profile.fields_of(entity_type)
+        return tuple(owned for owned in desired if owned.field in fields)
+
+    def _written(self, subject: Subject, body: Body, desired: tuple[Owned, ...]) -> dict[str, Json]:
+        fields = {owned.field for owned in desired}
+        shown = subject.resource.shown(body, subject.ident, subject.naming)
+        return {name: value for name, value in shown.items() if name in fields}
+
+    def _marked(self, subject: Subject, accepted: Accepted, current: Body, desired: tuple[Owned, ...]) -> Body:
+        body = apply_owned(current, desired)
+        written = self._written(subject, body, desired)
+        mark = mark_extension(mark_of(accepted.revision, accepted.state_hash, written, self.digest_key))
+        return apply_owned(body, [Owned("mark", _MARK_PATH, mark)])
+
+
+def _by_revision(accepted: Accepted, current: Current) -> Suppressed | Refused | None:
+    if current.revision > accepted.revision:
+        return Suppressed(Reason.NEWER_AT_DESTINATION, current.revision)
+    if current.revision == accepted.revision and current.state_hash != accepted.state_hash:
+        return Refused(Reason.FORK)
+    return None
+
+
+def _is_held(profile: Profile, accepted: Accepted) -> bool:
+    """Whether the bed would be offered although it is promised, because this EHR can't learn of the promise."""
+    bed = accepted.state
+    if not isinstance(bed, Bed) or "operational_status" not in profile.fields_of(EntityType.BED):
+        return False
+    named = isinstance(bed.allocation, Allocation) and bed.allocation.encounter is not None
+    reaches = profile.reservation == "extension" or (profile.reservation == "pending-location" and named)
+    return code_for(bed, reaches) is Untellable.RESERVATION
+
+
+def _new_chain(subject: Subject, accepted: Accepted, body: Body) -> list[Body]:
+    """Entries for the surrounding places, where `body` refers to them by a URN that only a transaction resolves."""
+    bed, part_of = accepted.state, body.get("partOf")
+    if not isinstance(bed, Bed) or not bed.place or not isinstance(part_of, dict):
+        return []
+    chain = subject.naming.chain(bed.place)
+    return chain_entries(chain) if chain and part_of.get("reference") == chain_urn(chain[0].ident) else []
+
+
+def _own_urn(subject: Subject) -> str:
+    return chain_urn(Ident(f"{subject.resource.resource_type}:{subject.ident.system}", subject.ident.value))
+
+
+def _by_identifier(ident: Ident) -> str:
+    return f"identifier={query_quoted(ident.token())}"
+
+
+def _transaction(write: PendingWrite, entries: list[Body]) -> Request:
+    return _request(write, "POST", "", (), {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+
+
+def _request(write: PendingWrite, method: str, target: str, headers: tuple[tuple[str, str], ...], body: Body) -> Request:
+    return Request(write, method, target, (("Content-Type", JSON_TYPE), *headers), body)
+
+
+def encoded(request: Request) -> bytes:
+    """The request's body as it is sent."""
+    return encode(request.body)

@@ -1,0 +1,202 @@
+"""A bed as Location: its status by HL7 table 0116, its place as a partOf chain, its independent fields as extensions."""
+
+import hashlib
+from typing import Final
+
+from msgspec import UNSET
+
+from pipeline.domain.bed import BedStatusCode, speaks_of_status, status_code
+from pipeline.domain.event import Allocation, Bed, BedOccupancy, EntityType, Place, Reference, Service
+from pipeline.formats.fhir.naming import Ident, Naming, PlaceNode, logical_reference, query_quoted, referenced
+from pipeline.formats.fhir.owned import Body, Json, Owned, dotted_value
+from pipeline.formats.fhir.resource import ResourceMap, carries, code, composite, extension, identifier_of, shown_extension, text
+from pipeline.formats.fhir.terms import BED_EXTENSION, BED_STATUS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
+from pipeline.formats.fhir.times import date_time
+
+EXTENSIONS: Final[dict[str, tuple[str, str]]] = {
+    "occupancy": ("bed-occupancy", "parts status (code), encounter (Reference)"),
+    "environment": ("bed-environment", "code"),
+    "allocation": ("bed-allocation", "parts status (code), encounter (Reference), until (dateTime)"),
+    "service": ("bed-service", "parts status (code), reason (string), until (dateTime)"),
+    "staffed": ("bed-staffed", "boolean"),
+    "licensed": ("bed-licensed", "boolean"),
+    "surge": ("bed-surge", "boolean"),
+    "isolation": ("bed-isolation", "boolean"),
+    "level_of_care": ("bed-level-of-care", "string"),
+    "age_group": ("bed-age-group", "string"),
+    "negative_pressure": ("bed-negative-pressure", "boolean"),
+    "telemetry": ("bed-telemetry", "boolean"),
+}
+"""Our extensions of a bed, by field: name and value."""
+
+_FLAGS: Final = ("staffed", "licensed", "surge", "isolation", "negative_pressure", "telemetry")
+_TEXTS: Final = ("level_of_care", "age_group")
+
+
+def _desired(bed: Bed, ident: Ident, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    return (
+        identifier_of("identifier", ident),
+        Owned("kind", ("mode",), "instance"),
+        Owned("kind", ("physicalType",), physical_type("bed")),
+        *_status(bed),
+        *_operational_status(bed),
+        *_place(bed, naming, current),
+        *_composites(bed, naming),
+        *extension("environment", _url("environment"), "Code", bed.environment and bed.environment.value),
+        *(owned for field in _FLAGS for owned in extension(field, _url(field), "Boolean", getattr(bed, field))),
+        *(owned for field in _TEXTS for owned in extension(field, _url(field), "String", _stated_text(getattr(bed, field)))),
+    )
+
+
+def _status(bed: Bed) -> tuple[Owned, ...]:
+    if bed.service is UNSET:
+        return ()
+    return (Owned("status", ("status",), LOCATION_STATUS[bed.service.status] if bed.service else None),)
+
+
+def _operational_status(bed: Bed) -> tuple[Owned, ...]:
+    if not speaks_of_status(bed):
+        return ()
+    status = status_code(bed)
+    return (Owned("operational_status", ("operationalStatus",), operational_status(status) if status else None),)
+
+
+def operational_status(status: BedStatusCode) -> Body:
+    """Coding of table 0116."""
+    return {"system": BED_STATUS, "code": status.value, "display": status.doc.capitalize()}
+
+
+def physical_type(level: str) -> Body:
+    """CodeableConcept for one level of a place."""
+    level_code, display = LEVEL_TYPE[level]
+    return {"coding": [{"system": PHYSICAL_TYPE, "code": level_code, "display": display}]}
+
+
+def _place(bed: Bed, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    if bed.place is UNSET:
+        return ()
+    if bed.place is None:
+        return Owned("place", ("name",), None), Owned("place", ("partOf",), None)
+    chain = naming.chain(bed.place)
+    return Owned("place", ("name",), _name(bed.place)), Owned("place", ("partOf",), _part_of(chain, current))
+
+
+def _part_of(chain: tuple[PlaceNode, ...], current: Body) -> Json:
+    """Reference to the innermost surrounding level: kept if it names that level already, else to be resolved by the server."""
+    if not chain:
+        return None
+    kept = current.get("partOf")
+    if isinstance(kept, dict) and referenced(kept) == [chain[0].ident.system, chain[0].ident.value]:
+        return kept
+    return chain_reference(chain[0])
+
+
+def chain_reference(node: PlaceNode) -> Body:
+    """Reference by a URN that the transaction resolves, with the identifier beside it so that the next read can compare."""
+    return {"reference": chain_urn(node.ident), **logical_reference("Location", node.ident)}
+
+
+def chain_urn(ident: Ident) -> str:
+    """Stable `urn:uuid` of a surrounding place, for use within one transaction (UUID of version 8: from a digest)."""
+    digits = _digest(ident)
+    return f"urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
+
+
+def chain_entries(chain: tuple[PlaceNode, ...]) -> list[Body]:
+    """Transaction entries that make the surrounding places which aren't there yet, outermost first."""
+    return [_chain_entry(node, chain[i + 1] if i + 1 < len(chain) else None) for i, node in reversed(list(enumerate(chain)))]
+
+
+def _chain_entry(node: PlaceNode, outer: PlaceNode | None) -> Body:
+    resource: Body = {
+        "resourceType": "Location",
+        "identifier": [node.ident.body()],
+        "status": "active",
+        "name": node.name,
+        "mode": "instance",
+        "physicalType": physical_type(node.level),
+    }
+    if outer is not None:
+        resource["partOf"] = chain_reference(outer)
+    request = {"method": "POST", "url": "Location", "ifNoneExist": f"identifier={query_quoted(node.ident.token())}"}
+    return {"fullUrl": chain_urn(node.ident), "resource": resource, "request": request}
+
+
+def _composites(bed: Bed, naming: Naming) -> tuple[Owned, ...]:
+    owned: tuple[Owned, ...] = ()
+    if bed.occupancy is not UNSET:
+        owned += composite("occupancy", _url("occupancy"), _occupancy_parts(bed.occupancy, naming) if bed.occupancy else None)
+    if bed.allocation is not UNSET:
+        owned += composite(
+            "allocation", _url("allocation"), _allocation_parts(bed.allocation, naming) if bed.allocation else None
+        )
+    if bed.service is not UNSET:
+        owned += composite("service", _url("service"), _service_parts(bed.service) if bed.service else None)
+    return owned
+
+
+def _occupancy_parts(occupancy: BedOccupancy, naming: Naming) -> dict[str, tuple[str, Json]]:
+    return {"status": ("Code", occupancy.status.value), "encounter": ("Reference", _encounter(occupancy.encounter, naming))}
+
+
+def _allocation_parts(allocation: Allocation, naming: Naming) -> dict[str, tuple[str, Json]]:
+    return {
+        "status": ("Code", allocation.status.value),
+        "encounter": ("Reference", _encounter(allocation.encounter, naming)),
+        "until": ("DateTime", _moment(allocation.until)),
+    }
+
+
+def _service_parts(service: Service) -> dict[str, tuple[str, Json]]:
+    return {
+        "status": ("Code", service.status.value),
+        "reason": ("String", text(service.reason)),
+        "until": ("DateTime", _moment(service.until)),
+    }
+
+
+def _encounter(reference: Reference | None, naming: Naming) -> Json:
+    return naming.reference(EntityType.ENCOUNTER, reference) if reference else None
+
+
+def _moment(millis: int | None) -> str | None:
+    return date_time(millis) if millis is not None else None
+
+
+def _stated_text(value: Json) -> Json:
+    return value if value is UNSET else text(value)
+
+
+def _url(field: str) -> str:
+    return BED_EXTENSION + EXTENSIONS[field][0].removeprefix("bed-")
+
+
+def _name(place: Place) -> str | None:
+    return " ".join(part for name in (place.point_of_care, place.room, place.bed) if (part := code(name))) or None
+
+
+def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
+    shown = {field: shown_extension(body, _url(field)) for field in EXTENSIONS}
+    return shown | {
+        "identifier": carries(body, ident),
+        "kind": [body.get("mode"), _first_code(body, "physicalType")],
+        "status": body.get("status"),
+        "operational_status": [dotted_value(body, "operationalStatus.system"), dotted_value(body, "operationalStatus.code")],
+        "place": [body.get("name"), referenced(body.get("partOf"))],
+    }
+
+
+def _first_code(body: Body, name: str) -> Json:
+    codings = dotted_value(body, f"{name}.coding")
+    return codings[0].get("code") if isinstance(codings, list) and codings and isinstance(codings[0], dict) else None
+
+
+def _created(bed: Bed) -> Body:
+    return {"resourceType": "Location"}
+
+
+def _digest(ident: Ident) -> str:
+    return hashlib.blake2b(ident.token().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+LOCATION: Final = ResourceMap(EntityType.BED, "Location", _desired, _shown, _created)
