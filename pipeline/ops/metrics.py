@@ -1,0 +1,217 @@
+"""Every metric: one typed catalogue, from which both the objects and `docs/operating/metrics.md` are made.
+
+Labels have bounded values: a value outside of its list is counted as `other`, never as a new series. No label holds an
+entity, a person, a host or a path.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pipeline.domain.event import EntityType
+from pipeline.domain.modes import Mode
+from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
+
+OTHER: Final = "other"
+LAG_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+TIME_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+COUNT_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+DESTINATION_LIMIT: Final = 60
+
+Kind = Literal["counter", "gauge", "histogram"]
+Collector = TypeVar("Collector", Counter, Gauge, Histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label with all its values; None: names from the settings, at most DESTINATION_LIMIT of them."""
+
+    name: str
+    values: frozenset[str] | None
+
+    @property
+    def shown(self) -> str:
+        """For the documentation."""
+        if self.values is None:
+            return "names from the settings"
+        return ", ".join(sorted(self.values)) if len(self.values) <= 16 else f"{len(self.values)} declared values"
+
+
+def _label(name: str, values: Iterable[str]) -> Label:
+    return Label(name, frozenset(values))
+
+
+LANE: Final = _label("lane", (lane.value for lane in Lane))
+ENTITY_TYPE: Final = _label("entity_type", (entity_type.value for entity_type in EntityType))
+REASON: Final = _label("reason", (reason.value for reason in Reason))
+VERDICT: Final = _label("kind", ("ACCEPTED", *(kind.value for kind in DecisionKind)))
+OUTCOME: Final = _label("outcome", (kind.value for kind in OutcomeKind))
+MODE: Final = _label("mode", (mode.value for mode in Mode))
+SOURCE: Final = _label("source", ("http", "mllp", "fhir", "files", "timers", "operator"))
+CODE: Final = _label(
+    "code",
+    (
+        "200",
+        "202",
+        "204",
+        "400",
+        "401",
+        "403",
+        "404",
+        "409",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "AA",
+        "AE",
+        "AR",
+        "CA",
+        "CE",
+        "CR",
+    ),
+)
+CAUSE: Final = _label("cause", ("line", "field", "value"))
+CHANGE: Final = _label("change", ("assigned", "revoked"))
+FAILURE: Final = _label(
+    "reason", ("TIMED_OUT", "QUEUE_FULL", "TOO_LARGE", "UNKNOWN_TOPIC", "FORBIDDEN", "BROKER", "FATAL", "CLOSED")
+)
+FOUND: Final = _label("found", ("verdict", "state", "changelog", "audit"))
+DESTINATION: Final = Label("destination", None)
+
+REGISTRY: Final = CollectorRegistry(auto_describe=True)
+"""Ours; Faust's sensor and the process's own metrics are added to it by whoever runs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric as the documentation shows it."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[Label, ...]
+
+
+CATALOGUE: Final[dict[str, Declared]] = {}
+"""By name, in the order below."""
+
+
+class Metric(Generic[Collector]):
+    """A metric whose label values are checked against their lists."""
+
+    __slots__ = ("_collector", "_free", "_labels")
+
+    def __init__(self, collector: Collector, labels: tuple[Label, ...]) -> None:
+        self._collector = collector
+        self._labels = labels
+        self._free: set[str] = set()
+
+    def of(self, *values: str) -> Collector:
+        """The series of these label values, in the order of the catalogue. Thread-safe; keep it where it is used often."""
+        if len(values) != len(self._labels):
+            raise TypeError("one value per label")
+        if not values:
+            return self._collector
+        return self._collector.labels(*(self._bounded(label, value) for label, value in zip(self._labels, values, strict=True)))
+
+    def _bounded(self, label: Label, value: str) -> str:
+        text = value.value if isinstance(value, enum.Enum) else value
+        if label.values is not None:
+            return text if text in label.values else OTHER
+        if text not in self._free and len(self._free) >= DESTINATION_LIMIT:
+            return OTHER
+        self._free.add(text)
+        return text
+
+
+def _declare(name: str, kind: Kind, help_text: str, labels: tuple[Label, ...]) -> list[str]:
+    if name in CATALOGUE:
+        raise ValueError(f"metric {name} is there twice")
+    CATALOGUE[name] = Declared(name, kind, help_text, labels)
+    return [label.name for label in labels]
+
+
+def _counter(name: str, help_text: str, *labels: Label) -> Metric[Counter]:
+    return Metric(Counter(name, help_text, _declare(name, "counter", help_text, labels), registry=REGISTRY), labels)
+
+
+def _gauge(name: str, help_text: str, *labels: Label) -> Metric[Gauge]:
+    return Metric(Gauge(name, help_text, _declare(name, "gauge", help_text, labels), registry=REGISTRY), labels)
+
+
+def _histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: Label) -> Metric[Histogram]:
+    names = _declare(name, "histogram", help_text, labels)
+    return Metric(Histogram(name, help_text, names, registry=REGISTRY, buckets=buckets), labels)
+
+
+# Ways in.
+INTAKE_ANSWERED: Final = _counter("surgeline_intake_answered_total", "messages answered, by answer", SOURCE, CODE)
+INTAKE_EVENTS: Final = _counter("surgeline_intake_events_total", "events published to landing", SOURCE, ENTITY_TYPE)
+INTAKE_SECONDS: Final = _histogram(
+    "surgeline_intake_seconds", "from the message's last byte to the answer", TIME_BUCKETS_S, SOURCE
+)
+INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "senders connected", SOURCE)
+INTAKE_PRESSURE: Final = _gauge("surgeline_intake_pressure_ratio", "how full the way to the broker is, 0 to 1", SOURCE)
+
+# Gate.
+GATE_DECISIONS: Final = _counter("surgeline_gate_decisions_total", "landing positions judged", VERDICT, REASON, ENTITY_TYPE)
+GATE_ACCEPTED: Final = _counter("surgeline_gate_accepted_total", "accepted changes, by lane", LANE, ENTITY_TYPE)
+GATE_REDELIVERED: Final = _counter("surgeline_gate_redelivered_total", "positions skipped because they are durable downstream")
+GATE_BATCH_SECONDS: Final = _histogram("surgeline_gate_batch_seconds", "one cycle: judge, publish, store", TIME_BUCKETS_S)
+GATE_BATCH_RECORDS: Final = _histogram("surgeline_gate_batch_records", "records in one cycle", COUNT_BUCKETS)
+GATE_SEQUENCE_RESETS: Final = _counter("surgeline_gate_sequence_resets_total", "a source's sequence fell while its time rose")
+FORKS: Final = _counter("surgeline_forks_total", "one position or revision told in two ways", FOUND)
+
+# Writers.
+WRITER_ATTEMPTS: Final = _counter(
+    "surgeline_writer_attempts_total", "attempts to write, by how they ended", DESTINATION, OUTCOME, REASON
+)
+WRITER_CONFIRMED: Final = _counter("surgeline_writer_confirmed_total", "revisions confirmed", DESTINATION, LANE, ENTITY_TYPE)
+WRITER_SUPERSEDED: Final = _counter(
+    "surgeline_writer_superseded_total", "revisions closed by a newer one's confirmation", DESTINATION
+)
+WRITER_PARKED: Final = _gauge("surgeline_writer_parked_entities", "entities given up until something newer comes", DESTINATION)
+WRITER_PENDING: Final = _gauge("surgeline_writer_pending_entities", "entities that wait", DESTINATION, LANE)
+WRITER_IN_FLIGHT: Final = _gauge("surgeline_writer_in_flight_writes", "writes under way", DESTINATION)
+WRITER_CONCURRENCY: Final = _gauge("surgeline_writer_concurrency_writes", "writes allowed at once", DESTINATION)
+WRITER_OLDEST: Final = _gauge("surgeline_writer_oldest_open_seconds", "age of the oldest change that waits", DESTINATION)
+WRITER_REQUEST_SECONDS: Final = _histogram(
+    "surgeline_writer_request_seconds", "one request to the destination", TIME_BUCKETS_S, DESTINATION
+)
+WRITER_BREAKER_OPEN: Final = _gauge("surgeline_writer_breaker_open", "1 while the destination is left alone", DESTINATION)
+WRITER_MODE: Final = _gauge("surgeline_writer_mode", "1 for the mode that the destination is in, else 0", DESTINATION, MODE)
+LAG_SECONDS: Final = _histogram(
+    "surgeline_lag_seconds",
+    "from receipt to confirmation, superseded changes included",
+    LAG_BUCKETS_S,
+    DESTINATION,
+    LANE,
+    ENTITY_TYPE,
+)
+LAG_RECORDED_SECONDS: Final = _histogram(
+    "surgeline_lag_recorded_seconds", "from the source's recording to confirmation", LAG_BUCKETS_S, DESTINATION, LANE
+)
+
+# The process.
+AUDIT_ENTRIES: Final = _counter("surgeline_audit_entries_total", "entries appended to the audit chain")
+PUBLISH_FAILURES: Final = _counter("surgeline_publish_failures_total", "batches that the broker did not acknowledge", FAILURE)
+PARTITIONS_CHANGED: Final = _counter("surgeline_partitions_changed_total", "partitions that came or went", CHANGE)
+LOOP_STALL_SECONDS: Final = _histogram("surgeline_loop_stall_seconds", "how late the event loop's heartbeat came", TIME_BUCKETS_S)
+LOGS_REFUSED: Final = _counter("surgeline_logs_refused_total", "log lines, fields or values outside of the catalogue", CAUSE)
+
+
+def enter_mode(destination: str, mode: str) -> None:
+    """Show `mode` as the one that the destination is in."""
+    for known in Mode:
+        WRITER_MODE.of(destination, known.value).set(float(known.value == mode))
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)
