@@ -65,6 +65,7 @@ class Worker:
         self.assigned: frozenset[int] = frozenset()
         self.ready = False
         self._hooks = hooks
+        self._set_consumer(hooks)
         source = self.app.topic(
             *spec.topics,
             schema=RecordBatch(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"),
@@ -72,7 +73,6 @@ class Worker:
         self.app.agent(source, name=f"{spec.table}-agent", concurrency=1)(self.runner.run)
         self.table.on_recover(self._recovered)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
-        self._set_consumer(hooks)
 
     def _set_consumer(self, hooks: Hooks) -> None:
         batched = frozenset(self.spec.topics)
