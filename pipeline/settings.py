@@ -173,7 +173,9 @@ def _parse(document: Document, problems: list[Problem]) -> Settings | None:
             return Settings.model_validate(document)
         except ValidationError as error:
             for item in error.errors(include_url=False, include_input=False, include_context=False):
-                problems.append(_problem(item["loc"], item["type"], item["msg"]))
+                problem = _problem(item["loc"], item["type"], item["msg"])
+                if all(problem.setting != known.setting for known in problems):
+                    problems.append(problem)
                 document = _without(document, item["loc"])
     return None
 
