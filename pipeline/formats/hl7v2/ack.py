@@ -8,9 +8,8 @@ import re
 from enum import StrEnum
 from typing import Final
 
-from pipeline.formats.hl7v2.datatypes import text_of
 from pipeline.formats.hl7v2.delimiters import STANDARD
-from pipeline.formats.hl7v2.er7 import FieldContent, Message, Segment, build
+from pipeline.formats.hl7v2.er7 import FieldContent, Malformed, Message, Segment, Verbatim, build, parse
 from pipeline.formats.hl7v2.header import type_of
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 
@@ -43,6 +42,7 @@ TEXT_0357: Final = {
     "207": "Application error",
 }
 
+_TRIGGER: Final = re.compile(r"[A-Z0-9]{3}")
 _POSITION: Final = re.compile(r"([A-Z][A-Z0-9]{2})(?:-(\d+)(?:\.(\d+))?)?")
 
 RETRY: Final = Rejected(Reason.UNAVAILABLE, "MSH", "not stored in time", "send the message again later")
@@ -89,23 +89,21 @@ def _ack(message: Message | None, code: Code, rejected: Rejected | None) -> byte
 
 def _header(message: Message, header: Segment, code: Code) -> tuple[FieldContent, ...]:
     """MSH-3 on: sender and receiver change places; the time is the message's own, an ack has no clock."""
-    trigger = type_of(message)[1] if re.fullmatch(r"[A-Z0-9]{3}", type_of(message)[1]) else ""
-    kind = ((("ACK",), (trigger,), ("ACK",)),) if trigger else ((("ACK",),),)
-    fields = header.tree()
 
     def echo(n: int) -> FieldContent:
-        return fields[n - 3] if n - 3 < len(fields) else ""
+        return Verbatim(header.raw(n))
 
-    time = text_of(header.value(7)) or text_of(message.field("EVN", 2)) or ""
-    identity = (header.raw(3), header.raw(4), header.raw(7), header.raw(10), message.field("EVN", 2) or "")
+    event = message.segment("EVN")
+    time = header.raw(7) or (event.raw(2) if event else "")
+    identity = (header.raw(3), header.raw(4), time, header.raw(10))
     return (
         echo(5) if header.raw(5) else APPLICATION,
         echo(6),
         echo(3),
         echo(4),
-        time,
+        Verbatim(time),
         "",
-        kind,
+        _kind(message),
         control_id(identity, code),
         echo(11) if header.raw(11) else "P",
         echo(12) if header.raw(12) else "2.5.1",
@@ -116,6 +114,12 @@ def _header(message: Message, header: Segment, code: Code) -> tuple[FieldContent
         "",
         echo(18),
     )
+
+
+def _kind(message: Message) -> FieldContent:
+    """MSH-9: ACK with the trigger that is answered, if it is one."""
+    trigger = type_of(message)[1]
+    return (((("ACK",), (trigger,), ("ACK",))),) if _TRIGGER.fullmatch(trigger) else "ACK"
 
 
 def _bare_header(code: Code) -> tuple[FieldContent, ...]:
@@ -130,8 +134,11 @@ def control_id(identity: tuple[str, ...], code: Code) -> str:
 
 
 def _msa(header: Segment, code: Code, rejected: Rejected | None) -> tuple[FieldContent, ...]:
-    echoed = (header.value(10) or "")[:MAX_ECHO_CHARS]
-    return (code.value, echoed, f"{rejected.reason.value} {rejected.field}" if rejected else "")
+    return (
+        code.value,
+        Verbatim(header.raw(10)[:MAX_ECHO_CHARS]),
+        f"{rejected.reason.value} {rejected.field}" if rejected else "",
+    )
 
 
 def _err(rejected: Rejected) -> tuple[FieldContent, ...]:
@@ -159,3 +166,22 @@ def _location(field: str) -> FieldContent:
         return (((segment,), ("1",)),)
     parts = ((segment,), ("1",), (n,), ("1",), (component or "",))
     return (parts if component else parts[:4],)
+
+
+def header_only(data: bytes, fallback: tuple[str, ...]) -> Message | None:
+    """As much of a message that can't be read whole as an answer needs: its MSH, so that MSA-2 names it."""
+    line = data.lstrip().split(b"\r", 1)[0].split(b"\n", 1)[0]
+    message = parse(line, fallback=fallback)
+    return None if isinstance(message, Malformed) else message
+
+
+def too_long(head: bytes, fallback: tuple[str, ...]) -> bytes:
+    """AR 104 to a message beyond the limit, of which only the beginning was read."""
+    rejected = Rejected(Reason.TOO_LONG, "MSH", "longer than the profile's max_message_bytes", "send smaller messages")
+    return refused(header_only(head, fallback), rejected)
+
+
+def code_of(answer: bytes) -> str:
+    """AA, AE or AR of an answer that was built here."""
+    at = answer.find(b"\rMSA")
+    return answer[at + 5 : at + 7].decode("ascii", "replace") if at >= 0 else ""

@@ -93,9 +93,11 @@ def place_of(segment: Segment, n: int) -> Place | None:
     repetitions = segment.repetitions(n)
     if not repetitions:
         return None
-    first = repetitions[0]
-    parts = [text_of(segment.part(first, number)) for number in (4, 7, 8, 1, 2, 3)]
-    return Place(*parts) if any(parts) else None
+    parts = [text_of(part) for part in segment.components(repetitions[0])]
+    if not any(parts):
+        return None
+    point_of_care, room, bed, facility, _, _, building, floor = (parts + [None] * 8)[:8]
+    return Place(facility, building, floor, point_of_care, room, bed)
 
 
 def bed_id(place: Place | None) -> str | None:
@@ -117,18 +119,15 @@ class Cx:
 
 
 def identifiers_of(segment: Segment, n: int) -> list[Cx]:
-    """Repetitions of a CX field that hold an identifier."""
+    """Repetitions of a CX field that hold an identifier; its authority is the namespace of the HD, else its universal id."""
     found = []
     for repetition in segment.repetitions(n):
-        value = text_of(segment.part(repetition, 1))
+        parts = segment.components(repetition)
+        value = text_of(parts[0])
         if value is not None:
-            found.append(Cx(value, _authority(segment, repetition), text_of(segment.part(repetition, 5))))
+            authority = text_of(parts[3]) or text_of(segment.part(repetition, 4, 2)) if len(parts) > 3 else None
+            found.append(Cx(value, authority, text_of(parts[4]) if len(parts) > 4 else None))
     return found
-
-
-def _authority(segment: Segment, repetition: str) -> str | None:
-    """Namespace of an HD, else its universal id."""
-    return text_of(segment.part(repetition, 4, 1)) or text_of(segment.part(repetition, 4, 2))
 
 
 def name_of(segment: Segment, n: int) -> Name | None:

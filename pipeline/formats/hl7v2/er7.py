@@ -54,8 +54,16 @@ class Malformed:
 
 Components = tuple[tuple[str, ...], ...]
 Repetitions = tuple[Components, ...]
+
+
+class Verbatim(str):
+    """A field in its escaped form, with the delimiters of the message that is built."""
+
+    __slots__ = ()
+
+
 FieldContent = str | Repetitions
-"""A field for the builder: one value, or repetitions of components of subcomponents."""
+"""A field for the builder: one value, `Verbatim` text, or repetitions of components of subcomponents."""
 
 
 class Segment:
@@ -107,6 +115,16 @@ class Segment:
         if not text:
             return None
         return unescape(text, d, self._codec) if d.escape in text else text
+
+    def components(self, repetition: str) -> list[str | None]:
+        """Each component's first value out of the raw text of a repetition; the first component is at 0."""
+        d = self._delimiters
+        parts = repetition.split(d.component)
+        if d.subcomponent in repetition:
+            parts = [part.split(d.subcomponent, 1)[0] for part in parts]
+        if d.escape in repetition:
+            parts = [unescape(part, d, self._codec) for part in parts]
+        return [part or None for part in parts]
 
     def tree(self) -> tuple[FieldContent, ...]:
         """All fields from the first on, wholly split and unescaped; MSH begins with MSH-3."""
@@ -298,7 +316,7 @@ def _line(name: str, fields: Sequence[FieldContent], d: Delimiters) -> str:
 
 def _field(content: FieldContent, d: Delimiters) -> str:
     if isinstance(content, str):
-        return escape(content, d)
+        return content if isinstance(content, Verbatim) else escape(content, d)
     return d.repetition.join(_repetition(repetition, d) for repetition in content)
 
 

@@ -57,7 +57,11 @@ def _chosen(identifiers: list[Cx], profile: Profile) -> Cx | Rejected:
         found = _distinct([i for i in untyped if i.authority == authority])
         if found:
             return found[0] if len(found) == 1 else _ambiguous("several identifiers without a type of one authority")
-    if profile.patient_id_sole_untyped and not profile.patient_id_authorities and len(_distinct(identifiers)) == len(untyped) == 1:
+    if (
+        profile.patient_id_sole_untyped
+        and not profile.patient_id_authorities
+        and len(_distinct(identifiers)) == len(untyped) == 1
+    ):
         return untyped[0]
     return _ambiguous("no identifier has a type and authority that the profile names")
 

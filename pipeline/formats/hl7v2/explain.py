@@ -1,0 +1,158 @@
+"""The mapping as a page for people, made from the same tables that the mapping runs on.
+
+`python -m pipeline.formats.hl7v2.explain > docs/mapping/adt.md`; a test says when the page is out of date.
+"""
+
+from typing import Final
+
+import msgspec
+
+from pipeline.domain.event import Described, Encounter, Patient
+from pipeline.formats.hl7v2.adt import MOVING_UPDATE, RULES, Rule
+from pipeline.formats.hl7v2.messages import NOT_YET
+from pipeline.formats.hl7v2.patient import TABLE_0001
+from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement, Profile
+from pipeline.formats.hl7v2.verdict import Reason
+from pipeline.formats.hl7v2.visit import STATUS_BY_CLASS
+
+FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
+    Patient: {
+        "identifiers": "PID-3",
+        "name": "PID-5",
+        "birth_date": "PID-7",
+        "sex": "PID-8",
+        "deceased": "PID-30",
+    },
+    Encounter: {
+        "patient_class": "PV1-2",
+        "location": "PV1-3",
+        "prior_location": "PV1-6",
+        "service": "PV1-10",
+        "temporary_location": "PV1-11",
+        "disposition": "PV1-36",
+        "pending_location": "PV1-42",
+        "admitted_at": "PV1-44",
+        "discharged_at": "PV1-45",
+        "expected_discharge_at": "PV2-9",
+    },
+}
+"""Where each field is read; a test fills each position alone and looks where it ends up."""
+
+_INTRO: Final = """\
+# HL7 v2 ADT
+
+What a message makes, as canonical events. Made from the tables in `pipeline/formats/hl7v2`; do not edit.
+
+One message makes up to four events, in this order and with these ordinals: the patient (0), the encounter (1), the bed left
+(2), the bed taken (3). An A20 makes one event per NPU, from ordinal 2 on. The same message always makes the same ids.
+
+- **Order**: `recorded_at` is EVN-2, else MSH-7, the first that is a time to the minute; `sequence` is MSH-13 where the profile
+  trusts it. `occurred_at` is EVN-6 and orders nothing: on a cancel it holds the time of what is cancelled.
+- **Times** without an offset have MSH-7's, else the profile's zone. An hour that the zone has twice is taken as its first.
+- **Who**: the patient is the repetition of PID-3 that the profile picks by type and authority, the visit is PV1-19 or PID-18
+  as the profile says. None or several: the message is rejected, never guessed.
+- **Bed**: `point_of_care/room/bed` of the PL, in the namespace of PL.4, else of the profile's facility. No bed component: no
+  bed event. `%` and `/` inside a component are written `%25` and `%2F`.
+- **Empty** says nothing; `""` clears the field. An optional value that can't be read is left unsaid and named in the result.
+- **The trigger decides who is in the bed**, PV1-2 decides the status: a class P on an A01 makes a planned encounter and an
+  occupied bed, because a bed that may hold a patient must not be given away.
+- **MSH-9 decides the trigger**; EVN-1 is read only where MSH-9.2 is empty. MSH-10 is identity: MSH-3, 4, 7 and 10 name the
+  message; without MSH-10 or MSH-7 the digest of its bytes does.
+"""
+
+_A20_NOTE: Final = """\
+A code states its own dimension and nothing else, because table 0116 is one list for what are independent fields here:
+
+- `C` does not say whether a patient is still in it, nor that it is clean.
+- `H` means that housekeeping has it; that the patient has left is for the discharge to say. It does not tell waiting from
+  being cleaned, so it is read as DIRTY, the earlier of the two.
+- `O` names no visit: it is a second opinion beside the encounters, whose disagreement is shown.
+- `U` says that nobody is in it. It is not "ready": an EHR that sends `U` after a discharge knows nothing of cleaning. Where
+  A20 is a sender's only word on beds, `U` is also what ends H, K, C and I, and its profile says so (`capacity.yaml`).
+- `K` does not say that it is empty. `I` is isolation, whoever is in it.
+
+A service status set by A20 has no end and no reason but the profile's.
+"""
+
+
+def render() -> str:
+    """The page, in Markdown."""
+    parts = (
+        _INTRO,
+        "## Triggers\n",
+        _table(
+            ("Trigger", "Meaning", "Event type", "Status", "Bed of PV1-3", "Bed of PV1-6", "Locations", "Discharge", "Cleared")
+        )
+        + "".join(_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
+        "The second A08 is that of a profile with `a08_moves`. The first A08 needs no visit number; all others do.\n"
+        "A02 and A12 need PV1-3.\n",
+        "## Fields\n",
+        _table(("Event", "Field", "Read from", "Meaning")) + "".join(_fields()),
+        "Status by PV1-2: "
+        + ", ".join(f"{known.value} is {status.value}" for known, status in STATUS_BY_CLASS.items())
+        + ", all else is IN_PROGRESS.\nSex by PID-8: "
+        + ", ".join(f"{code} is {sex.value}" for code, sex in TABLE_0001.items())
+        + ".\n",
+        "## A20, bed status (NPU-2, table 0116)\n",
+        _table(("Code", "States")) + "".join(f"| {code} | {_stated(said)} |\n" for code, said in BED_STATUS.items()),
+        _A20_NOTE,
+        "## Refused until mapped\n",
+        _table(("Message", "Meaning")) + "".join(f"| {name} | {meaning} |\n" for name, meaning in NOT_YET.items()),
+        "Ignored by name is what the profile's `ignored` lists. Whatever is neither mapped nor listed is refused.\n",
+        "## Reasons\n",
+        _table(("Reason", "ERR-3", "Meaning")) + "".join(f"| {r.value} | {r.code} | {r.doc} |\n" for r in Reason),
+        "## Profile\n",
+        _table(("Setting", "Meaning")) + "".join(f"| {name} | {doc} |\n" for name, doc in _settings()),
+    )
+    return "\n".join(parts)
+
+
+def _table(columns: tuple[str, ...]) -> str:
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
+
+
+def _rule(rule: Rule) -> str:
+    cells = (
+        rule.trigger,
+        rule.meaning,
+        rule.event_type.value,
+        rule.status.value,
+        rule.bed.value,
+        "vacant of this visit" if rule.prior_bed else "nothing",
+        "stated" if rule.location else "not stated",
+        rule.discharge,
+        ", ".join(rule.clears) or "nothing",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _fields() -> list[str]:
+    rows = []
+    for payload, positions in FIELDS.items():
+        documented = _docs(payload)
+        rows += [f"| {payload.__name__} | {name} | {at} | {documented[name]} |\n" for name, at in positions.items()]
+    return rows
+
+
+def _stated(said: BedStatement) -> str:
+    values = ((name, getattr(said, name)) for name in said.__struct_fields__)
+    return ", ".join(
+        f"{name} {value.value if isinstance(value, Described) else str(value).lower()}"
+        for name, value in values
+        if value is not None
+    )
+
+
+def _settings() -> list[tuple[str, str]]:
+    return list(_docs(Profile).items())
+
+
+def _docs(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Description of each field, as its annotation has it."""
+    _, components = msgspec.json.schema_components([struct])
+    properties = components[struct.__name__]["properties"]
+    return {name: found.get("description", "") for name, found in properties.items()}
+
+
+if __name__ == "__main__":
+    print(render(), end="")

@@ -1,0 +1,324 @@
+"""HL7 v2 over MLLP: framing, one message at a time per connection, and an answer only when the message is durable.
+
+An AA says that the raw bytes and every event are acknowledged by the broker. AE asks to send again, AR never to. The next
+message of a connection is read after the previous one was answered, so order is kept and back-pressure is TCP's.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Protocol, assert_never
+
+from pipeline.domain.event import Event
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.hl7v2 import ack
+from pipeline.formats.hl7v2.er7 import Message
+from pipeline.formats.hl7v2.framing import Block, Deframer, Garbage, TooLong, frame
+from pipeline.formats.hl7v2.header import identity_digest, identity_of
+from pipeline.formats.hl7v2.mapping import map_bytes
+from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
+
+READ_BYTES: Final = 64 * 1024
+CONTENT_TYPE: Final = "x-application/hl7-v2+er7"
+
+
+@dataclass(frozen=True, slots=True)
+class MllpLimits:
+    """Bounds of the listener. The size of a message is the profile's."""
+
+    max_connections: int = 200
+    max_garbage_bytes: int = 64 * 1024
+    idle_timeout_s: float = 3600.0
+    frame_timeout_s: float = 30.0
+    ack_timeout_s: float = 20.0
+    write_timeout_s: float = 20.0
+    drain_timeout_s: float = 10.0
+    handshake_timeout_s: float = 10.0
+    pressure_high: float = 0.9
+    pressure_poll_s: float = 0.05
+
+
+class Observer(Protocol):
+    """What metrics and logs are told; never patient data."""
+
+    def message_in(self) -> None:
+        """A whole block was received."""
+        ...
+
+    def answered(self, code: str) -> None:
+        """An answer was sent: AA, AE or AR."""
+        ...
+
+    def rejected(self, reason: str) -> None:
+        """A message was rejected, or a connection refused or cut off; a bounded set of names."""
+        ...
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def message_in(self) -> None:
+        """Nothing."""
+
+    def answered(self, code: str) -> None:
+        """Nothing."""
+
+    def rejected(self, reason: str) -> None:
+        """Nothing."""
+
+
+def server_context(certificate: Path, key: Path, client_authority: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or later; with `client_authority`, only peers whose certificate it signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    if client_authority:
+        context.load_verify_locations(client_authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def wall_clock() -> Millis:
+    """Now."""
+    return Millis(time.time_ns() // 1_000_000)
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    deframer: Deframer
+    busy: bool = False
+
+
+class MllpSource:
+    """Listens on one port for the senders of one profile."""
+
+    name: ClassVar[str] = "mllp"
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        tenant: str,
+        profile: Profile,
+        tls: ssl.SSLContext | None = None,
+        limits: MllpLimits | None = None,
+        observer: Observer | None = None,
+        clock: Callable[[], Millis] = wall_clock,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._tenant = tenant
+        self._profile = profile
+        self._tls = tls
+        self._limits = limits or MllpLimits()
+        self._observer: Observer = observer or Silent()
+        self._clock = clock
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
+        self.listening = asyncio.Event()
+        """Set once connections are taken."""
+        self.port = port
+        """The port listened on; differs from the one asked for only where that is 0."""
+
+    async def run(self, sink: Sink, stop: asyncio.Event) -> None:
+        """Serve until `stop`; then finish the messages in hand, within the drain bound, and close.
+
+        A fault of the program ends the service and is raised here: its message got no answer, so it will be sent again.
+        """
+        server = await asyncio.start_server(
+            lambda reader, writer: self._connected(sink, reader, writer),
+            self._host,
+            self._port,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._limits.handshake_timeout_s if self._tls else None,
+            limit=READ_BYTES,
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        self.listening.set()
+        try:
+            await _first(stop.wait(), self._wake.wait())
+        finally:
+            self._stopping.set()
+            server.close()
+            await self._drain()
+        if self._failure:
+            raise self._failure
+
+    async def _drain(self) -> None:
+        for connection in self._connections.values():
+            if not connection.busy:
+                connection.writer.close()
+        if not self._connections:
+            return
+        _, late = await asyncio.wait(set(self._connections), timeout=self._limits.drain_timeout_s)
+        for task in late:
+            self._connections[task].writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _connected(self, sink: Sink, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopping.is_set() or len(self._connections) >= self._limits.max_connections:
+            self._observer.rejected("TOO_MANY_CONNECTIONS")
+            writer.transport.abort()
+            return
+        raw_socket = writer.get_extra_info("socket")
+        if raw_socket is not None:
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        deframer = Deframer(self._profile.max_message_bytes, self._limits.max_garbage_bytes)
+        connection = _Connection(reader, writer, deframer)
+        task = asyncio.get_running_loop().create_task(self._guarded(sink, connection))
+        self._connections[task] = connection
+        task.add_done_callback(lambda done: self._connections.pop(done, None))
+
+    async def _guarded(self, sink: Sink, connection: _Connection) -> None:
+        """One connection; what a peer can do ends it, a fault of the program ends the service."""
+        try:
+            await self._serve(sink, connection)
+        except (ConnectionError, ssl.SSLError):
+            pass
+        except TimeoutError:
+            self._observer.rejected("PEER_TIMEOUT")
+        except Exception as fault:
+            self._failure = self._failure or fault
+            self._wake.set()
+        finally:
+            connection.writer.close()
+            await self._closed(connection.writer)
+
+    async def _closed(self, writer: asyncio.StreamWriter) -> None:
+        """Let the last answer leave, for a bounded time."""
+        try:
+            async with asyncio.timeout(self._limits.write_timeout_s):
+                await writer.wait_closed()
+        except (TimeoutError, OSError):
+            writer.transport.abort()
+
+    async def _serve(self, sink: Sink, connection: _Connection) -> None:
+        while not self._stopping.is_set():
+            await self._relief(sink)
+            block = await self._next(connection)
+            if block is None:
+                return
+            connection.busy = True
+            match block:
+                case Block(body):
+                    self._observer.message_in()
+                    await self._send(connection, await self._answer(sink, body))
+                case TooLong(head):
+                    await self._too_long(connection, head)
+                    return
+                case Garbage():
+                    self._observer.rejected("GARBAGE")
+                    return
+                case _:
+                    assert_never(block)
+            connection.busy = False
+
+    async def _relief(self, sink: Sink) -> None:
+        """Read nothing while the way to the broker is full; the peer feels it through TCP."""
+        while sink.pressure() >= self._limits.pressure_high and not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.pressure_poll_s):
+                    await self._stopping.wait()
+
+    async def _next(self, connection: _Connection) -> Block | TooLong | Garbage | None:
+        """The next frame; None at the end of the stream. A frame that never ends was never answered: it is sent again.
+
+        A frame has one deadline from its first byte on, however slowly its bytes drip.
+        """
+        loop = asyncio.get_running_loop()
+        begun: float | None = None
+        while (block := connection.deframer.next()) is None:
+            if connection.deframer.inside and begun is None:
+                begun = loop.time()
+            left = self._limits.idle_timeout_s if begun is None else begun + self._limits.frame_timeout_s - loop.time()
+            async with asyncio.timeout(max(left, 0)):
+                data = await connection.reader.read(READ_BYTES)
+            if not data:
+                return None
+            connection.deframer.feed(data)
+        return block
+
+    async def _answer(self, sink: Sink, body: bytes) -> bytes:
+        received_at = self._clock()
+        message, verdict = map_bytes(body, self._profile, self._tenant, received_at)
+        named = message or ack.header_only(body, self._profile.charset_fallback)
+        events, answer = self._said(named, verdict)
+        raw = RawMessage("mllp", self._identity(message, body), body, CONTENT_TYPE, received_at)
+        receipt: Receipted
+        try:
+            async with asyncio.timeout(self._limits.ack_timeout_s):
+                receipt = await sink.accept(raw, events, answer)
+        except TimeoutError:
+            receipt = Unavailable(self._limits.ack_timeout_s)
+        return self._receipted(named, receipt)
+
+    def _said(self, message: Message | None, verdict: Verdict) -> tuple[tuple[Event, ...], bytes]:
+        """Events to store and the answer once they are. A rejected message is stored too: its bytes may be replayed."""
+        match verdict:
+            case Mapped(events):
+                return events, ack.accepted(_read(message))
+            case Ignored():
+                return (), ack.accepted(_read(message))
+            case Rejected(reason):
+                self._observer.rejected(reason.value)
+                return (), ack.refused(message, verdict)
+            case _:
+                assert_never(verdict)
+
+    def _receipted(self, message: Message | None, receipt: Receipted) -> bytes:
+        match receipt:
+            case Stored(answer) | Repeated(answer):
+                return answer
+            case OtherContent():
+                self._observer.rejected(Reason.OTHER_CONTENT.value)
+                return ack.conflict(message)
+            case Unavailable():
+                self._observer.rejected(Reason.UNAVAILABLE.value)
+                return ack.try_again(message)
+            case _:
+                assert_never(receipt)
+
+    def _identity(self, message: Message | None, body: bytes) -> str:
+        identity = identity_of(message, body) if message else ("sha256", hashlib.sha256(body).hexdigest())
+        return identity_digest(self._tenant, self._profile.source_system, identity)
+
+    async def _too_long(self, connection: _Connection, head: bytes) -> None:
+        """AR, then close: what follows of the frame can't be told from the next one. Too large to be kept."""
+        self._observer.rejected(Reason.TOO_LONG.value)
+        await self._send(connection, ack.too_long(head, self._profile.charset_fallback))
+
+    async def _send(self, connection: _Connection, answer: bytes) -> None:
+        connection.writer.write(frame(answer))
+        async with asyncio.timeout(self._limits.write_timeout_s):
+            await connection.writer.drain()
+        self._observer.answered(ack.code_of(answer))
+
+
+def _read(message: Message | None) -> Message:
+    """A message that was mapped or ignored has been read."""
+    assert message is not None
+    return message
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Return when one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
