@@ -20,6 +20,7 @@ import structlog
 
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import CATALOGUE, Fields, LogEvent
+from pipeline.ops.metrics import LOGS_REFUSED
 from pipeline.settings_model import Settings
 
 KAFKA_LOGGER: Final = "surgeline.kafka"
@@ -118,6 +119,7 @@ def _allowed(event: LogEvent, fields: Fields) -> Iterator[tuple[str, str | int |
 def _refuse(cause: str) -> None:
     with _refused_lock:
         _refused[cause] = _refused.get(cause, 0) + 1
+    LOGS_REFUSED.of(cause).inc()
     if _state.strict:
         raise NotInCatalogue(cause)
 

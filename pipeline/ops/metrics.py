@@ -108,7 +108,7 @@ class Metric(Generic[Collector]):
     __slots__ = ("_collector", "_free", "_labels")
 
     def __init__(self, collector: Collector, labels: tuple[Label, ...]) -> None:
-        self._collector = collector
+        self._collector: Collector = collector
         self._labels = labels
         self._free: set[str] = set()
 

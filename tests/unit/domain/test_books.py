@@ -114,7 +114,8 @@ def troubles(result: Books) -> list[tuple[Trouble, int]]:
 
 def test_each_position_and_each_delivery_has_exactly_one_place() -> None:
     result = books(*DAY, *ENDS)
-    assert result.balanced and result.complete
+    assert result.balanced
+    assert result.complete
     topic, ehr = result.topics[0], result.destinations[0]
     assert (topic.positions, topic.accepted, topic.decided["DUPLICATE"], topic.decided["STALE"]) == (6, 4, 1, 1)
     assert (ehr.expected, ehr.confirmed, ehr.superseded, ehr.open) == (4, 3, 1, 0)

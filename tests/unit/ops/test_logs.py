@@ -82,8 +82,11 @@ def test_tests_see_what_the_catalogue_refuses() -> None:
         emit(lines.BOOKS_CLOSED, subject="x")
 
 
+LIBRARIES = ("faust.agents", "aiokafka", "mode.worker", "aiohttp.access", "granian", "stamina", "asyncio", "any")
+
+
 @pytest.mark.usefixtures("configured")
-@pytest.mark.parametrize("name", ["faust.agents", "aiokafka", "mode.worker", "aiohttp.access", "granian", "stamina", "asyncio", "any"])
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_of_a_librarys_line_only_logger_level_and_exception_type_survive(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     library = logging.getLogger(name)
     library.error("Crashed reason=%r", ValueError(CANARY))
