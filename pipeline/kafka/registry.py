@@ -148,7 +148,7 @@ class Registry:
         """The answer, or why there is none. Of what the client raises only the HTTP status is kept."""
         try:
             return ask()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the client raises its transport's own errors, which it does not declare
             code = getattr(error, "http_status_code", 0)
             return _Status(code if isinstance(code, int) and 400 <= code < 500 else 0)
 

@@ -17,9 +17,9 @@ from pipeline.formats.avro.catalogue import CATALOGUE
 from pipeline.formats.avro.compatibility import Change, change_of
 from pipeline.formats.avro.document import render
 from pipeline.formats.avro.generate import schema_text
-from pipeline.formats.avro.shipped import IDS_FILE, SHIPPED_FOLDER, Shipped, newest, parse_version, read_folder, read_numbers
+from pipeline.formats.avro.shipped import IDS_FILE, Shipped, newest, parse_version, read_folder, read_numbers
+from pipeline.resources import home, schemas_dir
 
-DOCUMENT: Final = SHIPPED_FOLDER.parent / "docs" / "canonical-model.md"
 FIRST_VERSION: Final = "1.0.0"
 
 IDS_NOTE: Final = """\
@@ -103,15 +103,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     bump = Change[options.bump.upper()] if options.bump else Change.NONE
-    steps = plan(newest(read_folder(SHIPPED_FOLDER)), {entry.name: schema_text(entry) for entry in CATALOGUE}, bump)
+    folder = schemas_dir()
+    steps = plan(newest(read_folder(folder)), {entry.name: schema_text(entry) for entry in CATALOGUE}, bump)
     code = _report(steps, options.check)
-    if code == 0 and not options.check:
-        write(SHIPPED_FOLDER, [step for step in steps if isinstance(step, NewVersion)])
-        DOCUMENT.write_text(render(read_folder(SHIPPED_FOLDER)), encoding="utf-8")
-    if options.check and DOCUMENT.read_text(encoding="utf-8") != render(read_folder(SHIPPED_FOLDER)):
-        sys.stderr.write(f"{DOCUMENT.name} is not current\n")
-        return 1
+    if options.check:
+        return code or _check_document(folder)
+    if code == 0:
+        write(folder, [step for step in steps if isinstance(step, NewVersion)])
+        document().write_text(render(read_folder(folder)), encoding="utf-8")
     return code
+
+
+def document() -> Path:
+    """Where the canonical model is described; in a checkout only."""
+    return home() / "docs" / "canonical-model.md"
+
+
+def _check_document(folder: Path) -> int:
+    if document().read_text(encoding="utf-8") == render(read_folder(folder)):
+        return 0
+    sys.stderr.write(f"{document().name} is not current\n")
+    return 1
 
 
 if __name__ == "__main__":

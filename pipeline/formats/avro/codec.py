@@ -77,7 +77,7 @@ class Codec:
             out = bytearray(header)
             write(record, out)
             return bytes(out)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a misfit value makes compiled code raise anything
             fault = type(error).__name__
         raise Unencodable(f"{kind.__name__}: {fault}")  # outside of the handler: the cause's text may hold a value
 
@@ -91,7 +91,7 @@ class Codec:
             if end == len(data):
                 return record
             fault = "bytes after the end" if end < len(data) else "cut off"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # broken bytes make compiled code and fastavro raise anything
             fault = type(error).__name__
         raise Undecodable(Reason.UNDECODABLE, f"{self._name_of(number)}: {fault}")
 
@@ -135,7 +135,7 @@ class Codec:
         try:
             entry = _entry_of(text)
             return entry.name, resolving_reader(entry, text, self._newest[entry.name].text)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a foreign schema makes fastavro raise anything
             fault = type(error).__name__
         raise Undecodable(Reason.UNKNOWN_SCHEMA, f"schema id {number}: {fault}")
 

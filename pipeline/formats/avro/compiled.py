@@ -53,7 +53,7 @@ def compile_entry(entry: Entry) -> Compiled:
     """Reader and writer of the schema that `generate.schema_of` makes of this entry."""
     module = _Module(entry.payload)
     module.struct(entry.struct)
-    exec("\n".join(module.lines), module.names)
+    exec("\n".join(module.lines), module.names)  # noqa: S102  # made of the names of our own structs and fields alone
     return Compiled(module.names[f"write_{entry.struct.__name__}"], module.names[f"read_{entry.struct.__name__}"])
 
 

@@ -44,6 +44,10 @@ A worker older than a schema version needs the registry to read it. Where there 
 new build with the old version pinned for writing (`SchemaIds.pinned`), then without.
 """
 
+_PAYLOADS_NOTE: Final = """\
+One record per entity type: the payload of an event, and the whole state in an accepted change. Every field may be absent
+or cleared."""
+
 
 def render(schemas: tuple[Shipped, ...]) -> str:
     """The whole document."""
@@ -58,8 +62,7 @@ def render(schemas: tuple[Shipped, ...]) -> str:
         "## Records",
         *records,
         "## What is known of an entity",
-        "One record per entity type: the payload of an event, and the whole state in an accepted change. Every field may be"
-        " absent or cleared.",
+        _PAYLOADS_NOTE,
         *payloads,
         "## Parts of records",
         *parts,

@@ -101,7 +101,8 @@ class _Generator:
 
 def description_of(field: inspect.Field) -> str:
     """What the field's Meta says of it."""
-    assert isinstance(field.type, inspect.Metadata) and field.type.extra_json_schema is not None
+    assert isinstance(field.type, inspect.Metadata)
+    assert field.type.extra_json_schema is not None
     return str(field.type.extra_json_schema["description"])
 
 

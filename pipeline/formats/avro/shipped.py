@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-SHIPPED_FOLDER: Final = Path(__file__).resolve().parents[3] / "avro_schemas"
-"""Beside the package, in the checkout and where it is installed."""
+from pipeline.resources import schemas_dir
 
 SHIPPED_ID_BASE: Final = 0x5347_0000
 """Added to the numbers of `ids.yaml` on the wire. A registry counts up from 1, so that its ids never mean one of ours:
@@ -63,7 +62,7 @@ def read_folder(folder: Path) -> tuple[Shipped, ...]:
 @functools.cache
 def shipped_schemas() -> tuple[Shipped, ...]:
     """The committed schemas, read once."""
-    return read_folder(SHIPPED_FOLDER)
+    return read_folder(schemas_dir())
 
 
 def newest(schemas: tuple[Shipped, ...]) -> dict[str, Shipped]:
