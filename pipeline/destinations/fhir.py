@@ -29,10 +29,11 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
-from pipeline.formats.fhir.outcome import Failure, Meaning, classify, issue_codes
+from pipeline.formats.fhir.outcome import Failure, Meaning, classify
 from pipeline.formats.fhir.owned import Body, dotted_value, elements
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resource import carries
+from pipeline.formats.fhir.revision import read_mark
 
 DEFAULT_ATTEMPT_TIMEOUT_S: Final = 10.0
 SEARCH_COUNT: Final = 5
@@ -139,8 +140,10 @@ class FhirDestination:
         if answer.status == 404:
             return Absent()
         body = answer.body
-        if body is None or body.get("resourceType") != subject.resource.resource_type or not carries(body, subject.ident):
-            return Absent() if body is not None and not issue_codes(body) else Retry(Reason.ERROR_IN_BODY)
+        if body is None or body.get("resourceType") != subject.resource.resource_type:
+            return Retry(Reason.ERROR_IN_BODY)
+        if not carries(body, subject.ident) and read_mark(body) is None:
+            return Absent()  # the id names something else by now
         return self.builder.current_of(body, answer.etag or _etag_of(body))
 
     async def _search(self, subject: Subject, deadline_at: Millis) -> Current | Absent | Refused | Retry:

@@ -18,7 +18,9 @@ from pipeline.formats.fhir.codec import MAX_BODY_BYTES, decode
 from pipeline.formats.fhir.owned import Body
 
 MAX_CONNECTIONS: Final = 64
-KEEPALIVE_S: Final = 15.0
+KEEPALIVE_S: Final = 4.0
+"""Below the five seconds after which common servers close an idle connection: a write into a closed one is ambiguous."""
+
 MAX_RETRY_AFTER_S: Final = 3600.0
 """A longer pause that a server asks for is cut to this; the writer asks again then."""
 

@@ -29,11 +29,14 @@ LOSSES: Final[tuple[tuple[str, str], ...]] = (
     ("who is in the bed", "O names nobody; an occupied bed that is also dirty, contaminated or isolated shows O alone"),
     ("whether an empty, dirty bed is waiting or being cleaned", "both are H"),
     ("isolation of a bed that is dirty or occupied", "I shows only where the bed is empty and nothing stronger holds"),
-    ("a promise (reserved, assigned)", "there is no code for it; it is never O. U goes out only if the promise reaches the receiver too"),
+    (
+        "a promise (reserved, assigned)",
+        "there is no code for it; it is never O. U goes out only if the promise reaches the receiver too",
+    ),
     ("no staff, no licence, a surge bed", "there is no code for these; an unstaffed bed shows U"),
     ("whether an empty bed is known to be clean", "U says that nobody is in it, and no more"),
 )
-"""What table 0116 cannot say, and what becomes of it. The raw fields go beside the code wherever the receiver takes extensions."""
+"""What table 0116 cannot say, and what becomes of it. Raw fields go beside the code wherever the receiver takes extensions."""
 
 CODE_FIELDS: Final = ("occupancy", "environment", "service", "isolation")
 """Fields from which the code is derived; while all are unset there is nothing to claim and nothing to withdraw."""

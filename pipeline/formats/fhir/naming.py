@@ -87,9 +87,12 @@ class Naming:
     def innermost(self, place: Place) -> Ident | None:
         """Identifier of the bed, else of the innermost level that is named; None for a place that says nothing."""
         if place.bed:
-            parts = [part for level in self.profile.places.bed_id if (part := self._part(place, level))]
+            # As every way in names a bed: parts that aren't known stay as empty ones, so that no two places get one name.
+            parts = [getattr(place, level) or "" for level in self.profile.places.bed_id]
             namespace = self._part(place, self.profile.places.bed_namespace) or self.facility
-            return self.entity(EntityType.BED, namespace, self.profile.places.bed_id_separator.join(parts))
+            return self.entity(
+                EntityType.BED, namespace, "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+            )
         chain = self.chain(place)
         return chain[0].ident if chain and any(getattr(place, level) for level in LEVELS) else None
 

@@ -71,7 +71,6 @@ class PlaceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     levels: tuple[Literal["room", "floor", "point_of_care", "building", "facility"], ...] = LEVELS
     bed_namespace: Literal["facility", "building", "point_of_care"] = "facility"
     bed_id: tuple[Literal["building", "floor", "point_of_care", "room", "bed"], ...] = ("point_of_care", "room", "bed")
-    bed_id_separator: str = "-"
 
 
 class PatientIdentifiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,12 +19,12 @@ from pipeline.domain.event import (
 
 
 def bed(
-    occupancy: Occupancy | None | UnsetType = UNSET,
-    environment: Environment | None | UnsetType = UNSET,
-    service: ServiceStatus | None | UnsetType = UNSET,
-    allocation: AllocationStatus | None | UnsetType = UNSET,
-    isolation: bool | None | UnsetType = UNSET,
-    staffed: bool | None | UnsetType = UNSET,
+    occupancy: Occupancy | UnsetType | None = UNSET,
+    environment: Environment | UnsetType | None = UNSET,
+    service: ServiceStatus | UnsetType | None = UNSET,
+    allocation: AllocationStatus | UnsetType | None = UNSET,
+    isolation: bool | UnsetType | None = UNSET,
+    staffed: bool | UnsetType | None = UNSET,
 ) -> Bed:
     return Bed(
         occupancy=BedOccupancy(occupancy) if occupancy else (None if occupancy is None else UNSET),
@@ -67,7 +67,8 @@ def test_a_promised_bed_is_held_where_the_promise_cannot_be_told(promise: Alloca
 
 
 def test_a_promise_alone_never_makes_a_bed_occupied() -> None:
-    for occupancy, environment, promise in itertools.product((UNSET, None, *Occupancy), (UNSET, None, *Environment), AllocationStatus):
+    unsaid = (UNSET, None)
+    for occupancy, environment, promise in itertools.product((*unsaid, *Occupancy), (*unsaid, *Environment), AllocationStatus):
         state = bed(occupancy, environment, allocation=promise)
         assert (status_code(state) is BedStatusCode.OCCUPIED) is (occupancy is Occupancy.OCCUPIED)
 

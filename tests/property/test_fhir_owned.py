@@ -1,0 +1,221 @@
+"""Owned paths: whatever we write, everything else of a resource stays byte by byte, and doing it twice does nothing more."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET, structs
+
+from pipeline.destinations.fhir_profile import load_profile
+from pipeline.domain.event import (
+    Allocation,
+    AllocationStatus,
+    Bed,
+    BedOccupancy,
+    Encounter,
+    EncounterStatus,
+    EntityType,
+    Environment,
+    Identifier,
+    Name,
+    Occupancy,
+    Patient,
+    PatientClass,
+    Payload,
+    Place,
+    Reference,
+    Service,
+    ServiceStatus,
+    Sex,
+)
+from pipeline.domain.identifiers import Millis, Revision
+from pipeline.formats.fhir.codec import decode, encode
+from pipeline.formats.fhir.naming import Naming
+from pipeline.formats.fhir.owned import Owned, apply_owned, value_at
+from pipeline.formats.fhir.resources import RESOURCES
+from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_extension, mark_of, read_mark
+
+KEY = b"a key for tests, of 32 bytes....."
+REPLICA = load_profile("sekmet-replica")
+NAMING = Naming(REPLICA, "t1", "MAIN")
+ENTITY = {Bed: EntityType.BED, Encounter: EntityType.ENCOUNTER, Patient: EntityType.PATIENT}
+
+words = st.text("ABCdé1/%|, ", min_size=1, max_size=6).filter(lambda text: bool(text.strip()))
+times = st.integers(0, 4_102_444_800_000).map(Millis)
+references = st.builds(Reference, namespace=words, id=words)
+places = st.builds(
+    Place,
+    **{
+        name: st.none() | st.sampled_from(["A", "B/1"])
+        for name in ("facility", "building", "floor", "point_of_care", "room", "bed")
+    },
+)
+flags = st.booleans()
+
+
+def stated(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.just(UNSET) | st.none() | values
+
+
+beds = st.builds(
+    Bed,
+    occupancy=stated(st.builds(BedOccupancy, status=st.sampled_from(Occupancy), encounter=st.none() | references)),
+    environment=stated(st.sampled_from(Environment)),
+    allocation=stated(
+        st.builds(Allocation, status=st.sampled_from(AllocationStatus), encounter=st.none() | references, until=st.none() | times)
+    ),
+    service=stated(st.builds(Service, status=st.sampled_from(ServiceStatus), reason=st.none() | words, until=st.none() | times)),
+    staffed=stated(flags),
+    isolation=stated(flags),
+    place=stated(places),
+    level_of_care=stated(words),
+)
+encounters = st.builds(
+    Encounter,
+    patient=stated(references),
+    patient_class=stated(st.sampled_from(PatientClass)),
+    status=stated(st.sampled_from(EncounterStatus)),
+    location=stated(places),
+    prior_location=stated(places),
+    temporary_location=stated(places),
+    pending_location=stated(places),
+    service=stated(words),
+    admitted_at=stated(times),
+    discharged_at=stated(times),
+    expected_discharge_at=stated(times),
+    disposition=stated(words),
+)
+patients = st.builds(
+    Patient,
+    identifiers=stated(st.lists(st.builds(Identifier, system=words, value=words, type=st.none() | words), max_size=3).map(tuple)),
+    name=stated(st.builds(Name, family=st.none() | words, given=st.none() | words)),
+    birth_date=stated(st.sampled_from(["1970", "1980-02", "1990-03-04"])),
+    sex=stated(st.sampled_from(Sex)),
+    deceased=stated(flags),
+    merged_into=stated(references),
+)
+states: st.SearchStrategy[Payload] = beds | encounters | patients
+
+# What others put into the same lists and beside them; none of it matches an address of ours.
+foreign_elements = st.fixed_dictionaries(
+    {},
+    optional={
+        "identifier": st.lists(st.builds(lambda value: {"system": "urn:other", "value": value}, words), min_size=1, max_size=3),
+        "extension": st.lists(
+            st.builds(lambda n: {"url": f"urn:other:{n}", "valueDecimal": n}, st.integers(0, 9)), min_size=1, max_size=3
+        ),
+        "alias": st.lists(words, min_size=1, max_size=2),
+        "telecom": st.just([{"system": "phone", "value": "1"}]),
+        "text": st.just({"status": "generated", "div": "<div/>"}),
+        "location": st.just([{"location": {"reference": "Location/7"}, "status": "active", "period": {"start": "2020"}}]),
+        "name": st.just([{"use": "nickname", "given": ["N"]}]),
+        "link": st.just([{"type": "seealso", "other": {"reference": "Patient/7"}}]),
+        "meta": st.just({"tag": [{"system": "urn:other", "code": "x"}]}),
+    },
+)
+
+
+def desired_of(state: Payload, body: dict[str, Any]) -> tuple[Owned, ...]:
+    resource = RESOURCES[ENTITY[type(state)]]
+    return resource.desired(state, NAMING.entity(resource.entity_type, "MAIN", "x"), NAMING, body)
+
+
+def shown_of(state: Payload, body: dict[str, Any]) -> dict[str, Any]:
+    resource = RESOURCES[ENTITY[type(state)]]
+    return resource.shown(body, NAMING.entity(resource.entity_type, "MAIN", "x"), NAMING)
+
+
+def base_of(state: Payload, foreign: dict[str, Any]) -> dict[str, Any]:
+    body = RESOURCES[ENTITY[type(state)]].created(state)
+    return body | {
+        name: value for name, value in foreign.items() if not (isinstance(state, Bed) and name in ("name", "location"))
+    }
+
+
+@given(states, foreign_elements)
+def test_writing_twice_writes_nothing_more(state: Payload, foreign: dict[str, Any]) -> None:
+    body = base_of(state, foreign)
+    once = apply_owned(body, desired_of(state, body))
+    assert encode(apply_owned(once, desired_of(state, once))) == encode(once)
+
+
+@given(states, states, foreign_elements)
+def test_what_is_not_ours_is_the_same_bytes_before_and_after(first: Payload, second: Payload, foreign: dict[str, Any]) -> None:
+    if type(first) is not type(second):
+        return
+    body = base_of(first, foreign)
+    untouched, before = copy.deepcopy(body), encode(body)
+    once = apply_owned(body, desired_of(first, body))
+    twice = apply_owned(once, desired_of(second, once))
+    assert encode(body) == before
+    for name, value in untouched.items():
+        if name in foreign and isinstance(value, list):
+            kept = [element for element in twice[name] if element in value]
+            assert encode(kept) == encode(value)
+        elif name in foreign:
+            assert encode(twice[name]) == encode(value)
+
+
+@given(states, foreign_elements)
+def test_what_was_written_is_what_is_read(state: Payload, foreign: dict[str, Any]) -> None:
+    body = base_of(state, foreign)
+    desired = desired_of(state, body)
+    after = apply_owned(body, desired)
+    last = {(owned.path): owned.value for owned in desired}
+    for path, value in last.items():
+        assert value_at(after, path) == value
+
+
+@given(beds, foreign_elements)
+def test_a_field_left_unset_touches_nothing_and_none_clears(state: Bed, foreign: dict[str, Any]) -> None:
+    body = base_of(state, foreign)
+    written = apply_owned(body, desired_of(state, body))
+    assert (
+        apply_owned(written, [owned for owned in desired_of(Bed(), written) if owned.field not in ("identifier", "kind")])
+        == written
+    )
+    nothing = Bed(**dict.fromkeys(structs.asdict(state)))
+    cleared = apply_owned(written, desired_of(nothing, written))
+    assert [
+        name
+        for name in shown_of(state, cleared)
+        if name not in ("identifier", "kind") and any_value(shown_of(state, cleared)[name])
+    ] == []
+
+
+def any_value(shown: Any) -> bool:
+    return any(part is not None for part in shown) if isinstance(shown, list) else shown is not None
+
+
+@given(states, foreign_elements, st.integers(0, 2**44 - 1))
+def test_our_own_write_read_back_is_no_change_at_the_ehr(state: Payload, foreign: dict[str, Any], offset: int) -> None:
+    body = base_of(state, foreign)
+    after = apply_owned(body, desired_of(state, body))
+    mark = mark_of(Revision(1 << 44 | offset), "0123456789abcdef", shown_of(state, after), KEY)
+    carried = decode(encode({**after, "extension": [*after.get("extension", []), mark_extension(mark)]}))
+    assert carried is not None
+    assert read_mark(carried) == mark
+    assert changed_fields_at_ehr(carried, shown_of(state, carried), KEY) == ()
+
+
+def test_an_edit_of_one_field_is_told_by_name() -> None:
+    state = Bed(environment=Environment.CLEAN, staffed=True)
+    after = apply_owned({"resourceType": "Location"}, desired_of(state, {}))
+    mark = mark_of(Revision(1 << 44), "0123456789abcdef", shown_of(state, after), KEY)
+    edited = apply_owned(after, desired_of(Bed(environment=Environment.DIRTY), after))
+    edited = {**edited, "extension": [*edited["extension"], mark_extension(mark)]}
+    assert changed_fields_at_ehr(edited, shown_of(state, edited), KEY) == ("environment", "operational_status")
+
+
+def test_a_resource_without_a_mark_is_unknown_and_not_unchanged() -> None:
+    assert changed_fields_at_ehr({"resourceType": "Location"}, {}, KEY) is None
+
+
+@pytest.mark.parametrize("number", ["1.10", "100.0", "12345678901234567890.5", "1e400"])
+def test_a_decimal_keeps_its_digits(number: str) -> None:
+    body = decode(f'{{"a":{number}}}'.encode())
+    assert body is not None
+    assert decode(encode(body)) == body
+    assert number.rstrip("e40") in encode(body).decode() or number == "1e400"
