@@ -54,7 +54,7 @@ class Child:
         self._folder.mkdir(parents=True, exist_ok=True)
         tethered = [sys.executable, "-I", "-S", TETHER, str(os.getpid()), *self._command]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603 (no shell; every caller is in this room or a test)
                 tethered, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
             )
 

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -279,7 +280,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     for wanted in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(wanted, stop.set)
     async with controlled(arguments.target, arguments.port, arguments.control_port, arguments.seed) as proxy:
-        print(f"{proxy.url} -> {arguments.target}, faults: http://{HOST}:{arguments.control_port}/faults", flush=True)
+        sys.stdout.write(f"{proxy.url} -> {arguments.target}, faults: http://{HOST}:{arguments.control_port}/faults\n")
+        sys.stdout.flush()
         await stop.wait()
 
 

@@ -1,0 +1,110 @@
+"""Fits the rhythm of the demo's surge (`pipeline/local/rhythm.py`) to real bed moves, and prints its constants.
+
+`python -m loadtest.fit_rhythm [FOLDER]`, where FOLDER holds TRANSFERS.csv and ADMISSIONS.csv of the MIMIC-III demo
+(PhysioNet, ODbL), by default `capacity/mimic3-demo-1.4` of SURGELINE_SHARED_DATA. Only rounded figures over all stays
+leave this script, never a row.
+
+A stay is a path through kinds of unit. ICU: any care unit but CSRU. PACU: CSRU, cardiac surgery recovery, the only
+recovery unit there. Ward: a ward without a care unit. ED: from registration there until the first bed, where a stay
+has such a time. Moves within a kind count as one stay in it.
+"""
+
+import csv
+import math
+import os
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+RECOVERY_UNITS: Final = frozenset({"CSRU"})
+HOUR_S: Final = 3600
+MIN_HOURS: Final = 0.25
+"""Shorter stays are corrections of the record; they would widen the logarithmic spread."""
+LEFT: Final = "LEFT"
+
+
+class Stay(NamedTuple):
+    """Time in one kind of unit, in hours, and the hour of the day at which it began."""
+
+    kind: str
+    hours: float
+    began_hour: int
+
+
+def fit(folder: Path) -> str:
+    """The constants as Python source."""
+    registered = {row["HADM_ID"]: row["EDREGTIME"] for row in _rows(folder / "ADMISSIONS.csv") if row["EDREGTIME"]}
+    paths = [_path(list(moves), registered.get(stay)) for stay, moves in _by_stay(folder / "TRANSFERS.csv")]
+    hours = Counter(stay.began_hour for path in paths for stay in path)
+    lengths: dict[str, list[float]] = defaultdict(list)
+    leads_to: dict[str, Counter[str]] = defaultdict(Counter)
+    for path in paths:
+        for stay in path:
+            lengths[stay.kind].append(math.log(max(stay.hours, MIN_HOURS)))
+        for before, after in pairwise([*(stay.kind for stay in path), LEFT]):
+            leads_to[before][after] += 1
+    lines = [
+        f"# {len(paths)} stays, {sum(map(len, paths))} stays in a kind of unit",
+        f"HOUR_WEIGHTS = {_rounded([hours[hour] * 24 / hours.total() for hour in range(24)], 1)}",
+        f"ENTRY = {_shares(Counter(path[0].kind for path in paths))}",
+    ]
+    for kind, logs in sorted(lengths.items()):
+        mean, deviation = statistics.mean(logs), statistics.stdev(logs)
+        lines.append(f"{kind}: n={len(logs)} log_mean={mean:.1f} log_sd={deviation:.1f} next={_shares(leads_to[kind])}")
+    return "\n".join(lines)
+
+
+def _path(moves: list[dict[str, str]], ed_registered: str | None) -> list[Stay]:
+    beds = [move for move in moves if move["EVENTTYPE"] != "discharge" and move["OUTTIME"]]
+    path = []
+    if ed_registered and beds:
+        began, ended = _short_time(ed_registered, beds[0]["INTIME"]), datetime.fromisoformat(beds[0]["INTIME"])
+        if began < ended:
+            path.append(Stay("ED", (ended - began).total_seconds() / HOUR_S, began.hour))
+    for kind, group in groupby(beds, key=_kind):
+        spent = list(group)
+        began, ended = datetime.fromisoformat(spent[0]["INTIME"]), datetime.fromisoformat(spent[-1]["OUTTIME"])
+        path.append(Stay(kind, (ended - began).total_seconds() / HOUR_S, began.hour))
+    return path
+
+
+def _kind(move: dict[str, str]) -> str:
+    unit = move["CURR_CAREUNIT"]
+    return "WARD" if not unit else "PACU" if unit in RECOVERY_UNITS else "ICU"
+
+
+def _short_time(text: str, near: str) -> datetime:
+    """`month/day/yy hour:minute`, whose century is that of `near`."""
+    moment, date, clock = datetime.fromisoformat(near), *text.split()
+    month, day, year = (int(part) for part in date.split("/"))
+    hour, minute = (int(part) for part in clock.split(":"))
+    return moment.replace(year=moment.year - moment.year % 100 + year, month=month, day=day, hour=hour, minute=minute, second=0)
+
+
+def _by_stay(file: Path) -> Iterator[tuple[str, Iterable[dict[str, str]]]]:
+    rows = sorted(_rows(file), key=lambda row: (row["HADM_ID"], row["INTIME"]))
+    return groupby(rows, key=lambda row: row["HADM_ID"])
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    return {name: round(count / counts.total(), 2) for name, count in sorted(counts.items())}
+
+
+def _rounded(values: list[float], digits: int) -> list[float]:
+    return [round(value, digits) for value in values]
+
+
+if __name__ == "__main__":
+    shared = Path(os.environ.get("SURGELINE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    chosen = Path(sys.argv[1]) if len(sys.argv) > 1 else shared / "capacity" / "mimic3-demo-1.4"
+    sys.stdout.write(fit(chosen) + "\n")
