@@ -49,6 +49,9 @@ MAX_CHARS: Final[Mapping[str, int]] = {
 }
 
 
+SEQUENCE_RULE: Final = "Where sequence_basis is SOURCE, sequence is required."
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """Who may send, and for whom it speaks."""

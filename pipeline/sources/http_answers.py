@@ -23,11 +23,13 @@ class EventAnswer(msgspec.Struct, frozen=True):
     status_url: str
 
 
-class RefusedItem(msgspec.Struct, frozen=True):
-    """An item of a batch that was not taken in."""
+class ItemAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one item of a batch: its event's id, or why it was not taken in."""
 
     status: int
-    problem: ProblemBody
+    event_id: str | None = None
+    status_url: str | None = None
+    problem: ProblemBody | None = None
 
 
 class BatchAnswer(msgspec.Struct, frozen=True):
@@ -36,7 +38,7 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     status: int
     accepted: int
     refused: int
-    items: tuple[EventAnswer | RefusedItem, ...]
+    items: tuple[ItemAnswer, ...]
 
 
 class DeliveryBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +85,7 @@ class _AnyAnswer(msgspec.Struct, frozen=True):
 
 def event_answer(event_id: EventId) -> EventAnswer:
     """Answer to one accepted event."""
-    return EventAnswer(ACCEPTED_STATUS, event_id, f"/v1/events/{event_id}")
+    return EventAnswer(ACCEPTED_STATUS, event_id, _status_url(event_id))
 
 
 def batch_answer(items: list[EventId | Problem]) -> BatchAnswer:
@@ -93,11 +95,18 @@ def batch_answer(items: list[EventId | Problem]) -> BatchAnswer:
         status=MIXED_STATUS if refused else ACCEPTED_STATUS,
         accepted=len(items) - refused,
         refused=refused,
-        items=tuple(
-            RefusedItem(item.kind.status.value, item.body()) if isinstance(item, Problem) else event_answer(item)
-            for item in items
-        ),
+        items=tuple(_item(item) for item in items),
     )
+
+
+def _item(item: EventId | Problem) -> ItemAnswer:
+    if isinstance(item, Problem):
+        return ItemAnswer(item.kind.status.value, problem=item.body())
+    return ItemAnswer(ACCEPTED_STATUS, item, _status_url(item))
+
+
+def _status_url(event_id: EventId) -> str:
+    return f"/v1/events/{event_id}"
 
 
 def status_of_answer(answer: bytes) -> int:

@@ -19,6 +19,8 @@ MAX_EVENTS: Final = 200_000
 """Most events kept; the least recently changed go first."""
 MAX_ENTITIES: Final = 200_000
 """Most entities whose newest outcomes are kept; the least recently changed go first."""
+TRACKED: Final = f"the last day, or not among the newest {MAX_EVENTS} events"
+"""How far back events are known, in words."""
 OUTCOMES_KEPT: Final = 8
 """Newest outcomes kept per entity, for events whose acceptance is read after them."""
 EVENTS_KEPT_PER_ENTITY: Final = 64
