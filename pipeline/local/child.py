@@ -55,16 +55,26 @@ class Child:
         tethered = [sys.executable, "-I", "-S", TETHER, str(os.getpid()), *self._command]
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 (no shell; every caller is in this room or a test)
-                tethered, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+                tethered,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                process_group=0,  # Ctrl-C reaches us alone: we stop the parts in their order
             )
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `ready()` holds; LocalPlatformError with the log's last lines if the program ends or time is up."""
+        """Wait until `ready()` holds; LocalPlatformError with the log's last lines if the program ends or time is up.
+
+        Where time is up the program is killed: nobody is left to stop it.
+        """
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.running:
                 raise LocalPlatformError(f"{self.name} ended while it was starting. {self.log_tail()}")
             if time.monotonic() > deadline:
+                self.kill()
                 raise LocalPlatformError(f"{self.name} was not ready after {timeout_s:g} s. {self.log_tail()}")
             time.sleep(POLL_S)
 

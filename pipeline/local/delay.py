@@ -94,7 +94,11 @@ class FaultProxy:
         )
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = await _serve(app, self._port)
+        try:
+            self._runner = await _serve(app, self._port)
+        except OSError:
+            await self._session.close()
+            raise
 
     async def stop(self) -> None:
         """Stop listening. Requests under way get DRAIN_S."""

@@ -1,5 +1,6 @@
 """Child processes: told failures, bounded waits, repeatable stops."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,12 +30,20 @@ def test_program_that_ends_while_starting_is_told_with_its_last_lines(tmp_path: 
     assert str(failing.log) in str(failure.value)
 
 
-def test_wait_is_bounded(tmp_path: Path) -> None:
+def test_wait_is_bounded_and_leaves_nothing_behind(tmp_path: Path) -> None:
     slow = child(tmp_path, SLEEP)
     slow.start()
     with pytest.raises(LocalPlatformError, match=r"was not ready after 0\.2 s"):
         slow.wait_until(lambda: False, timeout_s=0.2)
-    slow.kill()
+    assert not slow.running
+
+
+def test_interrupt_from_the_keyboard_does_not_reach_the_program(tmp_path: Path) -> None:
+    program = child(tmp_path, SLEEP)
+    program.start()
+    assert os.getpgid(program.pid) != os.getpgid(0)
+    assert os.getsid(program.pid) == os.getsid(0)
+    program.kill()
 
 
 def test_start_stop_and_kill_may_be_repeated(tmp_path: Path) -> None:

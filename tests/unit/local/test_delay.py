@@ -1,20 +1,24 @@
 """Each fault of the proxy as a client sees it, and whether the target acted."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from pipeline.local.child import Child
 from pipeline.local.delay import FaultProxy, controlled
 from pipeline.local.faults import Fault, FaultKind
-from pipeline.local.ports import HOST, free_port
+from pipeline.local.ports import HOST, free_port, is_listening
 
 BODY: Final = {"resourceType": "Patient", "id": "1", "active": True}
 WAIT_S: Final = 5.0
+REPOSITORY: Final = Path(__file__).resolve().parents[3]
 
 
 class Target:
@@ -195,3 +199,16 @@ async def test_faults_are_switched_at_run_time_by_the_control_endpoint(target: T
         async with session.delete(control) as answer:
             assert await answer.json() == []
         assert (await put(session, proxy.url))[0] == 201
+
+
+async def test_proxy_runs_as_a_process_of_its_own(target: Target, session: aiohttp.ClientSession, tmp_path: Path) -> None:
+    port, control_port = free_port(), free_port()
+    command = ["-m", "pipeline.local.delay", "--target", target.url, "--port", str(port), "--control-port", str(control_port)]
+    process = Child("the proxy", [sys.executable, *command], REPOSITORY, tmp_path / "proxy.log")
+    process.start()
+    await asyncio.to_thread(process.wait_until, lambda: is_listening(control_port), 30)
+    async with session.put(f"http://{HOST}:{control_port}/faults", json=[{"kind": "too_many_requests", "times": 1}]) as answer:
+        assert answer.status == 200
+    statuses = [(await put(session, f"http://{HOST}:{port}/fhir"))[0] for _ in range(2)]
+    assert statuses == [429, 201]
+    process.stop(timeout_s=10)
