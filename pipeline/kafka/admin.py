@@ -26,7 +26,19 @@ from pipeline.kafka.epochs import Codec, UnknownLife, read_epochs
 from pipeline.kafka.specs import TopicSpec
 from pipeline.settings_model import KafkaSettings
 
-__all__ = ["Applied", "ConfigChange", "Plan", "Problem", "ProblemKind", "UnknownLife", "apply", "check", "plan", "read_epochs"]
+__all__ = [
+    "Applied",
+    "ConfigChange",
+    "Plan",
+    "Problem",
+    "ProblemKind",
+    "UnknownLife",
+    "apply",
+    "check",
+    "create",
+    "plan",
+    "read_epochs",
+]
 
 VISIBLE_TIMEOUT_S: Final = 15.0
 """Time for a new topic to be known to every broker that is asked."""
@@ -120,6 +132,11 @@ def apply(
     _change(admin, planned.change)
     recorded, refused = _record_epochs(admin, settings, by_name, codec, actor, now, new_epoch=new_epoch)
     return Applied(planned, recorded, refused)
+
+
+def create(settings: KafkaSettings, specs: Sequence[TopicSpec]) -> None:
+    """Create topics as declared, without recording epochs: for tools and tests that need no landing topic's revisions."""
+    _create(_admin(settings), settings, specs)
 
 
 def check(settings: KafkaSettings, specs: Sequence[TopicSpec], codec: Codec) -> list[Problem]:
@@ -222,7 +239,9 @@ def _create(admin: AdminClient, settings: KafkaSettings, specs: Sequence[TopicSp
         )
         for spec in specs
     ]
-    for name, answer in admin.create_topics(new, operation_timeout=METADATA_TIMEOUT_S).items():
+    for name, answer in admin.create_topics(
+        new, operation_timeout=METADATA_TIMEOUT_S, request_timeout=METADATA_TIMEOUT_S
+    ).items():
         try:
             answer.result()
         except KafkaException as error:

@@ -48,7 +48,7 @@ class PublishFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OutRecord:
-    """A record to publish. `topic` is the name at the broker (`topology.topic`); without a partition the key decides (murmur2)."""
+    """A record to publish. `topic` is its name at the broker (`topology.topic`); without a partition the key decides."""
 
     topic: str
     key: bytes | None
@@ -96,7 +96,8 @@ class _Batch:
             self.reason = self.reason or reason_of(error)
         else:
             partition, offset = message.partition(), message.offset()
-            assert partition is not None and offset is not None
+            assert partition is not None
+            assert offset is not None
             self.positions[index] = Position(self.records[index].topic, partition, offset, message.timestamp()[1])
         self._resolve(1)
 

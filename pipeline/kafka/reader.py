@@ -26,6 +26,9 @@ FETCH_QUEUE_KIB: Final = 16 * 1024
 Offsets = dict[int, int]
 """Offset by partition."""
 
+LEADER_POLL_S: Final = 0.1
+_LEADERLESS: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+
 _PASSING: Final = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE)
 """Errors that the consumer gets over by itself."""
 
@@ -223,15 +226,28 @@ def _bounds(consumer: Consumer, name: str) -> dict[int, tuple[int, int]]:
     """First offset and the one after the last, per partition."""
     with _unavailable():
         metadata = consumer.list_topics(name, timeout=METADATA_TIMEOUT_S).topics[name]
-        if metadata.error is not None:
-            raise KafkaUnavailable(f"{name}: {metadata.error.str()}")
-        bounds = {}
-        for partition in metadata.partitions:
-            found = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=METADATA_TIMEOUT_S)
-            if found is None:
-                raise KafkaUnavailable(f"{name}: no answer for partition {partition}")
-            bounds[partition] = found
-    return bounds
+    if metadata.error is not None:
+        raise KafkaUnavailable(f"{name}: {metadata.error.str()}")
+    deadline = time.monotonic() + METADATA_TIMEOUT_S
+    return {
+        partition: _bounds_of(consumer, TopicPartition(name, partition), deadline) for partition in sorted(metadata.partitions)
+    }
+
+
+def _bounds_of(consumer: Consumer, position: TopicPartition, deadline: float) -> tuple[int, int]:
+    """Asked again until `deadline` while the partition has no leader, as just after its creation or a broker's restart."""
+    while True:
+        with _unavailable():
+            try:
+                found = consumer.get_watermark_offsets(position, timeout=METADATA_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
+                    raise
+                time.sleep(LEADER_POLL_S)
+                continue
+        if found is None:
+            raise KafkaUnavailable(f"{position.topic}: no answer for partition {position.partition}")
+        return found
 
 
 @contextlib.contextmanager
@@ -250,6 +266,8 @@ def _raise_unless_passing(error: KafkaError) -> None:
 def _message(message: KafkaMessage) -> Message:
     headers = cast(list[tuple[str, bytes | None]], message.headers() or [])
     topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None and partition is not None and offset is not None
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
     kept = tuple((name, value or b"") for name, value in headers)
     return Message(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), kept)
