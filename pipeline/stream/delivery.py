@@ -105,7 +105,7 @@ class Delivery:
         self._draw = draw
         self._writer = writer
         self._partition_of: dict[bytes, int] = {}
-        self._awaiting: dict[bytes, Revision] = {}
+        self._awaiting: dict[bytes, tuple[int, Revision]] = {}
         self._troubled: dict[bytes, Pending] = {}
         self._cache: OrderedDict[bytes, Current] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,6 +137,10 @@ class Delivery:
             self._partition_of.pop(key, None)
             self._troubled.pop(key, None)
             self._cache.pop(key, None)
+        # The outcome that these wait for will be read by whoever has the partition now.
+        for key in [key for key, (partition, _) in self._awaiting.items() if partition in partitions]:
+            del self._awaiting[key]
+            self.scheduler.release(key)
 
     def _know(self, partition: int, key: bytes, pending: Pending) -> None:
         self._partition_of[key] = partition
@@ -154,7 +158,7 @@ class Delivery:
 
     def _release_if_ours(self, change: Change) -> None:
         awaited = self._awaiting.get(change.key)
-        if awaited is not None and any(o.writer == self._writer and o.revision == awaited for o in change.outcomes):
+        if awaited is not None and any(o.writer == self._writer and o.revision == awaited[1] for o in change.outcomes):
             del self._awaiting[change.key]
             self.scheduler.release(change.key)
 
@@ -253,7 +257,7 @@ class Delivery:
             await self._ledger.record(_as_earlier(earlier, verdict), key)
             after = verdict.shown
         outcome = self._outcome(accepted, pending, kind, reason, now, after, verdict, attempts, retry_at)
-        self._awaiting[key] = outcome.revision
+        self._awaiting[key] = (partition, outcome.revision)
         await self._ledger.record(outcome, key)
         self._observer.attempted(accepted, kind, reason)
         if kind is OutcomeKind.CONFIRMED:
