@@ -7,6 +7,7 @@ is on landing is proven by the sender's own log.
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -95,6 +96,7 @@ class Books(msgspec.Struct, frozen=True):
     unexpected: int
     problem_counts: dict[str, int]
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
 
 
 class _Positions:
@@ -107,6 +109,35 @@ class _Positions:
         size = max(0, cut.end - cut.first)
         self.marks = bytearray(size)
         self.ways = array("q", bytes(8 * size))
+
+
+class _Problems:
+    """Counts all, names the first of each kind."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.counts: dict[Trouble, int] = {}
+        self.named: list[Problem] = []
+
+    def add(self, problem: Problem) -> None:
+        count = self.counts.get(problem.trouble, 0)
+        self.counts[problem.trouble] = count + 1
+        if count < self._limit:
+            self.named.append(problem)
+
+    def copy(self) -> "_Problems":
+        other = _Problems(self._limit)
+        other.counts, other.named = dict(self.counts), list(self.named)
+        return other
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What one adding up gathers."""
+
+    problems: _Problems
+    accounts: list[Account]
+    unexpected: int = 0
 
 
 class Ledger:
@@ -129,14 +160,13 @@ class Ledger:
         self._partitions = {(part.topic, part.partition): _Positions(part) for part in cut}
         self._expects = tuple(expects.values())
         self._destinations = {name: index for index, name in enumerate(expects)}
-        self._accounts = [Account(name, OPEN_LIMIT) for name in expects]
+        self._failed = [0] * len(expects)
         self._subject = subject
-        self._limit = problem_limit
         self._entities: dict[bytes, EntityBooks] = {}
-        self._counts: dict[Trouble, int] = {}
-        self._problems: list[Problem] = []
-        self._repeats = self._beyond = self._before = self._unexpected = 0
+        self._problems = _Problems(problem_limit)
+        self._repeats = self._beyond = self._before = 0
         self._history_whole = True
+        self._notes: list[Problem] = []
         for part in self._partitions.values():
             self._check_start(part.cut)
 
@@ -162,38 +192,38 @@ class Ledger:
         """A record of `outcomes`."""
         index = self._destinations.get(record.destination)
         if index is None:
-            self._add(Problem(Trouble.FOREIGN, "outcomes", record.partition, destination=record.destination))
+            self._problems.add(Problem(Trouble.FOREIGN, "outcomes", record.partition, destination=record.destination))
         elif record.kind is OutcomeKind.FAILED:
-            self._accounts[index].failed_attempts += 1
+            self._failed[index] += 1
         else:
             key = EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
             self._entity(key, record.entity_type, record.partition).end(index, record)
 
     def unreadable(self, topic: str, partition: int, offset: int) -> None:
         """A record that does not decode."""
-        self._add(Problem(Trouble.UNREADABLE, topic, partition, 0, offset))
+        self._problems.add(Problem(Trouble.UNREADABLE, topic, partition, 0, offset))
 
     def history_trimmed(self, topic: str, partition: int, first: int) -> None:
-        """`topic` starts at `first`, not at 0: what went before can't be proven any more."""
+        """`topic` starts at `first`: retention took what went before. A note, no fault; the first revisions left prove less."""
         self._history_whole = False
-        self._add(Problem(Trouble.HISTORY_TRIMMED, topic, partition, 0, first, detail="the log starts here"))
+        self._notes.append(Problem(Trouble.HISTORY_TRIMMED, topic, partition, 0, first, detail="the log starts here"))
 
     def different(self, problem: Problem) -> None:
         """Something that a look at the destination itself has found."""
-        self._add(problem)
+        self._problems.add(problem)
 
     # Positions.
 
     def _check_start(self, cut: PartitionCut) -> None:
         if cut.committed is not None and cut.first > cut.committed:
             detail = f"offsets {cut.committed} to {cut.first - 1} left the log unjudged"
-            self._add(Problem(Trouble.LOG_TRIMMED, cut.topic, cut.partition, cut.epoch, cut.committed, detail=detail))
+            self._problems.add(Problem(Trouble.LOG_TRIMMED, cut.topic, cut.partition, cut.epoch, cut.committed, detail=detail))
 
     def _judge(self, topic: str, epoch: int, partition: int, offset: int, kind: int, way: int) -> bool:
         """Note a verdict; whether the record counts further (it lies within or before the cut, and is no repeat)."""
         part = self._partitions.get((topic, partition))
         if part is None or (epoch == part.cut.epoch and offset < 0):
-            self._add(Problem(Trouble.FOREIGN, topic, partition, epoch, offset))
+            self._problems.add(Problem(Trouble.FOREIGN, topic, partition, epoch, offset))
             return False
         if epoch > part.cut.epoch or (epoch == part.cut.epoch and offset >= part.cut.end):
             self._beyond += 1
@@ -209,7 +239,7 @@ class Ledger:
             self._repeats += 1
             return False
         detail = f"{_KIND_NAMES[part.marks[place]]} first, {_KIND_NAMES[kind]} later"
-        self._add(Problem(Trouble.VERDICT_FORK, topic, partition, epoch, offset, detail=detail))
+        self._problems.add(Problem(Trouble.VERDICT_FORK, topic, partition, epoch, offset, detail=detail))
         return False
 
     def _entity(self, key: bytes, entity_type: EntityType, partition: int) -> EntityBooks:
@@ -218,25 +248,22 @@ class Ledger:
             entity = self._entities[key] = EntityBooks(entity_type, partition)
         return entity
 
-    def _add(self, problem: Problem) -> None:
-        count = self._counts.get(problem.trouble, 0)
-        self._counts[problem.trouble] = count + 1
-        if count < self._limit:
-            self._problems.append(problem)
-
     # The sum.
 
     def close(self) -> Books:
-        """Add up. Call once, after the last record."""
-        topics = self._topics()
+        """Add up what was fed so far. More may be fed afterwards, and the books closed again."""
+        total = _Sum(self._problems.copy(), [Account(name, OPEN_LIMIT) for name in self._destinations])
+        for account, failed in zip(total.accounts, self._failed, strict=True):
+            account.failed_attempts = failed
+        topics = self._topics(total)
         for key, entity in self._entities.items():
             rows = entity.rows()
-            self._check_rows(key, entity, rows)
-            for name, index in self._destinations.items():
-                self._deliver(key, entity, rows, name, index)
-        destinations = tuple(account.close() for account in self._accounts)
+            self._check_rows(total, key, entity, rows)
+            for index in range(len(total.accounts)):
+                self._deliver(total, key, entity, rows, index)
+        destinations = tuple(account.close() for account in total.accounts)
         still_open, waiting = sum(books.open for books in destinations), sum(books.waiting for books in topics)
-        balanced = not self._counts and all(books.adds_up for books in destinations)
+        balanced = not total.problems.counts and all(books.adds_up for books in destinations)
         return Books(
             balanced=balanced,
             complete=balanced and not still_open and not waiting,
@@ -247,13 +274,14 @@ class Ledger:
             repeats=self._repeats,
             beyond_cut=self._beyond,
             before_cut=self._before,
-            unexpected=self._unexpected,
-            problem_counts={trouble.value: count for trouble, count in sorted(self._counts.items())},
-            problems=tuple(self._problems),
+            unexpected=total.unexpected,
+            problem_counts={trouble.value: count for trouble, count in sorted(total.problems.counts.items())},
+            problems=tuple(total.problems.named),
+            notes=tuple(self._notes),
         )
 
     def last_confirmed(self, destination: str) -> Iterable[tuple[bytes, EntityType, int, int]]:
-        """Per entity key: its type, and what `destination` should show: the last confirmed revision and `fold` of its state hash."""
+        """Per entity key: its type, and what `destination` should show: last confirmed revision, `fold` of its state hash."""
         index = self._destinations[destination]
         for key, entity in self._entities.items():
             newest = Course(entity.ends(index)).confirmations.newest
@@ -267,23 +295,23 @@ class Ledger:
         topic, subject = landing_topic(entity.entity_type), self._subject(key)
         return Problem(trouble, topic, entity.partition, epoch, offset, destination, subject, detail)
 
-    def _topics(self) -> tuple[TopicBooks, ...]:
+    def _topics(self, total: _Sum) -> tuple[TopicBooks, ...]:
         totals: dict[str, list[int]] = {}
         for (topic, _), part in sorted(self._partitions.items()):
-            total = totals.setdefault(topic, [0] * (len(_KIND_NAMES) + 1))
+            sums = totals.setdefault(topic, [0] * (len(_KIND_NAMES) + 1))
             for kind in range(1, len(_KIND_NAMES)):
-                total[kind] += part.marks.count(kind)
+                sums[kind] += part.marks.count(kind)
             missing = part.marks.count(0)
-            waiting = self._name_missing(part, missing) if missing else 0
-            total[0] += missing - waiting
-            total[-1] += waiting
+            waiting = self._name_missing(total, part, missing) if missing else 0
+            sums[0] += missing - waiting
+            sums[-1] += waiting
         decided = range(2, len(_KIND_NAMES))
         return tuple(
-            TopicBooks(topic, sum(total), total[1], {_KIND_NAMES[kind]: total[kind] for kind in decided}, total[0], total[-1])
-            for topic, total in totals.items()
+            TopicBooks(topic, sum(sums), sums[1], {_KIND_NAMES[kind]: sums[kind] for kind in decided}, sums[0], sums[-1])
+            for topic, sums in totals.items()
         )
 
-    def _name_missing(self, part: _Positions, missing: int) -> int:
+    def _name_missing(self, total: _Sum, part: _Positions, missing: int) -> int:
         """Name those that are lost; how many only wait for the gate."""
         cut, waiting, place = part.cut, 0, -1
         for _ in range(missing):
@@ -291,32 +319,33 @@ class Ledger:
             if cut.committed is not None and cut.first + place >= cut.committed:
                 waiting += 1
             else:
-                self._add(Problem(Trouble.MISSING, cut.topic, cut.partition, cut.epoch, cut.first + place))
+                total.problems.add(Problem(Trouble.MISSING, cut.topic, cut.partition, cut.epoch, cut.first + place))
         return waiting
 
-    def _check_rows(self, key: bytes, entity: EntityBooks, rows: list[Row]) -> None:
+    def _check_rows(self, total: _Sum, key: bytes, entity: EntityBooks, rows: list[Row]) -> None:
         """One history: each revision once, each following the one before, no event twice."""
         events: set[int] = set()
         before: Row | None = None
         for row in rows:
             if before is not None and before.revision == row.revision:
                 if before.state != row.state:
-                    self._add(self.named(Trouble.STATE_FORK, key, row.revision, detail="accepted with two states"))
+                    total.problems.add(self.named(Trouble.STATE_FORK, key, row.revision, detail="accepted with two states"))
                 continue
             follows = row.previous == (before.revision if before is not None else 0)
             if not follows and (before is not None or self._history_whole):
-                self._add(self.named(Trouble.BROKEN_CHAIN, key, row.revision))
+                total.problems.add(self.named(Trouble.BROKEN_CHAIN, key, row.revision))
             if row.event in events:
-                self._add(self.named(Trouble.DOUBLE, key, row.revision, detail="its event was accepted before"))
+                total.problems.add(self.named(Trouble.DOUBLE, key, row.revision, detail="its event was accepted before"))
             events.add(row.event)
             before = row
 
-    def _deliver(self, key: bytes, entity: EntityBooks, rows: list[Row], name: str, index: int) -> None:
-        course, account = Course(entity.ends(index)), self._accounts[index]
+    def _deliver(self, total: _Sum, key: bytes, entity: EntityBooks, rows: list[Row], index: int) -> None:
+        course, account = Course(entity.ends(index)), total.accounts[index]
+        name = account.destination
         account.repeats += course.confirmations.repeats
         for trouble, revision in course.troubles:
-            self._add(self.named(trouble, key, revision, name))
-        self._check_known(key, entity, {row.revision for row in rows}, course, name)
+            total.problems.add(self.named(trouble, key, revision, name))
+        self._check_known(total, key, entity, {row.revision for row in rows}, course, name)
         newest: Fate | None = None
         last = -1
         for row in rows:
@@ -325,27 +354,31 @@ class Ledger:
             last = row.revision
             fate, end = course.fate(row.revision)
             if not row.expected >> index & 1:
-                self._unexpected += fate is not Fate.OPEN and end is not None and end.revision == row.revision
+                total.unexpected += fate is not Fate.OPEN and end is not None and end.revision == row.revision
                 continue
             newest = fate
             account.book(row, fate, end)
             if fate is Fate.UNACCOUNTED:
-                self._add(self.named(Trouble.UNACCOUNTED, key, row.revision, name))
+                total.problems.add(self.named(Trouble.UNACCOUNTED, key, row.revision, name))
             elif fate is Fate.OPEN:
                 account.keep_open(self._open_item(key, entity, row))
             elif fate is Fate.CONFIRMED and end is not None and end.state != row.state:
-                self._add(self.named(Trouble.STATE_FORK, key, row.revision, name, "confirmed with another state than accepted"))
+                total.problems.add(
+                    self.named(Trouble.STATE_FORK, key, row.revision, name, "confirmed with another state than accepted")
+                )
         if newest is not None:
             confirmed = course.confirmations.newest
             account.entity(newest, confirmed.at if confirmed is not None else None)
 
-    def _check_known(self, key: bytes, entity: EntityBooks, known: set[int], course: Course, destination: str) -> None:
+    def _check_known(
+        self, total: _Sum, key: bytes, entity: EntityBooks, known: set[int], course: Course, destination: str
+    ) -> None:
         if not self._history_whole:
             return
         part = self._partitions.get((landing_topic(entity.entity_type), entity.partition))
         for revision in sorted(course.revisions - known):
             if part is None or place_of(revision) < (part.cut.epoch, part.cut.end):
-                self._add(self.named(Trouble.UNKNOWN_REVISION, key, revision, destination))
+                total.problems.add(self.named(Trouble.UNKNOWN_REVISION, key, revision, destination))
 
     def _open_item(self, key: bytes, entity: EntityBooks, row: Row) -> OpenItem:
         epoch, offset = place_of(row.revision)

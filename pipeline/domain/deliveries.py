@@ -26,7 +26,7 @@ class Trouble(enum.StrEnum):
     LOG_TRIMMED = "LOG_TRIMMED"
     """The landing log starts beyond the gate's committed offset: proven loss."""
     HISTORY_TRIMMED = "HISTORY_TRIMMED"
-    """A log that the books are computed from no longer reaches back to its beginning: nothing before is proven."""
+    """A note, no fault: a log that the books are computed from no longer reaches back to its beginning."""
     VERDICT_FORK = "VERDICT_FORK"
     """A landing position was judged twice, differently."""
     STATE_FORK = "STATE_FORK"

@@ -192,7 +192,8 @@ def test_a_planted_gap_in_the_outcomes_is_named(run: Run, order: random.Random, 
         if outcome.kind is OutcomeKind.CONFIRMED
         and run.outcomes.count(outcome) == 1
         and any(
-            record.entity_id == outcome.entity_id and outcome.after < record.revision < outcome.revision for record in run.accepted
+            record.entity_id == outcome.entity_id and outcome.after < record.revision < outcome.revision
+            for record in run.accepted
         )
     ]
     place, outcome = data.draw(st.sampled_from(wide))

@@ -91,7 +91,9 @@ def outcome(
     return msgspec.structs.replace(record, **changes)
 
 
-def books(*records: Accepted | Decision | Outcome, cut: PartitionCut = CUT, types: tuple[EntityType, ...] = (EntityType.BED,)) -> Books:
+def books(
+    *records: Accepted | Decision | Outcome, cut: PartitionCut = CUT, types: tuple[EntityType, ...] = (EntityType.BED,)
+) -> Books:
     ledger = Ledger([cut], {EHR: of_types(types)}, lambda key: "digest")
     for record in records:
         match record:
@@ -104,7 +106,14 @@ def books(*records: Accepted | Decision | Outcome, cut: PartitionCut = CUT, type
     return ledger.close()
 
 
-DAY = (accepted(0, None), decision(1), accepted(2, 0), accepted(3, 2), decision(4, DecisionKind.STALE), accepted(5, None, bed="ICU-13"))
+DAY = (
+    accepted(0, None),
+    decision(1),
+    accepted(2, 0),
+    accepted(3, 2),
+    decision(4, DecisionKind.STALE),
+    accepted(5, None, bed="ICU-13"),
+)
 ENDS = (outcome(0, None), outcome(3, 0), outcome(5, None, bed="ICU-13"))
 
 
@@ -160,7 +169,10 @@ def test_a_revision_is_open_until_it_or_a_later_one_is_confirmed() -> None:
     result = books(*DAY, outcome(0, None), ENDS[2])
     ehr = result.destinations[0]
     assert (result.balanced, result.complete, ehr.open, ehr.current) == (True, False, 2, 1)
-    assert [(item.offset, item.lane, item.since) for item in ehr.open_items] == [(2, Lane.CRITICAL, 1_002), (3, Lane.CRITICAL, 1_003)]
+    assert [(item.offset, item.lane, item.since) for item in ehr.open_items] == [
+        (2, Lane.CRITICAL, 1_002),
+        (3, Lane.CRITICAL, 1_003),
+    ]
     assert ehr.oldest_open_since == 1_002
 
 
@@ -261,3 +273,14 @@ def test_a_destinations_own_history_shows_each_revision_once_and_rising(
     history: list[int], wrong: list[tuple[Trouble, int]]
 ) -> None:
     assert rising(history) == wrong
+
+
+def test_books_can_be_closed_again_after_more_was_read() -> None:
+    ledger = Ledger([CUT], {EHR: of_types([EntityType.BED])}, lambda key: "digest")
+    for record in DAY:
+        ledger.accepted(record) if isinstance(record, Accepted) else ledger.decision(record)
+    first = ledger.close()
+    assert (first.open, ledger.close()) == (4, first)
+    for end in ENDS:
+        ledger.outcome(end)
+    assert ledger.close() == books(*DAY, *ENDS)
