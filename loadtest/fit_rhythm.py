@@ -1,4 +1,4 @@
-"""Fits the rhythm of the demo's surge (`pipeline/local/rhythm.py`) to real bed moves, and prints its constants.
+"""Fits the rhythm of the demo's surge (`pipeline/local/rhythm.py`) to real bed moves, and prints its figures.
 
 `python -m loadtest.fit_rhythm [FOLDER]`, where FOLDER holds TRANSFERS.csv and ADMISSIONS.csv of the MIMIC-III demo
 (PhysioNet, ODbL), by default `capacity/mimic3-demo-1.4` of SURGELINE_SHARED_DATA. Only rounded figures over all stays
@@ -36,8 +36,16 @@ class Stay(NamedTuple):
     began_hour: int
 
 
-def fit(folder: Path) -> str:
-    """The constants as Python source."""
+class Fitted(NamedTuple):
+    """The figures, rounded. `stays` holds per kind: how many, mean and standard deviation of log hours, what follows."""
+
+    hour_weights: list[float]
+    entry: dict[str, float]
+    stays: dict[str, tuple[int, float, float, dict[str, float]]]
+
+
+def fit(folder: Path) -> Fitted:
+    """Read the two files and fit."""
     registered = {row["HADM_ID"]: row["EDREGTIME"] for row in _rows(folder / "ADMISSIONS.csv") if row["EDREGTIME"]}
     paths = [_path(list(moves), registered.get(stay)) for stay, moves in _by_stay(folder / "TRANSFERS.csv")]
     hours = Counter(stay.began_hour for path in paths for stay in path)
@@ -48,15 +56,22 @@ def fit(folder: Path) -> str:
             lengths[stay.kind].append(math.log(max(stay.hours, MIN_HOURS)))
         for before, after in pairwise([*(stay.kind for stay in path), LEFT]):
             leads_to[before][after] += 1
-    lines = [
-        f"# {len(paths)} stays, {sum(map(len, paths))} stays in a kind of unit",
-        f"HOUR_WEIGHTS = {_rounded([hours[hour] * 24 / hours.total() for hour in range(24)], 1)}",
-        f"ENTRY = {_shares(Counter(path[0].kind for path in paths))}",
-    ]
-    for kind, logs in sorted(lengths.items()):
-        mean, deviation = statistics.mean(logs), statistics.stdev(logs)
-        lines.append(f"{kind}: n={len(logs)} log_mean={mean:.1f} log_sd={deviation:.1f} next={_shares(leads_to[kind])}")
-    return "\n".join(lines)
+    return Fitted(
+        hour_weights=[round(hours[hour] * 24 / hours.total(), 1) for hour in range(24)],
+        entry=_shares(Counter(path[0].kind for path in paths)),
+        stays={
+            kind: (len(logs), round(statistics.mean(logs), 1), round(statistics.stdev(logs), 1), _shares(leads_to[kind]))
+            for kind, logs in sorted(lengths.items())
+        },
+    )
+
+
+def show(fitted: Fitted) -> str:
+    """The figures, one a line."""
+    lines = [f"hour weights {fitted.hour_weights}", f"entry {fitted.entry}"]
+    for kind, (n, mean, deviation, leads_to) in fitted.stays.items():
+        lines.append(f"{kind} n={n} log_mean={mean} log_sd={deviation} leads_to={leads_to}")
+    return "\n".join(lines) + "\n"
 
 
 def _path(moves: list[dict[str, str]], ed_registered: str | None) -> list[Stay]:
@@ -100,11 +115,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
     return {name: round(count / counts.total(), 2) for name, count in sorted(counts.items())}
 
 
-def _rounded(values: list[float], digits: int) -> list[float]:
-    return [round(value, digits) for value in values]
-
-
 if __name__ == "__main__":
     shared = Path(os.environ.get("SURGELINE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     chosen = Path(sys.argv[1]) if len(sys.argv) > 1 else shared / "capacity" / "mimic3-demo-1.4"
-    sys.stdout.write(fit(chosen) + "\n")
+    sys.stdout.write(show(fit(chosen)))

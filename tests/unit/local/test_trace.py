@@ -14,7 +14,6 @@ from pipeline.formats.hl7v2.mapping import to_events
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Mapped
 from pipeline.formats.json_events import Client, Invalid, parse_event
-from pipeline.local.rhythm import ENTRY, HOUR_WEIGHTS, STAYS
 from pipeline.local.telling import hl7_time, rfc3339
 from pipeline.local.trace import MIN_ENTITIES, Step, paced, surge_trace
 
@@ -211,9 +210,3 @@ def test_pacing_keeps_order_and_moves_nothing_that_fits() -> None:
 def test_times_are_written_in_utc_to_the_millisecond() -> None:
     assert hl7_time(BASE) == "20260921141320.123+0000"
     assert rfc3339(BASE) == "2026-09-21T14:13:20.123Z"
-
-
-def test_rhythm_s_shares_add_up() -> None:
-    assert sum(ENTRY.values()) == pytest.approx(1)
-    assert all(sum(stay.leads_to.values()) == pytest.approx(1) for stay in STAYS.values())
-    assert sum(HOUR_WEIGHTS) == pytest.approx(24, abs=0.5)
