@@ -71,7 +71,9 @@ def _to_avro(entry: Entry, record: Record) -> dict[str, Any]:
 
 
 def _with_cleared(payload: dict[str, Any]) -> dict[str, Any]:
-    return {**payload, CLEARED: [name for name, value in payload.items() if value is None]}
+    # A tuple in a union is to fastavro the name of a branch and its value.
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in payload.items()}
+    return {**plain, CLEARED: [name for name, value in payload.items() if value is None]}
 
 
 def _from_avro(entry: Entry, fields: dict[str, Any]) -> dict[str, Any]:

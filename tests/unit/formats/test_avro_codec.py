@@ -3,13 +3,24 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from avro_records import any_record, identical, records
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from pipeline.domain.event import Allocation, AllocationStatus, Bed, EntityType, Environment, Event, EventType, Patient
+from pipeline.domain.event import (
+    Allocation,
+    AllocationStatus,
+    Bed,
+    EntityType,
+    Environment,
+    Event,
+    EventType,
+    Identifier,
+    Patient,
+)
 from pipeline.domain.identifiers import EventId, Millis
 from pipeline.domain.records import Reason
 from pipeline.formats.avro import Codec, SchemaIds, StaleSchemas, Undecodable, Unencodable, codec
@@ -90,6 +101,14 @@ def test_compiled_code_and_fastavro_agree_on_every_byte(case: tuple[Entry, Recor
     again, end = resolving_reader(entry, text, text)(bytes(out), 0)
     assert identical(again, record)
     assert end == len(out)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_list_of_any_length_is_written_the_same_way_by_fastavro(count: int) -> None:
+    payload = Patient(identifiers=tuple(Identifier(f"S{number}", str(number)) for number in range(count)))
+    record, out = msgspec.structs.replace(bed_event(Bed()), payload=payload), bytearray()
+    plain_writer(BY_NAME["event.patient"], CURRENT["event.patient"].text)(record, out)
+    assert CODEC.encode(record)[HEADER_BYTES:] == out
 
 
 @given(any_record(), st.data())
