@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.modes import SLOW_AFTER_S, Mode
-from pipeline.domain.records import LANES, RANK, Accepted, Lane, LagReport, LaneWindow, ModeChange, Stuck
+from pipeline.domain.records import LANES, RANK, Accepted, LagReport, Lane, LaneWindow, ModeChange, Stuck
 from pipeline.ops.topics import Decoder, Topics, decoded, tail
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES
 

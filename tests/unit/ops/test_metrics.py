@@ -1,0 +1,63 @@
+"""Metrics: bounded labels, named units, and documents that say what the catalogue says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.domain.event import EntityType
+from pipeline.domain.records import DecisionKind, Lane, Reason
+from pipeline.ops import metrics
+from pipeline.ops.metrics import CATALOGUE, DESTINATION_LIMIT, OTHER
+from pipeline.ops.reference import DOCUMENTS
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(name, labels)
+
+
+def test_a_decision_is_counted_by_kind_reason_and_entity_type() -> None:
+    labels = {"kind": "STALE", "reason": "OLDER_TIME", "entity_type": "bed"}
+    before = sample("surgeline_gate_decisions_total", **labels) or 0
+    metrics.GATE_DECISIONS.of(DecisionKind.STALE, Reason.OLDER_TIME, EntityType.BED).inc()
+    assert sample("surgeline_gate_decisions_total", **labels) == before + 1
+
+
+def test_a_value_outside_of_its_list_never_makes_a_series() -> None:
+    metrics.GATE_ACCEPTED.of("Jane Doe", "bed").inc()
+    assert b"Jane" not in metrics.exposition()
+    assert sample("surgeline_gate_accepted_total", lane=OTHER, entity_type="bed")
+
+
+def test_names_of_destinations_are_bounded_in_number() -> None:
+    for number in range(DESTINATION_LIMIT + 20):
+        metrics.WRITER_PARKED.of(f"destination-{number}").set(1)
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+    assert len(families["surgeline_writer_parked_entities"].samples) <= DESTINATION_LIMIT + 1
+
+
+def test_one_mode_is_shown_at_a_time() -> None:
+    metrics.enter_mode("ehr", "outage")
+    metrics.enter_mode("ehr", "recovery")
+    shown = {mode: sample("surgeline_writer_mode", destination="ehr", mode=mode) for mode in ("normal", "outage", "recovery")}
+    assert shown == {"normal": 0, "outage": 0, "recovery": 1}
+
+
+def test_lag_reaches_from_five_milliseconds_to_half_an_hour() -> None:
+    metrics.LAG_SECONDS.of("ehr", Lane.CRITICAL, EntityType.BED).observe(0.004)
+    assert (metrics.LAG_BUCKETS_S[0], metrics.LAG_BUCKETS_S[-1]) == (0.005, 1800)
+
+
+@pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
+def test_a_name_says_what_it_is_and_in_which_unit(metric: metrics.Declared) -> None:
+    assert re.fullmatch(r"surgeline_[a-z]+(_[a-z]+)*", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_reference_says_what_the_catalogue_says(name: str) -> None:
+    committed = (REPOSITORY / "docs" / "operating" / name).read_text(encoding="utf-8")
+    assert committed == DOCUMENTS[name](), "run: python -m pipeline.ops.reference"
