@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pipeline.destinations.fhir_build import JSON_TYPE, Builder, Subject, encoded
 from pipeline.destinations.fhir_http import Answer, AuthHeaders, Exchange, FhirHttp, NotSent, system_clock
+from pipeline.destinations.fhir_places import PlaceCache
 from pipeline.destinations.protocol import (
     Absent,
     Ambiguous,
@@ -29,6 +30,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
+from pipeline.formats.fhir.naming import Ident
 from pipeline.formats.fhir.outcome import Failure, Meaning, classify
 from pipeline.formats.fhir.owned import Body, dotted_value, elements
 from pipeline.formats.fhir.profile import Profile
@@ -69,6 +71,7 @@ class FhirDestination:
         self.builder = Builder(profile, digest_key)
         self._attempt_timeout_s = attempt_timeout_s
         self._clock = clock
+        self._places = PlaceCache()
         self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, authorise, clock)
 
     def expects(self, accepted: Accepted) -> bool:
@@ -90,8 +93,8 @@ class FhirDestination:
         return await self._search(subject, write.deadline_at)
 
     def build(self, write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
-        """See `Builder.build`."""
-        return self.builder.build(write, current)
+        """See `Builder.build`. The same places known, the same request."""
+        return self.builder.build(write, current, self._places.known)
 
     async def send(self, request: Request) -> Outcome:
         """Send once, with no more than the time that is left.
@@ -105,7 +108,14 @@ class FhirDestination:
         exchange = await self._http.exchange(request.method, request.target, headers, encoded(request), timeout_s)
         if isinstance(exchange, NotSent):
             return Retry(Reason.TIMEOUT if exchange.timed_out else Reason.CONNECTION)
-        return _outcome(request, exchange) if isinstance(exchange, Answer) else Ambiguous()
+        if not isinstance(exchange, Answer):
+            return Ambiguous()
+        outcome = _outcome(request, exchange)
+        if isinstance(outcome, Confirmed | VersionMismatch):
+            self._learn_places(request, exchange.body)
+        elif isinstance(outcome, Refused) and self._places.forget_used(request):
+            return VersionMismatch()  # perhaps for an id that is wrong by now; built anew, the request does without it
+        return outcome
 
     async def read_back(self, request: Request) -> ReadBack:
         """What the server shows after an ambiguous write. It is confirmed only if revision and owned fields both show."""
@@ -183,6 +193,16 @@ class FhirDestination:
         if failure.meaning is Meaning.REFUSED:
             return Refused(failure.reason)
         return Retry(failure.reason, exchange.retry_after_s)
+
+    def _learn_places(self, request: Request, body: Body | None) -> None:
+        """Ids of the places that a transaction made or met: all its entries but the last."""
+        asked, answers = elements(request.body, "entry"), elements(body or {}, "entry")
+        if len(asked) != len(answers):
+            return
+        for entry, answer in zip(asked[:-1], answers[:-1], strict=True):
+            identifiers, remote_id = elements(entry["resource"], "identifier"), _id_of(answer)
+            if identifiers and remote_id is not None:
+                self._places.learn(Ident(identifiers[0]["system"], identifiers[0]["value"]), remote_id)
 
     def _time_left(self, deadline_at: Millis) -> float:
         return min(self._attempt_timeout_s, (deadline_at - self._clock()) / 1000)

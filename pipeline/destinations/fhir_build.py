@@ -1,7 +1,9 @@
 """From an accepted state and what the EHR shows, the one request that makes the EHR show it. Pure."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal
 
 from pipeline.destinations.protocol import Absent, Current, PendingWrite, Refused, Request, Suppressed
@@ -10,7 +12,7 @@ from pipeline.domain.event import Allocation, Bed, EntityType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.codec import encode
-from pipeline.formats.fhir.location import chain_entries, chain_urn
+from pipeline.formats.fhir.location import chain_urn, with_known_place
 from pipeline.formats.fhir.naming import Ident, Naming, query_quoted
 from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, apply_owned
 from pipeline.formats.fhir.profile import Profile
@@ -25,6 +27,8 @@ MAX_DIGEST_KEY_BYTES: Final = 64
 
 _STRUCTURAL: Final = frozenset({"identifier", "kind", "place"})
 """What a new resource can't do without, whatever the profile lets out later."""
+
+NOTHING_KNOWN: Final[Mapping[Ident, str]] = MappingProxyType({})
 
 _MARK_PATH: Final = ("extension", Member((("url", REVISION),)))
 
@@ -59,8 +63,12 @@ class Builder:
         ident = naming.entity(accepted.entity_type, accepted.namespace, accepted.entity_id)
         return Subject(RESOURCES[accepted.entity_type], ident, naming)
 
-    def build(self, write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
+    def build(
+        self, write: PendingWrite, current: Current | Absent, known: Mapping[Ident, str] = NOTHING_KNOWN
+    ) -> Request | Suppressed | Refused:
         """The request, or why there is none. A state without a valid FHIR form is refused as invalid.
+
+        `known` has ids of surrounding places that need not be made.
 
         Nothing is sent only if revision and owned fields both match; an older revision never replaces a newer one.
         """
@@ -72,7 +80,7 @@ class Builder:
         if _is_held(self.profile, accepted):
             return Suppressed(Reason.RESERVATION_UNTELLABLE, accepted.revision)
         try:
-            return self._create(write) if isinstance(current, Absent) else self._update(write, current)
+            return self._create(write, known) if isinstance(current, Absent) else self._update(write, current, known)
         except Misshapen:
             return Refused(Reason.REFUSED_INVALID)
 
@@ -95,7 +103,7 @@ class Builder:
         revision, state_hash = (mark.revision, mark.state_hash) if mark else (NO_REVISION, None)
         return Current(str(body.get("id", "")), etag, body, revision, state_hash)
 
-    def _update(self, write: PendingWrite, current: Current) -> Request | Suppressed | Refused:
+    def _update(self, write: PendingWrite, current: Current, known: Mapping[Ident, str]) -> Request | Suppressed | Refused:
         accepted, subject = write.accepted, self.subject(write.accepted)
         if self.agrees(accepted, current):
             return Suppressed(Reason.ALREADY_THERE, current.revision)
@@ -104,13 +112,14 @@ class Builder:
         body = self._marked(subject, accepted, current.body, self._desired(subject, accepted, current.body))
         url = f"{subject.resource.resource_type}/{current.remote_id}"
         fence = current.etag if self.profile.fence == "if-match" else None
-        if entries := _new_chain(subject, accepted, body):
+        body, entries = _placed(subject, accepted, body, known)
+        if entries:
             entry_request: Body = {"method": "PUT", "url": url} | ({"ifMatch": fence} if fence else {})
             return _transaction(write, [*entries, {"fullUrl": _own_urn(subject), "resource": body, "request": entry_request}])
         headers = (("If-Match", fence),) if fence else ()
         return _request(write, "PUT", url, headers, body)
 
-    def _create(self, write: PendingWrite) -> Request | Refused:
+    def _create(self, write: PendingWrite, known: Mapping[Ident, str]) -> Request | Refused:
         accepted, subject = write.accepted, self.subject(write.accepted)
         how: Literal["never", "transaction-if-none-exist", "put-client-id"] = self.profile.resources[accepted.entity_type].create
         if how == "never":
@@ -120,7 +129,7 @@ class Builder:
         fields = self.profile.fields_of(accepted.entity_type) | _STRUCTURAL
         desired = tuple(owned for owned in every if owned.field in fields)
         body = self._marked(subject, accepted, start, desired)
-        entries = _new_chain(subject, accepted, body)
+        body, entries = _placed(subject, accepted, body, known)
         if how == "put-client-id":
             return self._put_client_id(write, subject, body, entries)
         request = {"method": "POST", "url": subject.resource.resource_type, "ifNoneExist": _by_identifier(subject.ident)}
@@ -178,13 +187,9 @@ def _is_held(profile: Profile, accepted: Accepted) -> bool:
     return code_for(bed, reaches) is Untellable.RESERVATION
 
 
-def _new_chain(subject: Subject, accepted: Accepted, body: Body) -> list[Body]:
-    """Entries for the surrounding places, where `body` refers to them by a URN that only a transaction resolves."""
-    bed, part_of = accepted.state, body.get("partOf")
-    if not isinstance(bed, Bed) or not bed.place or not isinstance(part_of, dict):
-        return []
-    chain = subject.naming.chain(bed.place)
-    return chain_entries(chain) if chain and part_of.get("reference") == chain_urn(chain[0].ident) else []
+def _placed(subject: Subject, accepted: Accepted, body: Body, known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
+    bed = accepted.state
+    return with_known_place(body, subject.naming.chain(bed.place), known) if isinstance(bed, Bed) and bed.place else (body, [])
 
 
 def _own_urn(subject: Subject) -> str:

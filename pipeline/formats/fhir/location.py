@@ -1,6 +1,8 @@
 """A bed as Location: its status by HL7 table 0116, its place as a partOf chain, its independent fields as extensions."""
 
 import hashlib
+import itertools
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import UNSET
@@ -88,12 +90,16 @@ def _part_of(chain: tuple[PlaceNode, ...], current: Body) -> Json:
     kept = current.get("partOf")
     if isinstance(kept, dict) and referenced(kept) == [chain[0].ident.system, chain[0].ident.value]:
         return kept
-    return chain_reference(chain[0])
+    return chain_reference(chain[0], {})
 
 
-def chain_reference(node: PlaceNode) -> Body:
-    """Reference by a URN that the transaction resolves, with the identifier beside it so that the next read can compare."""
-    return {"reference": chain_urn(node.ident), **logical_reference("Location", node.ident)}
+def chain_reference(node: PlaceNode, known: Mapping[Ident, str]) -> Body:
+    """Reference to a surrounding place: by id if `known`, else by a URN that the transaction resolves.
+
+    The identifier stays beside it, so that the next read can compare.
+    """
+    literal = f"Location/{known[node.ident]}" if node.ident in known else chain_urn(node.ident)
+    return {"reference": literal, **logical_reference("Location", node.ident)}
 
 
 def chain_urn(ident: Ident) -> str:
@@ -102,12 +108,21 @@ def chain_urn(ident: Ident) -> str:
     return f"urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
 
 
-def chain_entries(chain: tuple[PlaceNode, ...]) -> list[Body]:
-    """Transaction entries that make the surrounding places which aren't there yet, outermost first."""
-    return [_chain_entry(node, chain[i + 1] if i + 1 < len(chain) else None) for i, node in reversed(list(enumerate(chain)))]
+def with_known_place(body: Body, chain: tuple[PlaceNode, ...], known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
+    """`body` with its partOf settled, and the transaction entries, outermost first, that make the places not yet known.
+
+    A body that refers to its place by id already needs neither. Each entry is a conditional create.
+    """
+    part_of = body.get("partOf")
+    if not chain or not isinstance(part_of, dict) or part_of.get("reference") != chain_urn(chain[0].ident):
+        return body, []
+    unknown = list(itertools.takewhile(lambda node: node.ident not in known, chain))
+    outward = [*chain[1:], None]
+    entries = [_chain_entry(node, outward[index], known) for index, node in reversed(list(enumerate(unknown)))]
+    return {**body, "partOf": chain_reference(chain[0], known)}, entries
 
 
-def _chain_entry(node: PlaceNode, outer: PlaceNode | None) -> Body:
+def _chain_entry(node: PlaceNode, outer: PlaceNode | None, known: Mapping[Ident, str]) -> Body:
     resource: Body = {
         "resourceType": "Location",
         "identifier": [node.ident.body()],
@@ -117,7 +132,7 @@ def _chain_entry(node: PlaceNode, outer: PlaceNode | None) -> Body:
         "physicalType": physical_type(node.level),
     }
     if outer is not None:
-        resource["partOf"] = chain_reference(outer)
+        resource["partOf"] = chain_reference(outer, known)
     request = {"method": "POST", "url": "Location", "ifNoneExist": f"identifier={query_quoted(node.ident.token())}"}
     return {"fullUrl": chain_urn(node.ident), "resource": resource, "request": request}
 

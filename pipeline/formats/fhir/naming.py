@@ -130,6 +130,10 @@ def referenced(reference: Json) -> Json:
     return [system, value] if system and value else reference.get("reference")
 
 
+def _bed_part(text: str) -> str:
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
 def _quoted(text: str) -> str:
     """Percent-encoding of all but letters, digits and `-._~`."""
     return "".join(
