@@ -61,7 +61,7 @@ def topic(name: str, prefix: str) -> str:
 
 
 def without_prefix(name: str, prefix: str) -> str:
-    """Inverse of `topic`."""
+    """Inverse of `topic`: the name on the map."""
     return name.removeprefix(prefix)
 
 

@@ -17,7 +17,7 @@ class KafkaUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One record of a topic. The representation shows only where it lies."""
+    """One record of a topic, which has its name on the map, without the prefix. The representation shows only where it lies."""
 
     topic: str
     partition: int

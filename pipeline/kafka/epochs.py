@@ -50,7 +50,7 @@ LANDING: Final = frozenset(topology.LANDING.values())
 def read_epochs(settings: KafkaSettings, codec: Codec) -> dict[str, TopicEpoch]:
     """The epoch in force of each landing topic, by the topic's name at the broker. KafkaUnavailable without `epochs`."""
     found: dict[str, TopicEpoch] = {}
-    for message in read_topic(settings, topology.topic(topology.EPOCHS, settings.topic_prefix)):
+    for message in read_topic(settings, topology.EPOCHS):
         if message.value is None:
             continue
         record = codec.decode(message.value)
@@ -105,7 +105,7 @@ def assign(
             refuse.append(
                 UnknownLife(life.topic, f"made anew since epoch {known.epoch} was recorded; say --new-epoch if that was meant")
             )
-        elif known is None and not new_epoch and any(end_offsets(settings, life.topic).values()):
+        elif known is None and not new_epoch and _holds_records(settings, life):
             refuse.append(
                 UnknownLife(life.topic, "it holds records, and no epoch is recorded for it; say --new-epoch if it has none")
             )
@@ -114,6 +114,10 @@ def assign(
         else:
             record.append(TopicEpoch(topic=life.topic, topic_id=life.topic_id, epoch=epoch, at=now, actor=actor))
     return record, refuse
+
+
+def _holds_records(settings: KafkaSettings, life: Life) -> bool:
+    return any(end_offsets(settings, topology.without_prefix(life.topic, settings.topic_prefix)).values())
 
 
 def write(settings: KafkaSettings, codec: Codec, records: Iterable[TopicEpoch]) -> None:

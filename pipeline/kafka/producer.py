@@ -48,7 +48,7 @@ class PublishFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OutRecord:
-    """A record to publish. `topic` is its name at the broker (`topology.topic`); without a partition the key decides."""
+    """A record to publish. `topic` is its name on the map, without the prefix; without a partition the key decides."""
 
     topic: str
     key: bytes | None
@@ -67,7 +67,7 @@ class OutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where an acknowledged record lies; the time is the broker's where the topic is set to LogAppendTime."""
+    """Where an acknowledged record lies; `topic` has no prefix, the time is the broker's where the topic is set so."""
 
     topic: str
     partition: int
@@ -123,6 +123,7 @@ class Publisher:
     def __init__(
         self, settings: KafkaSettings, client_id: str = "surgeline", max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES
     ) -> None:
+        self._prefix: Final = settings.topic_prefix
         self._wait_s: Final = settings.delivery_timeout_s
         self._max_records: Final = max_records
         self._max_bytes: Final = max_bytes
@@ -224,11 +225,11 @@ class Publisher:
 
     def _hand_over(self, batch: _Batch) -> None:
         """Queue each record at the client; what it doesn't take fails with the batch."""
-        produce, total = self._producer.produce, len(batch.records)
+        produce, prefix, total = self._producer.produce, self._prefix, len(batch.records)
         for index, record in enumerate(batch.records):
             try:
                 produce(
-                    record.topic,
+                    f"{prefix}{record.topic}",
                     value=record.value,
                     key=record.key,
                     partition=-1 if record.partition is None else record.partition,

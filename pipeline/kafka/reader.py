@@ -1,6 +1,6 @@
 """Reading topics outside of any group: once from start to end, or following. Nothing here commits an offset.
 
-Topics are named as they are at the broker (`topology.topic`).
+Topics have their names on the map here; the prefix of the settings is put before them and taken off what is read.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ from confluent_kafka import Message as KafkaMessage
 
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable, Message
 from pipeline.settings_model import ClientConfig, KafkaSettings
+from pipeline.topology import topic as at_broker
+from pipeline.topology import without_prefix
 
 BATCH_RECORDS: Final = 1_000
 POLL_S: Final = 0.2
@@ -47,13 +49,13 @@ class LogTruncated(Exception):
 def end_offsets(settings: KafkaSettings, topic: str) -> Offsets:
     """Offset after the last record, per partition, at this moment. KafkaUnavailable if there is no such topic."""
     with _consumer(settings) as consumer:
-        return {partition: high for partition, (_, high) in _bounds(consumer, topic).items()}
+        return {partition: high for partition, (_, high) in _bounds(consumer, at_broker(topic, settings.topic_prefix)).items()}
 
 
 def begin_offsets(settings: KafkaSettings, topic: str) -> Offsets:
     """Offset of the first record that is still there, per partition. KafkaUnavailable if there is no such topic."""
     with _consumer(settings) as consumer:
-        return {partition: low for partition, (low, _) in _bounds(consumer, topic).items()}
+        return {partition: low for partition, (low, _) in _bounds(consumer, at_broker(topic, settings.topic_prefix)).items()}
 
 
 def read_topic(
@@ -66,7 +68,7 @@ def read_topic(
     begins after `start`, told at the call; KafkaUnavailable if there is no such topic or nothing more comes.
     """
     with _consumer(settings) as consumer:
-        spans = _spans(_bounds(consumer, topic), topic, start or {}, end or {})
+        spans = _spans(_bounds(consumer, at_broker(topic, settings.topic_prefix)), topic, start or {}, end or {})
     return _records(settings, topic, spans)
 
 
@@ -89,13 +91,14 @@ def _records(settings: KafkaSettings, topic: str, spans: dict[int, tuple[int, in
     if not left:
         return
     with _consumer(settings, {"enable.partition.eof": True}) as consumer:
-        consumer.assign([TopicPartition(topic, partition, first) for partition, (first, _) in spans.items()])
+        name = at_broker(topic, settings.topic_prefix)
+        consumer.assign([TopicPartition(name, partition, first) for partition, (first, _) in spans.items()])
         progress = time.monotonic()
         while left:
             for message in consumer.consume(BATCH_RECORDS, POLL_S):
                 partition, offset = message.partition() or 0, message.offset() or 0
                 if message.error() is None and offset < left.get(partition, 0):
-                    yield _message(message)
+                    yield _message(message, settings.topic_prefix)
                 if _reached(message, left):
                     del left[partition]
                 progress = time.monotonic()
@@ -158,7 +161,8 @@ class Follower:
         """Assign everything; returns the offset to reach before it is caught up, where there is something to reach."""
         goals: dict[tuple[str, int], int] = {}
         positions: list[TopicPartition] = []
-        for name in self._topics:
+        for topic in self._topics:
+            name = at_broker(topic, self._settings.topic_prefix)
             bounds = _bounds(consumer, name)
             for position in _starts(consumer, name, bounds, self._since_ms):
                 positions.append(position)
@@ -179,7 +183,7 @@ class Follower:
                 where = message.topic() or "", message.partition() or 0
                 error = message.error()
                 if error is None:
-                    self._callback(_message(message))
+                    self._callback(_message(message, self._settings.topic_prefix))
                     if (message.offset() or 0) >= goals.get(where, 0) - 1:
                         goals.pop(where, None)
                 elif error.code() == KafkaError._PARTITION_EOF:
@@ -263,11 +267,11 @@ def _raise_unless_passing(error: KafkaError) -> None:
         raise KafkaUnavailable(error.str())
 
 
-def _message(message: KafkaMessage) -> Message:
+def _message(message: KafkaMessage, prefix: str) -> Message:
     headers = cast(list[tuple[str, bytes | None]], message.headers() or [])
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
     kept = tuple((name, value or b"") for name, value in headers)
-    return Message(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), kept)
+    return Message(without_prefix(topic, prefix), partition, offset, message.timestamp()[1], message.key(), message.value(), kept)

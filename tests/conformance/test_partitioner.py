@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import DefaultPartitioner
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.partitioner import DefaultPartitioner  # type: ignore[import-untyped]
 from confluent_kafka import Producer
 
 from pipeline import topology
@@ -77,10 +77,10 @@ def kafka(bootstrap: str) -> KafkaSettings:
 
 @pytest.fixture
 def landing(kafka: KafkaSettings) -> str:
-    """A landing topic as it is declared; its name at the broker."""
+    """A landing topic as it is declared; its name on the map."""
     spec = next(spec for spec in load_specs(topics_dir(), []) if spec.name == "landing.bed")
     admin.create(kafka, [spec])
-    return topology.topic(spec.name, kafka.topic_prefix)
+    return spec.name
 
 
 def where(kafka: KafkaSettings, name: str) -> dict[bytes, int]:
@@ -103,7 +103,7 @@ async def test_the_publisher_puts_each_key_where_faust_expects_it(kafka: KafkaSe
 def test_a_plain_producer_with_the_settings_configuration_does_too(kafka: KafkaSettings, landing: str) -> None:
     producer = Producer(kafka.producer_config())
     for key in keys():
-        producer.produce(landing, key=key, value=b"v")
+        producer.produce(topology.topic(landing, kafka.topic_prefix), key=key, value=b"v")
     assert producer.flush(30) == 0
     assert where(kafka, landing) == wanted()
 
@@ -114,7 +114,7 @@ async def test_faust_s_own_producer_does_too(kafka: KafkaSettings, landing: str)
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, acks="all")
     await producer.start()
     try:
-        for sent in [await producer.send(landing, key=key, value=b"v") for key in keys()]:
+        for sent in [await producer.send(topology.topic(landing, kafka.topic_prefix), key=key, value=b"v") for key in keys()]:
             await sent
     finally:
         await producer.stop()
