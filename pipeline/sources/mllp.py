@@ -191,7 +191,7 @@ class MllpSource:
             pass
         except TimeoutError:
             self._observer.rejected("PEER_TIMEOUT")
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001 - raised again by run(), which ends the role
             self._failure = self._failure or fault
             self._wake.set()
         finally:

@@ -3,6 +3,7 @@
 import enum
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import date as CalendarDate
 from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -23,7 +24,12 @@ class Unreadable(enum.Enum):
 
 UNREADABLE: Final = Unreadable.UNREADABLE
 
-_DTM: Final = re.compile(r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?(?:([+-])(\d\d)(\d\d))?")
+_DTM: Final = re.compile(
+    r"(?a)(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?(?:([+-])(\d\d)(\d\d))?"
+)
+_PARTS: Final = ((1, 0), (2, 1), (3, 1), (4, 0), (5, 0), (6, 0))
+"""Groups of `_DTM` from the year to the second, and what a missing one counts as."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -60,9 +66,10 @@ def dtm(text: str, default: tzinfo, *, to_the_minute: bool = False) -> Millis | 
     place = _offset(match[8], match[9], match[10]) if match[8] else default
     if place is None:
         return UNREADABLE
-    numbers = (int(match[1]), int(match[2] or 1), int(match[3] or 1), int(match[4] or 0), int(match[5] or 0), int(match[6] or 0))
+    year, month, day, hour, minute, second = (int(match[group] or least) for group, least in _PARTS)
+    microsecond = int((match[7] or "").ljust(6, "0"))
     try:
-        moment = datetime(*numbers, int((match[7] or "").ljust(6, "0")), place)
+        moment = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=place)
         return Millis((moment - _EPOCH) // _MILLISECOND)
     except (ValueError, OverflowError):
         return UNREADABLE
@@ -74,7 +81,7 @@ def date(text: str) -> str | Unreadable:
     if not match:
         return UNREADABLE
     try:
-        datetime(int(match[1]), int(match[2] or 1), int(match[3] or 1))
+        CalendarDate(int(match[1]), int(match[2] or 1), int(match[3] or 1))
     except ValueError:
         return UNREADABLE
     return "-".join(part for part in (match[1], match[2], match[3]) if part)

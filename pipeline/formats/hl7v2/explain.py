@@ -3,6 +3,7 @@
 `python -m pipeline.formats.hl7v2.explain > docs/mapping/adt.md`; a test says when the page is out of date.
 """
 
+import sys
 from typing import Final
 
 import msgspec
@@ -60,6 +61,11 @@ One message makes up to four events, in this order and with these ordinals: the 
   message; without MSH-10 or MSH-7 the digest of its bytes does.
 """
 
+_TRIGGER_NOTE: Final = """\
+The second A08 is that of a profile with `a08_moves`. The first A08 needs no visit number; all others do. A02 and A12 need
+PV1-3.
+"""
+
 _A20_NOTE: Final = """\
 A code states its own dimension and nothing else, because table 0116 is one list for what are independent fields here:
 
@@ -84,8 +90,7 @@ def render() -> str:
             ("Trigger", "Meaning", "Event type", "Status", "Bed of PV1-3", "Bed of PV1-6", "Locations", "Discharge", "Cleared")
         )
         + "".join(_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
-        "The second A08 is that of a profile with `a08_moves`. The first A08 needs no visit number; all others do.\n"
-        "A02 and A12 need PV1-3.\n",
+        _TRIGGER_NOTE,
         "## Fields\n",
         _table(("Event", "Field", "Read from", "Meaning")) + "".join(_fields()),
         "Status by PV1-2: "
@@ -155,4 +160,4 @@ def _docs(struct: type[msgspec.Struct]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    sys.stdout.write(render())

@@ -1,5 +1,6 @@
 """What one sender's HL7 v2 means here: the file `profiles/hl7/*.yaml`, one per feed."""
 
+import codecs
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -73,7 +74,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("bed_status: codes of table 0116 are C, H, O, U, K, I")
         for codec in self.charset_fallback:
             try:
-                b"".decode(codec)
+                codecs.lookup(codec)
             except LookupError as error:
                 raise ValueError("charset_fallback: not a codec") from error
 
