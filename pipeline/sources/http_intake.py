@@ -83,13 +83,13 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._of_client: Counter[str] = Counter()
+        self._of_client: Counter[Client] = Counter()
         self._bytes = 0
         self.requests = 0
         self.draining = False
 
     @contextmanager
-    def room(self, client: str, expected_bytes: int) -> Iterator[None]:
+    def room(self, client: Client, expected_bytes: int) -> Iterator[None]:
         """Holds room for one request; `Refusal` with 429 or 503 where there is none."""
         if self.draining:
             raise Refusal(retry_later(UNAVAILABLE, RETRY_AFTER_S, "this instance is stopping"))
@@ -145,7 +145,7 @@ class Intake:
     async def take_event(self, request: Request) -> Answer:
         """One event."""
         client = self.client_of(request)
-        with self.admission.room(client.name, _expected_bytes(request, self._limits)):
+        with self.admission.room(client, _expected_bytes(request, self._limits)):
             body, key, received_at = await self._body(request)
             event = parse_event(_decoded(body), client=client, idempotency_key=key, item=0, received_at=received_at)
             if isinstance(event, Invalid):
@@ -158,7 +158,7 @@ class Intake:
     async def take_batch(self, request: Request) -> Answer:
         """Several events, each judged by itself; what is well-formed is taken in together."""
         client = self.client_of(request)
-        with self.admission.room(client.name, _expected_bytes(request, self._limits)):
+        with self.admission.room(client, _expected_bytes(request, self._limits)):
             body, key, received_at = await self._body(request)
             items = self._items(_decoded(body))
             parsed = [
