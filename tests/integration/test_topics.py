@@ -23,6 +23,7 @@ from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
 from pipeline.kafka.reader import Follower, LogTruncated, begin_offsets, end_offsets, read_topic
 from pipeline.kafka.specs import TopicSpec, load_specs
+from pipeline.local.broker import Broker
 from pipeline.resources import topics_dir
 from pipeline.settings import KafkaSettings
 
@@ -213,6 +214,42 @@ async def test_close_delivers_what_was_taken(kafka: KafkaSettings) -> None:
     await asyncio.sleep(0)
     await publisher.close(10)
     assert len(await task) == 1_000
+
+
+async def test_a_killed_broker_loses_nothing_that_was_acknowledged_and_publishing_goes_on(own_broker: Broker) -> None:
+    kafka = KafkaSettings(
+        bootstrap_servers=own_broker.bootstrap, topic_prefix=next(PREFIXES), replication_factor=1, min_insync_replicas=1
+    )
+    name = made(kafka)
+    publisher = Publisher(kafka)
+    acknowledged: set[bytes] = set()
+
+    async def keep_publishing(sender: int, stop: asyncio.Event) -> None:
+        for number in itertools.count():
+            value = f"{sender}/{number}".encode()
+            await publisher.publish([OutRecord(name, value, value)])
+            acknowledged.add(value)
+            if stop.is_set():
+                return
+
+    stop = asyncio.Event()
+    try:
+        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+            for sender in range(4):
+                group.create_task(keep_publishing(sender, stop))
+            while len(acknowledged) < 200:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(own_broker.kill)
+            before = len(acknowledged)
+            await asyncio.to_thread(own_broker.start)
+            while len(acknowledged) < before + 200:
+                await asyncio.sleep(0.01)
+            stop.set()
+    finally:
+        await publisher.close(10)
+    values = [message.value for message in await asyncio.to_thread(list, read_topic(kafka, name))]
+    assert acknowledged <= set(values)
+    assert len(values) == len(set(values)), "an idempotent producer wrote a record twice"
 
 
 async def test_ten_thousand_records_a_second_get_through(kafka: KafkaSettings, publisher: Publisher) -> None:
