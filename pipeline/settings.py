@@ -3,6 +3,7 @@
 `settings_model` names and documents each setting, `settings_rules` says what may not be combined.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,10 @@ PREFIX: Final = "SURGELINE_"
 NESTING: Final = "__"
 CONFIG_VARIABLE: Final = "SURGELINE_CONFIG"
 DEFAULT_FILE: Final = "surgeline.yaml"
+MASK: Final = "<set>"
 MAX_PRUNINGS: Final = 3
+"""Rounds in which wrong values are left out, so that the rules can judge the rest."""
+
 
 Document = dict[str, Any]
 """Settings as YAML and the environment give them, before they are parsed."""
@@ -94,7 +98,10 @@ def load(path: Path | None, *, role: str | None = None) -> Settings:
     source = _source(path)
     problems: list[Problem] = []
     document = _read_yaml(source, problems)
-    document = _merge(document, _read_environment(problems))
+    environment = _read_environment(problems)
+    if environment is None:
+        raise SettingsError(problems)
+    document = _merge(document, environment)
     token = BASE_FOLDER.set((source.parent if source else Path()).resolve())
     try:
         settings = _parse(document, problems)
@@ -113,7 +120,7 @@ def masked(settings: Settings) -> Document:
     shown: Document = settings.model_dump(mode="json", by_alias=True)
     for client in shown["http"]["clients"]:
         if client["token_sha256"] is not None:
-            client["token_sha256"] = "<set>"
+            client["token_sha256"] = MASK
     return shown
 
 
@@ -146,16 +153,34 @@ def _read_yaml(source: Path | None, problems: list[Problem]) -> Document:
     return document
 
 
-def _read_environment(problems: list[Problem]) -> Document:
-    for variable in os.environ:
-        section, nested, _ = variable.removeprefix(PREFIX).partition(NESTING)
-        if variable.startswith(PREFIX) and nested and section.lower() not in Settings.model_fields:
+def _read_environment(problems: list[Problem]) -> Document | None:
+    """What the variables say; None where one can't be read, because judging the rest without it would mislead."""
+    for variable in _nested_variables():
+        section = variable.removeprefix(PREFIX).partition(NESTING)[0].lower()
+        if section not in Settings.model_fields:
             problems.append(Problem(variable, "no section has this name", f"Known sections: {', '.join(Settings.model_fields)}"))
     try:
         return EnvSettingsSource(_Environment)()
     except EnvironmentError_:
-        problems.append(Problem(f"{PREFIX}*", "a list or mapping in a variable is not JSON", 'Write e.g. ["ADT", "BEDS"]'))
-        return {}
+        wrong = [name for name in _nested_variables() if not _is_json_if_it_should_be(os.environ[name])]
+        for variable in wrong or [f"{PREFIX}*"]:
+            problems.append(Problem(variable, "a list or mapping that is not JSON", 'Write e.g. ["ADT", "BEDS"]'))
+        return None
+
+
+def _nested_variables() -> list[str]:
+    """Variables with `__`; a cluster sets others that begin with the name of a service, such as SURGELINE_PORT."""
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and NESTING in name)
+
+
+def _is_json_if_it_should_be(value: str) -> bool:
+    if not value.lstrip().startswith(("[", "{")):
+        return True
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Document:

@@ -19,7 +19,7 @@ ClientConfig = dict[str, str | int | float | bool]
 BASE_FOLDER: ContextVar[Path] = ContextVar("base_folder")
 """Folder that relative paths start at while settings are being read."""
 
-DEMO_TOKEN: Final = "surgeline-demo-token"
+DEMO_TOKEN: Final = "surgeline-demo-token"  # noqa: S105 - published, and refused where `demo` is false
 DEMO_KEY: Final = hashlib.sha256(b"surgeline demo key, known to everybody").digest()
 """Published secrets: taken where a demo names none, refused everywhere else."""
 
@@ -129,7 +129,9 @@ class HttpClient(Section):
 
     name: Annotated[Name, Field(description="client; part of the identity of what it sends")]
     tenant: Annotated[Name, Field(description="organisation that all its events belong to")]
-    token_sha256: Annotated[str | None, Field(description="SHA-256 of its token, 64 hex digits", pattern="^[0-9a-f]{64}$")] = None
+    token_sha256: Annotated[
+        str | None, Field(description="SHA-256 of its token, 64 hex digits", pattern="^[0-9a-f]{64}$", repr=False)
+    ] = None
     token_file: Annotated[File | None, Field(description="file with its token, in place of the digest")] = None
     source_systems: Annotated[tuple[str, ...], Field(description="source systems that it may speak for", min_length=1)]
 

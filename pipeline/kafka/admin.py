@@ -44,6 +44,8 @@ VISIBLE_TIMEOUT_S: Final = 15.0
 """Time for a new topic to be known to every broker that is asked."""
 VISIBLE_POLL_S: Final = 0.1
 
+MISSING: Final = "missing: run `surgeline topics apply`"
+
 AT_LEAST: Final = frozenset({"max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas"})
 """A worker starts where the broker's value is greater than the declared one."""
 EXACTLY: Final = frozenset({"cleanup.policy", "message.timestamp.type"})
@@ -143,11 +145,7 @@ def check(settings: KafkaSettings, specs: Sequence[TopicSpec], codec: Codec) -> 
     """What a worker must not start with: missing topics, wrong partitions, wrong configuration, an unknown topic id."""
     admin = _admin(settings)
     state = _state(admin, settings, specs)
-    problems = [
-        Problem(name, ProblemKind.MISSING, "missing: run `surgeline topics apply`")
-        for name in state.wanted
-        if name not in state.metadata
-    ]
+    problems = [Problem(name, ProblemKind.MISSING, MISSING) for name in state.wanted if name not in state.metadata]
     problems += _misfits(settings, state)
     for change in _changes(settings, state):
         if change.name in EXACTLY or (change.name in AT_LEAST and int(change.before or 0) < int(change.after)):
@@ -158,8 +156,11 @@ def check(settings: KafkaSettings, specs: Sequence[TopicSpec], codec: Codec) -> 
 
 def _unknown_ids(admin: AdminClient, settings: KafkaSettings, state: _State, codec: Codec) -> list[Problem]:
     landing = [name for name, spec in state.wanted.items() if spec.name in epochs.LANDING and name in state.metadata]
-    if not landing or topology.topic(topology.EPOCHS, settings.topic_prefix) not in _names(admin):
+    epochs_topic = topology.topic(topology.EPOCHS, settings.topic_prefix)
+    if not landing:
         return []
+    if epochs_topic not in _names(admin):
+        return [] if epochs_topic in state.wanted else [Problem(epochs_topic, ProblemKind.MISSING, MISSING)]
     strangers = epochs.unknown(epochs.lives(admin, landing), read_epochs(settings, codec))
     return [Problem(stranger.topic, ProblemKind.UNKNOWN_ID, stranger.why) for stranger in strangers]
 

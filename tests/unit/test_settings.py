@@ -1,6 +1,7 @@
 """Settings: what may start, what may not, and that a newcomer is told everything at once."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +270,27 @@ def test_a_misspelt_variable_is_told_and_a_cluster_s_own_variables_are_not(
     monkeypatch.setenv("SURGELINE_KAFAK__TOPIC_PREFIX", "x")
     monkeypatch.setenv("SURGELINE_KAFKA__TOPIC_PREFIXX", "x")
     assert set(problems(path)) == {"SURGELINE_KAFAK__TOPIC_PREFIX", "kafka.topic_prefixx"}
+
+
+def test_a_list_in_a_variable_is_json_and_a_wrong_one_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURGELINE_DEMO", "true")
+    monkeypatch.setenv("SURGELINE_LOGGING__JSON", "false")
+    client = {"name": "a", "tenant": "t", "token_sha256": "0" * 64, "source_systems": ["S"]}
+    monkeypatch.setenv("SURGELINE_HTTP__CLIENTS", json.dumps([client]))
+    settings = load(None)
+    assert settings.http.clients[0].source_systems == ("S",)
+    assert not settings.logging.as_json
+    monkeypatch.setenv("SURGELINE_HTTP__CLIENTS", "[oops")
+    assert set(problems(None)) == {"SURGELINE_HTTP__CLIENTS"}
+    monkeypatch.setenv("SURGELINE_HTTP__CLIENTS", "oops")
+    assert len(problems(None)) == 1
+
+
+def test_the_example_names_profiles_that_are_shipped(example: Path) -> None:
+    settings = load(example)
+    profiles = Path(settings_rules.__file__).parent / "profiles"
+    assert (profiles / "hl7" / f"{settings.mllp.profile}.yaml").is_file()
+    assert (profiles / "ehr" / f"{settings.writers['ehr'].profile}.yaml").is_file()
 
 
 @pytest.mark.parametrize("text", ["kafka: [", "- a\n- b\n", "\x00"])
