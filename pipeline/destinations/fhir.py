@@ -113,7 +113,7 @@ class FhirDestination:
         outcome = _outcome(request, exchange)
         if isinstance(outcome, Confirmed | VersionMismatch):
             self._learn_places(request, exchange.body)
-        elif isinstance(outcome, Refused) and self._places.forget_used(request):
+        elif isinstance(outcome, Refused) and self._places.forget_if_used(request):
             return VersionMismatch()  # perhaps for an id that is wrong by now; built anew, the request does without it
         return outcome
 

@@ -14,7 +14,7 @@ MAX_PLACES: Final = 4096
 class PlaceCache:
     """At most `limit` places, the least recently learnt forgotten first. Lives as long as its process.
 
-    An id may be wrong by now: whoever was refused with one forgets it and asks again.
+    An id may be wrong by now: whoever was refused with one forgets them and asks again.
     """
 
     def __init__(self, limit: int = MAX_PLACES) -> None:
@@ -33,10 +33,15 @@ class PlaceCache:
         while len(self._ids) > self._limit:
             self._ids.popitem(last=False)
 
-    def forget_used(self, request: Request) -> bool:
-        """Forget every place that the request refers to by an id from here; whether there was any."""
-        used = [ident for ident in _places_of(request.body) if self._ids.pop(ident, None) is not None]
-        return bool(used)
+    def forget_if_used(self, request: Request) -> bool:
+        """Forget everything if the request refers to a place that is known here; whether it did.
+
+        Everything, because what surrounds a place that is gone may be gone too, and finding out costs a write each.
+        """
+        used = any(ident in self._ids for ident in _places_of(request.body))
+        if used:
+            self._ids.clear()
+        return used
 
 
 def _places_of(body: Body) -> Iterator[Ident]:

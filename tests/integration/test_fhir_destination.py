@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fhir_lab import DIGEST_KEY, FakeFhir, accepted, outcome, pending
 from msgspec import UNSET, structs
 
 from pipeline.destinations.fhir import FhirDestination
@@ -51,6 +50,7 @@ from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.resources import RESOURCES
 from pipeline.formats.fhir.revision import changed_fields_at_ehr
 from pipeline.local.ehr import Ehr
+from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, outcome, pending
 
 PLACE = Place(building="B1", floor="3", point_of_care="ICU", room="12", bed="A")
 FREE = Bed(

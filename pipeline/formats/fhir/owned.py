@@ -40,17 +40,26 @@ class Member:
         """Whether `element` is the one."""
         return all(dotted_value(element, dotted) == value for dotted, value in self.match)
 
+    def __repr__(self) -> str:
+        return f"Member({', '.join(name for name, _ in self.match)})"
+
 
 Path = tuple[str | Member, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One path of ours, the field of the state that it belongs to, and its value; None clears it."""
+    """One path of ours, the field of the state that it belongs to, and its value; None clears it.
+
+    May hold patient data: its representation shows the field alone.
+    """
 
     field: str
     path: Path
     value: Json
+
+    def __repr__(self) -> str:
+        return f"Owned({self.field})"
 
 
 _MISSING: Final = object()

@@ -1,0 +1,110 @@
+"""Profiles of EHRs: all that is wrong is said at once, and an owner is never written what it owns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.destinations.fhir_profile import PROFILES, InvalidProfile, load_profile
+from pipeline.domain.event import EntityType
+from pipeline.formats.fhir.profile import FIELDS, OWNER_FIELDS, Profile, ProfileProblems, parse_profile
+
+
+def document(name: str = "sekmet-replica") -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    return loaded
+
+
+def problems_of(changed: dict[str, Any]) -> tuple[str, ...]:
+    parsed = parse_profile(changed)
+    assert isinstance(parsed, ProfileProblems)
+    return parsed.problems
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_that_we_ship_is_valid(path: Path) -> None:
+    assert isinstance(load_profile(path), Profile)
+
+
+def test_the_profiles_by_name_have_the_roles_that_they_say() -> None:
+    assert (load_profile("sekmet-owner").role, load_profile("sekmet-replica").role) == ("owner", "replica")
+
+
+@pytest.mark.parametrize(
+    ("entity_type", "field"),
+    [
+        (entity_type, field)
+        for entity_type, fields in FIELDS.items()
+        for field in fields
+        if field not in OWNER_FIELDS[entity_type]
+    ],
+)
+def test_an_owner_is_refused_each_field_that_it_owns(entity_type: EntityType, field: str) -> None:
+    changed = document("sekmet-owner")
+    changed["references"].pop(entity_type.value, None)
+    changed["resources"][entity_type.value] = {"system": "urn:x", "fields": [field]}
+    assert any(f"{field} is the EHR's own" in problem for problem in problems_of(changed))
+
+
+def test_an_owner_makes_its_own_encounters() -> None:
+    changed = document("sekmet-owner")
+    del changed["references"]["encounter"]
+    changed["resources"]["encounter"] = {"system": "urn:x", "fields": ["pending_location"], "create": "put-client-id"}
+    assert any("makes its own encounter" in problem for problem in problems_of(changed))
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    changed = document() | {"role": "friend", "fence": 7, "colour": "blue"}
+    changed["resources"]["bed"]["create"] = "sometimes"
+    changed["resources"]["spaceship"] = {"system": "urn:y", "fields": []}
+    del changed["places"]
+    found = "\n".join(problems_of(changed))
+    for place in ("role:", "fence:", "colour: unknown", "resources.bed:", "spaceship", "places: missing"):
+        assert place in found
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"version": 2}, "version: 2 isn't 1"),
+        ({"headers": {"Authorization": "Bearer x"}}, "headers.Authorization: a secret"),
+        ({"patient_identifiers": None}, "patient_identifiers: needed"),
+        ({"patient_identifiers": {"system": "urn:x"}}, "no {authority} in it"),
+        ({"places": {"system": "here"}}, "places.system: not an absolute URI"),
+        ({"places": {"system": "urn:p", "levels": ["room", "room"]}}, "a level twice"),
+        ({"places": {"system": "urn:p", "bed_id": ["room"]}}, "the bed itself is missing"),
+        ({"places": {"system": "https://surgeline.dev/fhir/id/{tenant}/bed"}}, "the same system as"),
+        ({"references": {"bed": {"system": "urn:b"}}}, "named by resources.bed already"),
+    ],
+)
+def test_a_profile_that_contradicts_itself_is_refused(change: dict[str, Any], problem: str) -> None:
+    assert any(problem in found for found in problems_of(document() | change))
+
+
+@pytest.mark.parametrize("reservation", ["extension", "pending-location"])
+def test_a_promise_needs_the_field_that_carries_it(reservation: str) -> None:
+    changed = document() | {"reservation": reservation}
+    changed["resources"]["bed"]["fields"].remove("allocation")
+    changed["resources"]["encounter"]["fields"].remove("pending_location")
+    assert any(f"reservation: {reservation} needs" in problem for problem in problems_of(changed))
+
+
+def test_a_type_or_field_without_a_fhir_form_is_refused() -> None:
+    changed = document()
+    changed["resources"]["bed"]["fields"].append("colour")
+    changed["resources"]["staffing"] = {"system": "urn:s", "fields": ["unit"]}
+    found = "\n".join(problems_of(changed))
+    assert "colour has no FHIR form" in found
+    assert "staffing: has no FHIR form" in found
+
+
+def test_start_up_is_told_all_problems_and_not_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("version: 2\nrole: owner\n")
+    (tmp_path / "worse.yaml").write_text("{")
+    with pytest.raises(InvalidProfile, match="places: missing"):
+        load_profile(tmp_path / "bad.yaml")
+    with pytest.raises(InvalidProfile, match="is no YAML"):
+        load_profile(tmp_path / "worse.yaml")
+    with pytest.raises(InvalidProfile, match="can't be read"):
+        load_profile("nowhere")
