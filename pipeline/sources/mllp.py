@@ -42,6 +42,7 @@ class MllpLimits:
     write_timeout_s: float = 20.0
     drain_timeout_s: float = 10.0
     handshake_timeout_s: float = 10.0
+    linger_s: float = 2.0
     pressure_high: float = 0.9
     pressure_poll_s: float = 0.05
 
@@ -257,7 +258,7 @@ class MllpSource:
         message, verdict = map_bytes(body, self._profile, self._tenant, received_at)
         named = message or ack.header_only(body, self._profile.charset_fallback)
         events, answer = self._said(named, verdict)
-        raw = RawMessage("mllp", self._identity(message, body), body, CONTENT_TYPE, received_at)
+        raw = RawMessage("mllp", self._identity(message, verdict, body), body, CONTENT_TYPE, received_at)
         receipt: Receipted
         try:
             async with asyncio.timeout(self._limits.ack_timeout_s):
@@ -292,14 +293,29 @@ class MllpSource:
             case _:
                 assert_never(receipt)
 
-    def _identity(self, message: Message | None, body: bytes) -> str:
-        identity = identity_of(message, body) if message else ("sha256", hashlib.sha256(body).hexdigest())
+    def _identity(self, message: Message | None, verdict: Verdict, body: bytes) -> str:
+        """Key of the receipt. A rejected message is named by its bytes: it promised and published nothing, so the sender may
+        send a corrected one under the same control id, or the same one once the profile has been corrected.
+        """
+        if message is None or isinstance(verdict, Rejected):
+            identity: tuple[str, ...] = ("rejected", hashlib.sha256(body).hexdigest())
+        else:
+            identity = identity_of(message, body)
         return identity_digest(self._tenant, self._profile.source_system, identity)
 
     async def _too_long(self, connection: _Connection, head: bytes) -> None:
-        """AR, then close: what follows of the frame can't be told from the next one. Too large to be kept."""
+        """AR, then close: what follows of the frame can't be told from the next one. Too large to be kept.
+
+        For a bounded time the rest is read and dropped: closing over unread bytes would reset the answer away.
+        """
         self._observer.rejected(Reason.TOO_LONG.value)
         await self._send(connection, ack.too_long(head, self._profile.charset_fallback))
+        if connection.writer.can_write_eof():
+            connection.writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger_s):
+                while await connection.reader.read(READ_BYTES):
+                    pass
 
     async def _send(self, connection: _Connection, answer: bytes) -> None:
         connection.writer.write(frame(answer))

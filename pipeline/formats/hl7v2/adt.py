@@ -117,6 +117,9 @@ class Draft:
     place: Place | None
     payload: Payload
 
+    def __repr__(self) -> str:
+        return f"Draft({self.ordinal}, {self.event_type}, <redacted>)"
+
 
 def rule_of(trigger: str, a08_moves: bool) -> Rule | None:
     """Rule of a trigger under the profile."""

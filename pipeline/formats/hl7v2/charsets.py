@@ -44,6 +44,6 @@ def decode(data: bytes, marked: str | None, declared: str, fallback: tuple[str, 
     for codec in (named, *fallback) if named else fallback:
         try:
             return data.decode(codec), codec
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue
     return None

@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.formats.hl7v2.delimiters import Delimiters
 
+_LINES: Final = re.compile(r"[0-9]{1,2}")
 _NEW_LINES: Final = frozenset({".br", ".sp", ".ce"})
 _DROPPED: Final = re.compile(r"H|N|\.(?:in|ti)[+-]?\d*|\.fi|\.nf|\.sk\s*\d*")
 """Highlighting and page layout: they style text and hold none, except that a skip is a blank."""
@@ -33,7 +34,7 @@ def _meaning(match: re.Match[str], marks: Delimiters, codec: str) -> str:
     if code in _NEW_LINES:
         return "\n"
     if code.startswith(".sp"):
-        return "\n" * min(int(code[3:]), 99) if code[3:].isdecimal() else match.group()
+        return "\n" * int(code[3:]) if _LINES.fullmatch(code[3:]) else match.group()
     if code.startswith("X"):
         return _hexadecimal(code[1:], codec) or match.group()
     if _DROPPED.fullmatch(code):
@@ -66,7 +67,7 @@ def _hexadecimal(digits: str, codec: str) -> str | None:
         return None
     try:
         return data.decode(codec)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return data.decode("latin-1")
 
 

@@ -28,6 +28,9 @@ class Header:
     user: str | None
     reason: str | None
 
+    def __repr__(self) -> str:
+        return "Header(<redacted>)"
+
 
 def type_of(message: Message) -> tuple[str, str]:
     """Message type and trigger in upper case, empty where absent. Before 2.3 the trigger stood in EVN-1 only.

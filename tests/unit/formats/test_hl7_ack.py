@@ -1,10 +1,10 @@
 """Acknowledgements: whom they are for, what they say, and that a repeat gets the same bytes."""
 
 import pytest
-from hl7_samples import adt, read
 
 from pipeline.formats.hl7v2 import ack
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
+from tests.support.hl7_samples import adt, read
 
 REJECTED = Rejected(Reason.MISSING_FIELD, "PV1-19", "no visit number", "send the visit number in PV1-19")
 

@@ -2,19 +2,6 @@
 
 import msgspec
 import pytest
-from hl7_samples import (
-    DEFAULT,
-    RECEIVED_AT,
-    adt,
-    beds,
-    encounter,
-    events_of,
-    patient,
-    read,
-    rejected,
-    segment,
-    verdict_on,
-)
 from msgspec import UNSET
 
 from pipeline.domain.event import (
@@ -34,6 +21,19 @@ from pipeline.domain.event import (
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.mapping import to_events
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason
+from tests.support.hl7_samples import (
+    DEFAULT,
+    RECEIVED_AT,
+    adt,
+    beds,
+    encounter,
+    events_of,
+    patient,
+    read,
+    rejected,
+    segment,
+    verdict_on,
+)
 
 VISIT = Reference("MAIN", "V1")
 TAKEN = BedOccupancy(Occupancy.OCCUPIED, VISIT)

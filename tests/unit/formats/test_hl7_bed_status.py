@@ -1,11 +1,11 @@
 """A20: what each code of table 0116 states of a bed, and what it does not."""
 
 import pytest
-from hl7_samples import CAPACITY, DEFAULT, a20, beds, events_of, rejected, segment
 from msgspec import UNSET, structs
 
 from pipeline.domain.event import Bed, BedOccupancy, Environment, EventType, Occupancy, Service, ServiceStatus
 from pipeline.formats.hl7v2.verdict import Reason
+from tests.support.hl7_samples import CAPACITY, DEFAULT, a20, beds, events_of, rejected, segment
 
 
 @pytest.mark.parametrize(

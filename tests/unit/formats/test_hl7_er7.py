@@ -80,6 +80,7 @@ def test_a_backslash_doubled_by_a_template_means_the_standard_delimiters() -> No
         ("\\F\\\\S\\\\T\\\\R\\\\E\\", "|^&~\\"),
         ("a\\.br\\b", "a\nb"),
         ("a\\.sp2\\b", "a\n\nb"),
+        ("\\.sp" + "9" * 5000 + "\\", "\\.sp" + "9" * 5000 + "\\"),
         ("\\H\\bold\\N\\", "bold"),
         ("\\X41C3A9\\", "Aé"),
         ("\\X4\\", "\\X4\\"),

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hl7_samples import PROFILES, RECEIVED_AT, a20, adt, encounter, events_of, patient
 from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, Patient
 from pipeline.formats.hl7v2.explain import FIELDS, render
 from pipeline.formats.hl7v2.mapping import map_hl7
 from pipeline.formats.hl7v2.profile import profile_of
+from tests.support.hl7_samples import PROFILES, RECEIVED_AT, a20, adt, encounter, events_of, patient
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "mapping" / "adt.md"
 GOOD = "version: '1'\nsource_system: EHR\nfeed: adt\nfacility: MAIN\ntime_zone: Europe/Berlin\n"

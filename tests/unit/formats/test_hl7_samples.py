@@ -7,7 +7,6 @@ from pathlib import Path
 
 import hl7
 import pytest
-from hl7_samples import DEFAULT, RECEIVED_AT
 
 from pipeline.domain.event import Bed, Encounter, Event, Occupancy, Patient, Place
 from pipeline.formats.hl7v2 import ack
@@ -15,6 +14,7 @@ from pipeline.formats.hl7v2.datatypes import dtm, offset_of, zone
 from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.mapping import MAPPED, map_bytes, map_hl7
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected
+from tests.support.hl7_samples import DEFAULT, RECEIVED_AT
 
 UNSUPPORTED = {Reason.UNSUPPORTED_EVENT, Reason.UNSUPPORTED_MESSAGE}
 IGNORED = re.compile(r"(ADT_A60|BAR|DFT|MDM|OMG|OML|OMP|ORM|ORU|OUL|PPR|RDE|RDS|REF|RSP|VXU)_")

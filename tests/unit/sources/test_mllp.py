@@ -291,6 +291,26 @@ async def test_a_message_over_the_limit_is_refused_and_the_connection_closed() -
         assert run.sink.accepted == []
 
 
+async def test_the_refusal_of_a_message_over_the_limit_reaches_a_peer_that_is_still_sending() -> None:
+    async with running(max_bytes=2000) as run:
+        peer = await run.connect()
+        sending = asyncio.create_task(peer.send(START + message() + b"NTE|" + b"x" * 8_000_000 + END))
+        assert said(await peer.answer()) == ("AR", "C1", "104")
+        await asyncio.wait_for(sending, BOUND_S)
+        peer.writer.close()
+
+
+async def test_a_rejected_message_may_be_sent_again_corrected_under_its_control_id() -> None:
+    async with running() as run:
+        peer = await run.connect()
+        await peer.send(frame(message(visit="")) * 2 + frame(message(visit="V1")) + frame(message(visit="V2")))
+        refused = await peer.answer_bytes()
+        assert said(parsed(refused)) == ("AR", "C1", "101")
+        assert await peer.answer_bytes() == refused
+        assert said(await peer.answer())[0] == "AA"
+        assert said(await peer.answer()) == ("AR", "C1", "205")
+
+
 async def test_a_silent_peer_and_an_endless_frame_are_cut_off() -> None:
     async with running(MllpLimits(idle_timeout_s=0.05, frame_timeout_s=0.05)) as run:
         silent, endless = await run.connect(), await run.connect()

@@ -9,7 +9,7 @@ from pipeline.formats.hl7v2.mapping import to_events
 from pipeline.formats.hl7v2.profile import Profile, profile_of
 from pipeline.formats.hl7v2.verdict import Mapped, Rejected, Verdict
 
-PROFILES = Path(__file__).resolve().parents[3] / "pipeline" / "profiles" / "hl7"
+PROFILES = Path(__file__).resolve().parents[2] / "pipeline" / "profiles" / "hl7"
 DEFAULT = profile_of((PROFILES / "default.yaml").read_bytes())
 CAPACITY = profile_of((PROFILES / "capacity.yaml").read_bytes())
 RECEIVED_AT = Millis(1_770_000_000_000)
