@@ -13,8 +13,9 @@ DAY_MS: Final = 86_400_000
 MARKDOWN_HEAD: Final = """# Topics
 
 Made from `topics/*.yaml`: `python -m pipeline.kafka.render > docs/topics.md` (a test says when it is old; with `asyncapi`
-behind it, it prints an AsyncAPI 3.0 document). Each name stands without the prefix that `kafka.topic_prefix` puts before it. Replication and `min.insync.replicas` come from the settings. `surgeline topics plan`
-shows what differs at the broker, `surgeline topics apply` changes it, and every role checks its topics before it starts.
+behind it, it prints an AsyncAPI 3.0 document). Each name stands without the prefix that `kafka.topic_prefix` puts before
+it. Replication and `min.insync.replicas` come from the settings. `surgeline topics plan` shows what differs at the broker,
+`surgeline topics apply` changes it, and every role checks its topics before it starts.
 
 An entity has one partition number, from landing to outcome: `murmur2` of its key over 8 partitions.
 """
@@ -93,7 +94,7 @@ def render_asyncapi(templates: Sequence[TopicSpec]) -> dict[str, Any]:
         "info": {
             "title": "surgeline",
             "version": __version__,
-            "description": "Topics of the pipeline that keeps capacity systems and the EHR consistent. Names are without the prefix.",
+            "description": "Topics of the pipeline that keeps capacity systems and the EHR consistent; names without the prefix.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/vnd.apache.avro",

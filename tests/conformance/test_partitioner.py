@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from pipeline.settings import KafkaSettings
 
 KEYS: Final = 1_000
 SEED: Final = 20
+PRODUCERS: Final = frozenset({"pipeline/kafka/producer.py", "pipeline/kafka/epochs.py", "pipeline/stream/outputs.py"})
+"""Files that make a confluent-kafka producer; each takes `KafkaSettings.producer_config`, or names the partition."""
+MAKES_PRODUCER: Final = re.compile(r"\b\w*Producer\(")
 PREFIXES: Final = (f"p{time.time_ns():x}-{number}." for number in itertools.count())
 
 
@@ -119,3 +123,9 @@ async def test_faust_s_own_producer_does_too(kafka: KafkaSettings, landing: str)
     finally:
         await producer.stop()
     assert where(kafka, landing) == wanted()
+
+
+def test_no_other_part_makes_a_producer_of_its_own() -> None:
+    root = Path(admin.__file__).parents[2]
+    found = {str(file.relative_to(root)) for file in (root / "pipeline").rglob("*.py") if MAKES_PRODUCER.search(file.read_text())}
+    assert found <= PRODUCERS, "use Publisher, or show here that its keys land in the same partitions"
