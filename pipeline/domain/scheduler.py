@@ -66,6 +66,10 @@ class LaneScheduler:
             counts[entry.lane] += 1
         return counts
 
+    def oldest_since(self) -> Millis | None:
+        """Receipt of the oldest change that waits or is under way; None if nothing does."""
+        return min((entry.since for entry, _ in self._entries.values()), default=None)
+
     def put(self, entry: Entry) -> None:
         """Add an entity or replace what is known of it; one under way stays under way."""
         self._serial += 1

@@ -80,7 +80,7 @@ class BatchRunner:
                 self.busy = True
                 await self._one(events)
             except BaseException as error:
-                _report(error)
+                report(error)
                 die(EXIT_NOT_DURABLE)
             finally:
                 self.busy = False
@@ -160,6 +160,7 @@ def report_with(reporter: Callable[[BaseException], None]) -> None:
     _reporters[:] = [reporter]
 
 
-def _report(error: BaseException) -> None:
+def report(error: BaseException) -> None:
+    """Tell of an exception that is about to end the process."""
     for reporter in _reporters:
         reporter(error)

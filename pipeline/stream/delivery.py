@@ -7,11 +7,12 @@ and its next write begins with a read.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
+from aiolimiter import AsyncLimiter
 
 from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.event import EntityType
@@ -29,6 +30,9 @@ STUCK_AFTER_ATTEMPTS: Final = 3
 STUCK_LISTED: Final = 50
 
 IDLE_WAIT_S: Final = 0.5
+
+RATE_PERIOD_S: Final = 0.1
+"""Time over which the rate is kept: a burst is a tenth of a second's worth at most."""
 
 
 _ABSENCE: Final = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
@@ -50,6 +54,7 @@ class Limits:
 
     attempt_timeout_s: float
     max_attempts: int
+    rate_per_s: float
 
 
 class Ledger(Protocol):
@@ -109,6 +114,7 @@ class Delivery:
         self._troubled: dict[bytes, Pending] = {}
         self._cache: OrderedDict[bytes, Current] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rate = AsyncLimiter(max(1.0, limits.rate_per_s * RATE_PERIOD_S), RATE_PERIOD_S)
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -129,7 +135,7 @@ class Delivery:
             self._know(partition, key, pending)
         self._wake.set()
 
-    def revoked(self, partitions: Sequence[int]) -> None:
+    def revoked(self, partitions: Collection[int]) -> None:
         """Partitions went: forget what waits in them. A write under way ends by itself and its outcome stays true."""
         gone = {key for key, partition in self._partition_of.items() if partition in partitions}
         for key in gone:
@@ -334,6 +340,10 @@ class Delivery:
     def destination(self) -> Destination:
         """Where it goes."""
         return self._destination
+
+    async def pace(self) -> None:
+        """Wait for the turn that the rate allows."""
+        await self._rate.acquire()
 
     def now(self) -> Millis:
         """The clock."""

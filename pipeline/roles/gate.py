@@ -1,0 +1,104 @@
+"""`surgeline run gate`."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipeline import topology
+from pipeline.domain.records import Accepted, Decision, DecisionKind
+from pipeline.ops import log_catalogue as lines
+from pipeline.ops import metrics
+from pipeline.ops.logs import emit
+from pipeline.roles.policies import load_policy
+from pipeline.roles.process import Process
+from pipeline.roles.tables import table_hooks
+from pipeline.stream.app import AppSpec, Worker
+from pipeline.stream.gate import Destinations, GateWork, join_values
+from pipeline.stream.outputs import Outputs
+
+PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"linger.ms": 2, "compression.type": "lz4", "queue.buffering.max.messages": 200_000}
+
+
+class GateRole:
+    """The gate in one process."""
+
+    def __init__(self, process: Process) -> None:
+        settings = process.settings
+        self._process = process
+        landing = {process.topic(name): entity_type for entity_type, name in topology.LANDING.items()}
+        work = GateWork(
+            process.codec,
+            Destinations(
+                accepted=process.topic(topology.ACCEPTED),
+                decisions=process.topic(topology.DECISIONS),
+                quarantine=process.topic(topology.QUARANTINE),
+                lanes={lane.value: process.topic(name) for lane, name in topology.LANE_TOPICS.items()},
+                landing=landing,
+                epochs=process.epochs(),
+            ),
+            load_policy(),
+            process.seal,
+            settings.gate.max_record_bytes,
+            _observe,
+        )
+        spec = AppSpec(
+            app_id=process.topic(topology.GATE_APP),
+            instance=settings.gate.instance,
+            data_dir=settings.gate.data_dir,
+            topics=tuple(landing),
+            table=topology.HEADS_TABLE,
+            latest_of=join_values,
+            partitions=topology.ENTITY_PARTITIONS,
+            within_s=settings.gate.within_s,
+            fetch_max_records=settings.gate.fetch_max_records,
+            buffer_max_messages=settings.gate.buffer_max_messages,
+        )
+        outputs = Outputs(settings.kafka.producer_config() | PRODUCER_TUNING)
+        hooks = table_hooks(process, topology.HEADS_TABLE, self._recovered, lambda _: None)
+        self._worker = Worker(spec, settings.kafka, settings.worker, work, outputs, hooks)
+
+    def checks(self) -> Mapping[str, Callable[[], bool]]:
+        """Ready once the heads are recovered and partitions are served."""
+        return {"heads": lambda: self._worker.ready}
+
+    def status(self) -> Any:
+        """Partitions that this gate serves."""
+        return {"partitions": sorted(self._worker.assigned), "ready": self._worker.ready}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`."""
+        self._process.watchdog.begin("start", self._process.settings.worker.start_timeout_s)
+        running = asyncio.create_task(self._worker.run())
+        await stop.wait()
+        await self._worker.stop()
+        running.cancel()
+
+    async def _recovered(self, _partitions: frozenset[int]) -> None:
+        """Nothing more to do: heads are read from the store as they are needed."""
+
+
+def _observe(verdict: Accepted | Decision) -> None:
+    match verdict:
+        case Accepted():
+            metrics.GATE_ACCEPTED.of(verdict.lane.value, verdict.entity_type.value).inc()
+            if verdict.sequence_reset:
+                metrics.GATE_SEQUENCE_RESETS.of().inc()
+                emit(
+                    lines.SEQUENCE_RESET,
+                    topic=topology.LANDING[verdict.entity_type],
+                    partition=verdict.partition,
+                    offset=verdict.offset,
+                )
+        case Decision():
+            entity_type = verdict.topic.removeprefix("landing.")
+            metrics.GATE_DECISIONS.of(verdict.kind.value, verdict.reason.value, entity_type).inc()
+            if verdict.kind is DecisionKind.QUARANTINED:
+                _emit_at(lines.GATE_QUARANTINED, verdict)
+            elif verdict.kind is DecisionKind.CONFLICT:
+                _emit_at(lines.GATE_CONFLICT, verdict)
+
+
+def _emit_at(line: lines.LogEvent, verdict: Decision) -> None:
+    emit(line, topic=verdict.topic, partition=verdict.partition, offset=verdict.offset, reason=verdict.reason.value)
+
+

@@ -1,0 +1,169 @@
+"""`surgeline run http` and `surgeline run mllp`: the ways in, with the sink that makes what they take durable."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.domain.event import EntityType
+from pipeline.formats.hl7v2.profile import Profile, profile_of
+from pipeline.kafka.producer import Publisher
+from pipeline.kafka.projections import follow_history, follow_receipts, is_current
+from pipeline.kafka.receipts import Receipts
+from pipeline.kafka.sink import KafkaSink
+from pipeline.ops import log_catalogue as lines
+from pipeline.ops import metrics
+from pipeline.ops.logs import emit
+from pipeline.roles.destinations import entity_types_of
+from pipeline.roles.process import Process, Refused, now_ms
+from pipeline.settings import Settings
+from pipeline.sources.http import HttpSource
+from pipeline.sources.http_tracker import Tracker
+from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
+
+DEFAULT_PROFILE: Final = "default"
+
+
+class Intake:
+    """The durable side of a way in: publisher, receipts and sink."""
+
+    def __init__(self, process: Process) -> None:
+        settings = process.settings
+        self.publisher = Publisher(settings.kafka)
+        receipts = Receipts(now_ms)
+        self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
+        self.sink = KafkaSink(
+            self.publisher, process.codec, process.cipher, receipts, ready=self.ready, clock=now_ms
+        )
+
+    def ready(self) -> bool:
+        """Whether earlier answers are known."""
+        return is_current(self._follower)
+
+    async def close(self, drain_s: float) -> None:
+        """Deliver what was taken."""
+        await self.publisher.close(drain_s)
+        await asyncio.to_thread(self._follower.stop)
+
+
+class HttpRole:
+    """The HTTP way in, with the status of each event."""
+
+    def __init__(self, process: Process) -> None:
+        settings = process.settings
+        if not settings.http.clients:
+            raise Refused(["http.clients: nobody may send; name a client with its token"])
+        self._process = process
+        self._intake = Intake(process)
+        tracker = Tracker(expectations(settings))
+        self._history = follow_history(settings.kafka, process.codec, tracker, now_ms())
+        self._source = HttpSource(
+            settings.http, tracker, ready=self._intake.ready, clock=now_ms, observer=_HttpObserver()
+        )
+
+    def checks(self) -> Mapping[str, Callable[[], bool]]:
+        """Ready once earlier answers are known."""
+        return {"receipts": self._intake.ready}
+
+    def status(self) -> Any:
+        """Address and pressure."""
+        return {"port": self._source.port, "pressure": self._intake.sink.pressure(), "history": is_current(self._history)}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`."""
+        await self._source.run(self._intake.sink, stop)
+        await asyncio.to_thread(self._history.stop)
+        await self._intake.close(self._process.settings.worker.drain_s / 4)
+
+
+class MllpRole:
+    """The HL7 v2 way in."""
+
+    def __init__(self, process: Process) -> None:
+        settings = process.settings
+        section = settings.mllp
+        self._process = process
+        self._intake = Intake(process)
+        self._source = MllpSource(
+            host=section.host,
+            port=section.port,
+            tenant=section.tenant or settings.tenant_default,
+            profile=hl7_profile(section.profile or DEFAULT_PROFILE, section.facility, section.max_frame_bytes),
+            tls=_tls(settings),
+            limits=MllpLimits(
+                max_connections=section.max_connections,
+                idle_timeout_s=section.idle_timeout_s,
+                ack_timeout_s=section.ack_timeout_s,
+            ),
+            observer=_MllpObserver(),
+            clock=now_ms,
+        )
+
+    def checks(self) -> Mapping[str, Callable[[], bool]]:
+        """Ready once earlier answers are known and connections are taken."""
+        return {"receipts": self._intake.ready, "listening": self._source.listening.is_set}
+
+    def status(self) -> Any:
+        """Pressure."""
+        return {"port": self._source.port, "pressure": self._intake.sink.pressure()}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`."""
+        await self._source.run(self._intake.sink, stop)
+        await self._intake.close(self._process.settings.worker.drain_s / 4)
+
+
+def expectations(settings: Settings) -> dict[str, frozenset[EntityType]]:
+    """Entity types that each destination's profile maps: only there an outcome is due."""
+    return {
+        name: entity_types_of(name, section)
+        for name, section in settings.writers.items()
+    }
+
+
+def hl7_profile(name: str, facility: str | None = None, max_message_bytes: int | None = None) -> Profile:
+    """A shipped HL7 profile by name, with what the settings say better; Refused where there is none or it has problems."""
+    file = files("pipeline") / "profiles" / "hl7" / f"{name}.yaml"
+    if not file.is_file():
+        raise Refused([f"mllp.profile: there is no profile {name}"])
+    try:
+        profile = profile_of(file.read_bytes())
+    except ValueError as error:
+        raise Refused([f"mllp.profile {name}: {error}"]) from None
+    return msgspec.structs.replace(
+        profile,
+        facility=facility or profile.facility,
+        max_message_bytes=min(max_message_bytes or profile.max_message_bytes, profile.max_message_bytes),
+    )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    section = settings.mllp
+    if section.tls_cert_file is None or section.tls_key_file is None:
+        return None
+    return server_context(section.tls_cert_file, section.tls_key_file, section.tls_client_ca_file)
+
+
+class _MllpObserver:
+    def message_in(self) -> None:
+        """Counted when it is answered."""
+
+    def answered(self, code: str) -> None:
+        """An answer was sent."""
+        metrics.INTAKE_ANSWERED.of("mllp", code).inc()
+
+    def rejected(self, reason: str) -> None:
+        """A message was rejected."""
+        emit(lines.INTAKE_REFUSED, source="mllp", reason=reason)
+
+
+class _HttpObserver:
+    def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
+        """An answer was sent."""
+        metrics.INTAKE_ANSWERED.of("http", str(status)).inc()
+        metrics.INTAKE_SECONDS.of("http").observe(seconds)
+        if problem:
+            emit(lines.INTAKE_REFUSED, source="http", reason=problem, status=status)

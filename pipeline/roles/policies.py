@@ -1,0 +1,70 @@
+"""The shipped policy files, and putting a policy into force."""
+
+import asyncio
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import topology
+from pipeline.domain.identifiers import EventId, Millis
+from pipeline.domain.policy import BadPolicy, Policy, encode_policy, policy_from
+from pipeline.domain.records import Control, ControlKind
+from pipeline.formats.avro import Codec
+from pipeline.kafka.producer import OutRecord, Publisher
+from pipeline.settings import Settings
+from pipeline.stream.gate import POLICY_KEY
+
+FILES = ("ownership.yaml", "lanes.yaml")
+
+
+def load_policy(folder: Path | None = None) -> Policy:
+    """Policy from a folder with `ownership.yaml` and `lanes.yaml`; the shipped one without. BadPolicy lists all problems."""
+    root = folder if folder is not None else files("pipeline") / "policies"
+    ownership, lanes = (_read(name, (root / name).read_text(encoding="utf-8")) for name in FILES)
+    return policy_from(ownership, lanes)
+
+
+def _read(name: str, text: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise BadPolicy([f"{name}: not YAML at line {mark.line + 1 if mark else '?'}"]) from None
+    if not isinstance(document, dict):
+        raise BadPolicy([f"{name}: not a list of settings with names"])
+    return document
+
+
+def policy_records(policy: Policy, codec: Codec, actor: str, reason: str, now: Millis) -> list[OutRecord]:
+    """One control record for every partition of every landing topic."""
+    order = Control(
+        kind=ControlKind.POLICY,
+        event_id=EventId(f"{now:032x}"),
+        actor=actor,
+        reason=reason,
+        at=now,
+        policy_version=policy.version,
+        policy=encode_policy(policy),
+    )
+    value = codec.encode(order)
+    return [
+        OutRecord(name, POLICY_KEY, value, partition)
+        for name in topology.LANDING.values()
+        for partition in range(topology.ENTITY_PARTITIONS)
+    ]
+
+
+def apply_policy(settings: Settings, codec: Codec, policy: Policy, actor: str, reason: str, now: Millis) -> int:
+    """Put a policy into force everywhere; the number of partitions told. Returns when all are acknowledged."""
+
+    async def publish() -> int:
+        publisher = Publisher(settings.kafka)
+        try:
+            records = policy_records(policy, codec, actor, reason, now)
+            return len(await publisher.publish(records))
+        finally:
+            await publisher.close(10)
+
+    return asyncio.run(publish())

@@ -1,0 +1,51 @@
+"""Hooks that gate and writers share: what is logged, counted and timed around a rebalance."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from pipeline.ops import log_catalogue as lines
+from pipeline.ops import metrics
+from pipeline.ops.logs import emit
+from pipeline.roles.process import Process
+from pipeline.stream.app import Hooks
+
+REBALANCE = "rebalance"
+
+
+def table_hooks(
+    process: Process,
+    table: str,
+    recovered: Callable[[frozenset[int]], Awaitable[None]],
+    revoked: Callable[[frozenset[int]], None],
+) -> Hooks:
+    """Hooks of one worker. A rebalance that does not end in time ends the process."""
+    begun = [time.monotonic()]
+
+    async def on_recovered(partitions: frozenset[int]) -> None:
+        await recovered(partitions)
+        duration_ms = (time.monotonic() - begun[0]) * 1000
+        emit(lines.TABLE_RECOVERED, topic=table, count=len(partitions), duration_ms=duration_ms)
+        emit(lines.PARTITIONS_ASSIGNED, topic=table, count=len(partitions))
+        metrics.PARTITIONS_CHANGED.of("assigned").inc(len(partitions))
+
+    def on_revoked(partitions: frozenset[int]) -> None:
+        begun[0] = time.monotonic()
+        if partitions:
+            process.watchdog.begin(REBALANCE, process.settings.worker.start_timeout_s)
+            emit(lines.PARTITIONS_REVOKED, topic=table, count=len(partitions))
+            metrics.PARTITIONS_CHANGED.of("revoked").inc(len(partitions))
+        revoked(partitions)
+
+    def on_started() -> None:
+        process.watchdog.finish("start")
+        process.watchdog.finish(REBALANCE)
+
+    return Hooks(
+        recovered=on_recovered,
+        revoked=on_revoked,
+        started=on_started,
+        on_hole=lambda tp, _, first: emit(lines.LOG_TRUNCATED, topic=tp.topic, partition=tp.partition, offset=first),
+        on_rewind=lambda tp, _, start: emit(
+            lines.POSITION_SOUGHT_BACK, topic=tp.topic, partition=tp.partition, offset=start
+        ),
+    )

@@ -1,0 +1,176 @@
+"""`surgeline run writer DESTINATION`."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipeline import topology
+from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.pending import Pending, decode_pending
+from pipeline.domain.records import Accepted, Lane
+from pipeline.kafka.producer import Publisher
+from pipeline.ops.audit import AuditChain
+from pipeline.ops.logs import subject
+from pipeline.ops.topics import KafkaTopics
+from pipeline.roles.destinations import destination_of
+from pipeline.roles.process import Process, Refused, now_ms
+from pipeline.roles.reports import Reports
+from pipeline.roles.tables import table_hooks
+from pipeline.settings import WriterSettings
+from pipeline.stream.app import AppSpec, Worker
+from pipeline.stream.batch import report
+from pipeline.stream.delivery import Delivery, Limits
+from pipeline.stream.ledger import OutcomeLedger
+from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
+from pipeline.stream.store import RESERVED
+from pipeline.stream.writer import WriterWork, join_values
+
+FETCH_MAX_RECORDS: Final = 500
+BUFFER_MAX_MESSAGES: Final = 64
+WITHIN_S: Final = 0.004
+FAUST_KEYS: Final = b"__faust"
+PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"linger.ms": 2, "compression.type": "lz4"}
+
+
+class WriterRole:
+    """The writer of one destination in one process."""
+
+    def __init__(self, process: Process, name: str) -> None:
+        settings = process.settings
+        if name not in settings.writers:
+            known = ", ".join(sorted(settings.writers)) or "none"
+            raise Refused([f"writers.{name}: there is no such destination in the settings; configured: {known}"])
+        section = settings.writers[name]
+        self._process = process
+        self._name = name
+        self._destination = destination_of(name, section, settings.digest_key())
+        self._publisher = Publisher(settings.kafka)
+        chain = AuditChain.continued(
+            KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{name}/{section.instance}"
+        )
+        digest_key = settings.digest_key()
+        ledger = OutcomeLedger(self._publisher, process.codec, chain, lambda key: subject(key, digest_key))
+        self._breaker = ConsecutiveBreaker()
+        self._limiter = AdaptiveLimiter(section.concurrency)
+        self._reports = Reports(process, name, section.instance, ledger)
+        self._delivery = Delivery(
+            destination=self._destination,
+            pendings=self,
+            ledger=ledger,
+            limiter=self._limiter,
+            breaker=self._breaker,
+            limits=Limits(section.attempt_timeout_s, section.max_attempts, section.rate_per_s),
+            decode=self._decode,
+            observer=self._reports,
+            clock=now_ms,
+            draw=random.random,
+            writer=f"{name}/{section.instance}",
+        )
+        self._worker = self._new_worker(section)
+
+    def _new_worker(self, section: WriterSettings) -> Worker:
+        process, settings = self._process, self._process.settings
+        outcomes = process.topic(topology.OUTCOMES)
+        work = WriterWork(
+            process.codec,
+            self._destination,
+            self._delivery,
+            {lane: getattr(section.deadlines_s, lane.value) for lane in Lane},
+            outcomes,
+            process.topic(topology.QUARANTINE),
+            process.seal,
+        )
+        spec = AppSpec(
+            app_id=process.topic(topology.writer_app(self._name)),
+            instance=section.instance,
+            data_dir=section.data_dir,
+            topics=(*map(process.topic, topology.LANE_TOPICS.values()), outcomes),
+            table=topology.PENDING_TABLE,
+            latest_of=join_values,
+            partitions=topology.ENTITY_PARTITIONS,
+            within_s=WITHIN_S,
+            fetch_max_records=FETCH_MAX_RECORDS,
+            buffer_max_messages=BUFFER_MAX_MESSAGES,
+        )
+        hooks = table_hooks(process, topology.PENDING_TABLE, self._recovered, self._delivery.revoked)
+        outputs = Outputs(settings.kafka.producer_config() | PRODUCER_TUNING)
+        return Worker(spec, settings.kafka, settings.worker, work, outputs, hooks)
+
+    # -- what the delivery asks
+
+    def get(self, partition: int, key: bytes) -> Pending | None:
+        """Pending of an entity, from the table."""
+        store = self._worker.table.store
+        if not store.is_open(partition):
+            return None
+        data = store.handle(partition).get(key)
+        return decode_pending(data) if data is not None else None
+
+    def is_assigned(self, partition: int) -> bool:
+        """Whether the partition is ours at this moment; ends the process if it was away for too long to know."""
+        self._process.beat.check()
+        return self._worker.ready and partition in self._worker.assigned
+
+    def _decode(self, data: bytes) -> Accepted:
+        record = self._process.codec.decode(data)
+        if not isinstance(record, Accepted):
+            raise TypeError("the pending table holds accepted records")
+        return record
+
+    async def _recovered(self, partitions: frozenset[int]) -> None:
+        """Take up what is pending in the partitions that came."""
+        store = self._worker.table.store
+        for partition in sorted(partitions):
+            db = store.handle(partition)
+            pendings = await asyncio.get_running_loop().run_in_executor(None, _all_pending, db)
+            self._delivery.assigned(partition, pendings)
+
+    # -- the role
+
+    def checks(self) -> Mapping[str, Callable[[], bool]]:
+        """Ready once pending is recovered. A destination that is away is no reason to take the writer away as well."""
+        return {"pending": lambda: self._worker.ready}
+
+    def status(self) -> Any:
+        """The last report."""
+        return self._reports.last
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`; then start no more writes, let those under way end, and leave the group."""
+        process = self._process
+        process.watchdog.begin("start", process.settings.worker.start_timeout_s)
+        tasks = [
+            asyncio.create_task(_or_die(coroutine))
+            for coroutine in (
+                self._worker.run(),
+                self._delivery.run(),
+                self._reports.run(self._publisher, self._delivery, lambda: sorted(self._worker.assigned)),
+            )
+        ]
+        await stop.wait()
+        await self._delivery.stop(process.settings.worker.drain_s / 2)
+        await self._worker.stop()
+        for task in tasks:
+            task.cancel()
+        await self._publisher.close(process.settings.worker.drain_s / 4)
+        await self._destination.close()
+
+
+async def _or_die(coroutine: Any) -> None:
+    """A service of the writer that ends by a fault ends the process: without it nothing would be written any more."""
+    try:
+        await coroutine
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on without this service
+        report(error)
+        die(EXIT_NOT_DURABLE)
+
+
+def _all_pending(db: Any) -> list[tuple[bytes, Pending]]:
+    return [
+        (key, decode_pending(value))
+        for key, value in db.items()
+        if not key.startswith(RESERVED) and not key.startswith(FAUST_KEYS)
+    ]
