@@ -18,7 +18,7 @@ from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, ap
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resource import ResourceMap
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import mark_extension, mark_of, read_mark
+from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_extension, mark_of, read_mark
 from pipeline.formats.fhir.terms import REVISION
 
 JSON_TYPE: Final = "application/fhir+json"
@@ -96,6 +96,14 @@ class Builder:
             )
         except Misshapen:
             return False
+
+    def changed_at_ehr(self, accepted: Accepted, body: Body) -> tuple[str, ...] | None:
+        """Fields of this entity that somebody changed at the EHR since we wrote the revision that `body` carries.
+
+        None where it carries none. Of `accepted` only the entity's name counts.
+        """
+        subject = self.subject(accepted)
+        return changed_fields_at_ehr(body, subject.resource.shown(body, subject.ident, subject.naming), self.digest_key)
 
     def current_of(self, body: Body, etag: str | None) -> Current:
         """A resource as read, with the revision that it carries."""

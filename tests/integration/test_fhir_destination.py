@@ -1,10 +1,11 @@
 """What a FHIR destination promises the writer, on a fake server and on a real one alike."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -47,8 +48,6 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
-from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import changed_fields_at_ehr
 from pipeline.local.ehr import Ehr
 from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, outcome, pending
 
@@ -89,8 +88,20 @@ class Lab:
         return [entry["resource"] for entry in bundle.get("entry", [])]
 
 
-@pytest.fixture(params=["fake", pytest.param("sekmet", marks=pytest.mark.integration)])
+GIVEN_SERVER: Final = os.environ.get("SURGELINE_TEST_FHIR_URL", "")
+"""Base of another FHIR R4 server to hold to the same promises, such as a HAPI FHIR JPA."""
+
+SERVERS: Final = ["fake", pytest.param("sekmet", marks=pytest.mark.integration)]
+if GIVEN_SERVER:
+    SERVERS.append(pytest.param("given", marks=pytest.mark.integration))
+
+
+@pytest.fixture(params=SERVERS)
 async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    if request.param == "given":
+        async with _lab(GIVEN_SERVER, None) as made:
+            yield made
+        return
     if request.param == "sekmet":
         ehr: Ehr = request.getfixturevalue("ehr_replica")
         async with _lab(ehr.base_url, None) as made:
@@ -142,12 +153,6 @@ async def confirm(destination: FhirDestination, record: Accepted, remote_id: str
     return sent
 
 
-def fields_changed(destination: FhirDestination, record: Accepted, body: dict[str, Any]) -> tuple[str, ...] | None:
-    subject = destination.builder.subject(record)
-    shown = RESOURCES[record.entity_type].shown(body, subject.ident, subject.naming)
-    return changed_fields_at_ehr(body, shown, DIGEST_KEY)
-
-
 async def test_a_new_bed_is_made_with_its_place_around_it(lab: Lab, bed_id: str) -> None:
     done = await confirm(lab.replica, accepted(FREE, bed_id, 5))
     bed = await lab.get(f"Location/{done.remote_id}")
@@ -174,6 +179,27 @@ async def test_twenty_creates_at_once_make_one_resource(lab: Lab, bed_id: str) -
     assert len(await lab.matching(record)) == 1
     assert sum(isinstance(outcome, Confirmed) for outcome in outcomes) == 1
     assert sum(isinstance(outcome, VersionMismatch) for outcome in outcomes) == 19
+
+
+async def test_ten_beds_at_once_in_a_new_room_make_one_room(lab: Lab, bed_id: str) -> None:
+    state = structs.replace(FREE, place=structs.replace(PLACE, room=f"R-{bed_id}"))
+    requests = [await request_for(lab.replica, pending(accepted(state, f"{bed_id}-{i}", 5 + i))) for i in range(10)]
+    outcomes = await asyncio.gather(*(lab.replica.send(request) for request in requests))
+    ids = [outcome.remote_id for outcome in outcomes if isinstance(outcome, Confirmed)]
+    assert len(ids) == 10
+    rooms = {(await lab.get(f"Location/{remote_id}"))["partOf"]["reference"].rpartition("/")[2] for remote_id in ids}
+    assert len(rooms) == 1
+
+
+@pytest.mark.parametrize("name", ["a|b", "a,b", "a$b", "a b&c=d+e%20", "Zimmer-Süd/ü", "x\\y"])
+async def test_any_name_is_found_again_and_made_once(lab: Lab, bed_id: str, name: str) -> None:
+    record = accepted(FREE, name + bed_id, 5)
+    late = await request_for(lab.replica, pending(record))
+    done = await confirm(lab.replica, record)
+    found = await lab.replica.read(pending(record))
+    assert isinstance(found, Current)
+    assert found.remote_id == done.remote_id
+    assert isinstance(await lab.replica.send(late), VersionMismatch)
 
 
 async def test_who_lost_the_race_to_create_finds_it_already_there(lab: Lab, bed_id: str) -> None:
@@ -204,7 +230,7 @@ async def test_an_edit_of_other_elements_survives_and_is_no_change_of_ours(lab: 
 
     await lab.edit(f"Location/{done.remote_id}", clinician)
     edited = await lab.get(f"Location/{done.remote_id}")
-    assert fields_changed(lab.replica, accepted(FREE, bed_id, 5), edited) == ()
+    assert lab.replica.builder.changed_at_ehr(accepted(FREE, bed_id, 5), edited) == ()
     await confirm(lab.replica, accepted(TAKEN, bed_id, 6), done.remote_id)
     body = await lab.get(f"Location/{done.remote_id}")
     assert (body["description"], body["telecom"][0]["value"], body["operationalStatus"]["code"]) == ("near the window", "17", "O")
@@ -217,7 +243,7 @@ async def test_an_edit_of_what_we_wrote_is_told_by_field(lab: Lab, bed_id: str) 
     done = await confirm(lab.replica, record)
     await lab.edit(f"Location/{done.remote_id}", lambda body: body["operationalStatus"].update(code="K", display="Contaminated"))
     edited = await lab.get(f"Location/{done.remote_id}")
-    assert fields_changed(lab.replica, record, edited) == ("operational_status",)
+    assert lab.replica.builder.changed_at_ehr(record, edited) == ("operational_status",)
     current = await lab.replica.read(pending(record, done.remote_id))
     assert isinstance(current, Current)
     assert current.revision == record.revision

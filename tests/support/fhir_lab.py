@@ -86,7 +86,7 @@ class FakeFhir:
         return web.json_response({"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": body} for body in found]})
 
     def _matching(self, resource_type: str, token: str) -> list[Body]:
-        system, value = (token.replace("\\|", "\0").partition("|")[i].replace("\0", "|").replace("\\", "") for i in (0, 2))
+        system, value = _unescaped_parts(token)
         return [
             body
             for body in self.resources.values()
@@ -135,6 +135,18 @@ class FakeFhir:
         version = stored["meta"]["versionId"]
         status = "201 Created" if existing is None else "200 OK"
         return {"response": {"status": status, "location": f"{key}/_history/{version}", "etag": f'W/"{version}"'}}
+
+
+def _unescaped_parts(token: str) -> tuple[str, str]:
+    """System and value of a token; a backslash escapes the character after it."""
+    parts, escaped = [""], False
+    for character in token:
+        if not escaped and character == "|":
+            parts.append("")
+        elif escaped or character != "\\":
+            parts[-1] += character
+        escaped = character == "\\" and not escaped
+    return parts[0], parts[1]
 
 
 def outcome(status: int, code: str, severity: str = "error", headers: dict[str, str] | None = None) -> web.Response:

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.naming import Ident, Naming, referenced
-from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, elements
+from pipeline.formats.fhir.owned import Body, Json, Member, Owned, elements
 from pipeline.formats.fhir.times import same_moment
 
 
@@ -76,13 +76,6 @@ def text(value: str | None) -> str | None:
 def code(value: str | None) -> str | None:
     """A code for FHIR: no blanks at its ends, none doubled."""
     return " ".join(value.split()) or None if value else None
-
-
-def checked(value: Json, what: str) -> Json:
-    """`value`, where it may not be missing."""
-    if value is None:
-        raise Misshapen(f"{what} is empty")
-    return value
 
 
 def _value(element: Body) -> Json:
