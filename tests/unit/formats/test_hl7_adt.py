@@ -356,7 +356,7 @@ def test_a_sequence_counts_only_where_the_profile_trusts_it() -> None:
 
 def test_who_why_and_which_message_go_along() -> None:
     event = events_of(adt("A01", evn={4: "01", 5: "U7^SMITH"}))[0]
-    assert (event.user, event.reason, event.control_id, event.source_system, event.feed) == ("U7", "01", "C1", "EHR", "adt")
+    assert (event.user, event.reason, event.control_id, event.source_system, event.feed) == ("U7", "01", "C1", "ehr", "adt")
 
 
 def test_no_rejection_repeats_what_the_message_said() -> None:

@@ -1,5 +1,6 @@
 """Profiles: the files that ship are valid, a wrong one stops the start, and the page shows what the tables do."""
 
+import fnmatch
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,12 @@ SAMPLE = {
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_profiles_that_ship_are_valid(path: Path) -> None:
     assert profile_of(path.read_bytes()).version
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_ownership_policy_that_ships_knows_who_speaks(path: Path) -> None:
+    named = msgspec.yaml.decode((PROFILES.parents[1] / "policies" / "ownership.yaml").read_bytes())["systems"]
+    assert any(fnmatch.fnmatchcase(profile_of(path.read_bytes()).source_system, known["system"]) for known in named)
 
 
 @pytest.mark.parametrize(
