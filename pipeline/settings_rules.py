@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from pipeline import topology
 from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, HttpClient, Settings, read_raw_key
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
@@ -130,6 +131,8 @@ def _pairs(settings: Settings) -> Iterator[Problem]:
 def _kafka(settings: Settings) -> Iterator[Problem]:
     kafka = settings.kafka
     remote = any(not is_loopback(server.rpartition(":")[0]) for server in kafka.servers)
+    if kafka.topic_prefix and any(name.startswith(kafka.topic_prefix) for name in topology.every_topic()):
+        yield Problem("kafka.topic_prefix", "a topic's own name begins like this", "Write one that ends in a dot, e.g. north.")
     if kafka.min_insync_replicas > kafka.replication_factor:
         yield Problem(
             "kafka.min_insync_replicas", "greater than kafka.replication_factor", "Write at most the replication factor"

@@ -56,7 +56,9 @@ def writer_changelog(destination: str) -> str:
 
 
 def topic(name: str, prefix: str) -> str:
-    """Name at the broker."""
+    """Name at the broker of what `name` is on the map. ValueError where the prefix stands before it already."""
+    if prefix and name.startswith(prefix):
+        raise ValueError(f"{name} has the prefix already: only names on the map are given to the kafka room")
     return f"{prefix}{name}"
 
 

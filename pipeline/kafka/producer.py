@@ -4,13 +4,14 @@ import asyncio
 import enum
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from pipeline import topology
 from pipeline.kafka.client import LOG
 from pipeline.settings_model import ClientConfig, KafkaSettings
 
@@ -143,14 +144,16 @@ class Publisher:
     async def publish(self, records: Sequence[OutRecord]) -> Sequence[Position]:
         """Return the position of each record, in order, once all are acknowledged by all in-sync replicas.
 
-        PublishFailed if any isn't, once each record's fate is known. A cancelled call leaves its records on their way.
+        PublishFailed if any isn't, once each record's fate is known; ValueError for a name with the prefix. A cancelled
+        call leaves its records on their way.
         """
         if not records:
             return ()
         self._loop = asyncio.get_running_loop()
+        names = {name: topology.topic(name, self._prefix) for name in {record.topic for record in records}}
         batch = _Batch(tuple(records), self._loop.create_future(), self._done)
         await self._admit(batch)
-        self._hand_over(batch)
+        self._hand_over(batch, names)
         return await batch.future
 
     def pressure(self) -> float:
@@ -223,13 +226,13 @@ class Publisher:
                 turn.set_result(None)
             self._waiting.popleft()
 
-    def _hand_over(self, batch: _Batch) -> None:
+    def _hand_over(self, batch: _Batch, names: Mapping[str, str]) -> None:
         """Queue each record at the client; what it doesn't take fails with the batch."""
-        produce, prefix, total = self._producer.produce, self._prefix, len(batch.records)
+        produce, total = self._producer.produce, len(batch.records)
         for index, record in enumerate(batch.records):
             try:
                 produce(
-                    f"{prefix}{record.topic}",
+                    names[record.topic],
                     value=record.value,
                     key=record.key,
                     partition=-1 if record.partition is None else record.partition,

@@ -159,6 +159,7 @@ def test_all_problems_are_told_at_once_those_of_single_values_and_those_of_combi
             {"kafka": {"bootstrap_servers": "10.0.0.5:9092", "security_protocol": "SSL", "min_insync_replicas": 1}},
             "kafka.replication_factor",
         ),
+        ({"kafka": {"topic_prefix": "lane."}}, "kafka.topic_prefix"),
         ({"kafka": {"replication_factor": 1}}, "kafka.min_insync_replicas"),
         ({"kafka": {"security_protocol": "SASL_SSL"}}, "kafka.sasl_password_file"),
         ({"http": {"host": "::"}}, "http.tls_cert_file"),

@@ -125,6 +125,9 @@ def test_a_folder_without_declarations_is_an_error_and_not_an_empty_cluster(tmp_
 def test_prefixes_come_and_go() -> None:
     assert topology.topic("audit", "north.") == "north.audit"
     assert topology.without_prefix("north.audit", "north.") == "audit"
+    assert topology.topic("audit", "") == "audit"
+    with pytest.raises(ValueError, match="has the prefix already"):
+        topology.topic("north.audit", "north.")
 
 
 def test_the_page_on_topics_is_current() -> None:
