@@ -9,6 +9,7 @@ import hl7
 import pytest
 
 from pipeline.domain.event import Bed, Encounter, Event, Occupancy, Patient, Place
+from pipeline.formats.avro import Codec
 from pipeline.formats.hl7v2 import ack
 from pipeline.formats.hl7v2.datatypes import dtm, offset_of, zone
 from pipeline.formats.hl7v2.er7 import Message, parse
@@ -114,6 +115,16 @@ def test_mapped_messages_say_what_an_independent_parser_reads(samples: list[Path
             agrees(path.name, Oracle(data), verdict.events, verdict.unread)
             checked += 1
     assert checked == 24
+
+
+def test_every_event_fits_its_schema_and_stays_small(samples: list[Path]) -> None:
+    codec = Codec.shipped()
+    for path in samples:
+        verdict = map_bytes(path.read_bytes(), DEFAULT, "t1", RECEIVED_AT)[1]
+        for event in verdict.events if isinstance(verdict, Mapped) else ():
+            encoded = codec.encode(event)
+            assert codec.decode(encoded) == event, path.name
+            assert len(encoded) < 1024, path.name
 
 
 def agrees(name: str, oracle: Oracle, events: tuple[Event, ...], unread: tuple[str, ...]) -> None:
