@@ -22,11 +22,11 @@ from pipeline.domain.deliveries import (
     Problem,
     Row,
     Trouble,
+    differ,
     fold,
-    place_of,
 )
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EntityKey, Millis
+from pipeline.domain.identifiers import EntityKey, Millis, Revision, epoch_and_offset
 from pipeline.domain.records import LANES, Accepted, Decision, DecisionKind, Outcome, OutcomeKind
 
 PROBLEM_LIMIT: Final = 200
@@ -291,7 +291,7 @@ class Ledger:
     def named(self, trouble: Trouble, key: bytes, revision: int, destination: str = "", detail: str = "") -> Problem:
         """A problem of one revision of an entity, without the entity's id."""
         entity = self._entities[key]
-        epoch, offset = place_of(revision)
+        epoch, offset = epoch_and_offset(Revision(revision))
         topic, subject = landing_topic(entity.entity_type), self._subject(key)
         return Problem(trouble, topic, entity.partition, epoch, offset, destination, subject, detail)
 
@@ -362,7 +362,7 @@ class Ledger:
                 total.problems.add(self.named(Trouble.UNACCOUNTED, key, row.revision, name))
             elif fate is Fate.OPEN:
                 account.keep_open(self._open_item(key, entity, row))
-            elif fate is Fate.CONFIRMED and end is not None and end.state != row.state:
+            elif fate is Fate.CONFIRMED and end is not None and differ(end.state, row.state):
                 total.problems.add(
                     self.named(Trouble.STATE_FORK, key, row.revision, name, "confirmed with another state than accepted")
                 )
@@ -377,10 +377,10 @@ class Ledger:
             return
         part = self._partitions.get((landing_topic(entity.entity_type), entity.partition))
         for revision in sorted(course.revisions - known):
-            if part is None or place_of(revision) < (part.cut.epoch, part.cut.end):
+            if part is None or epoch_and_offset(Revision(revision)) < (part.cut.epoch, part.cut.end):
                 total.problems.add(self.named(Trouble.UNKNOWN_REVISION, key, revision, destination))
 
     def _open_item(self, key: bytes, entity: EntityBooks, row: Row) -> OpenItem:
-        epoch, offset = place_of(row.revision)
+        epoch, offset = epoch_and_offset(Revision(row.revision))
         topic, lane = landing_topic(entity.entity_type), LANES[row.lane]
         return OpenItem(topic, entity.partition, epoch, offset, lane, Millis(row.received_at), self._subject(key))

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import Millis, Revision, epoch_and_offset
+from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.lag import Histogram
 from pipeline.domain.records import LANES, RANK, Accepted, Lane, Outcome, OutcomeKind, Reason
 
@@ -145,9 +145,19 @@ _KINDS: Final = {OutcomeKind.CONFIRMED: 0, OutcomeKind.SHADOWED: 1, OutcomeKind.
 _CONFIRMED, _SHADOWED, _PARKED = 0, 1, 2
 
 
+NOT_KNOWN: Final = 0
+
+
 def fold(text: str) -> int:
-    """64 bits of a digest of `text`, signed; equal texts have equal numbers on every machine."""
+    """64 bits of a digest of `text`, signed; equal texts have equal numbers on every machine. NOT_KNOWN for an empty one."""
+    if not text:
+        return NOT_KNOWN
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def differ(one: int, other: int) -> bool:
+    """Whether two folded state hashes contradict each other: one that isn't known contradicts none."""
+    return one != other and NOT_KNOWN not in (one, other)
 
 
 class EntityBooks:
@@ -200,12 +210,12 @@ class Confirmations:
         known = self._by_revision.get(end.revision)
         last = self._by_revision[self.revisions[-1]] if self.revisions else None
         if known is not None:
-            if known.state != end.state:
+            if differ(known.state, end.state):
                 return Trouble.STATE_FORK
             if last is not None and last.revision > end.revision and end.at > last.at:
                 return Trouble.REGRESSION
             self.repeats += 1
-            self._by_revision[end.revision] = known._replace(after=min(known.after, end.after))
+            self._by_revision[end.revision] = known._replace(after=min(known.after, end.after), state=known.state or end.state)
             return None
         self._by_revision[end.revision] = end
         if last is None or last.revision < end.revision:
@@ -391,8 +401,3 @@ def rising(revisions: Iterable[int]) -> list[tuple[Trouble, Revision]]:
         seen.add(revision)
         newest = max(newest, revision)
     return wrong
-
-
-def place_of(revision: int) -> tuple[int, int]:
-    """Epoch and landing offset of a revision."""
-    return epoch_and_offset(Revision(revision))

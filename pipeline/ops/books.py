@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.books import Books, Expects, Ledger, PartitionCut
-from pipeline.domain.deliveries import Problem, Trouble, fold
+from pipeline.domain.deliveries import Problem, Trouble, differ, fold
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Revision
 from pipeline.domain.records import Accepted, Decision, Outcome, TopicEpoch
@@ -208,7 +208,7 @@ def _compare(shown: Shown | None, revision: int, state: int) -> tuple[str, str]:
         return "moved_on", ""
     if shown.revision != revision:
         return "different", "it shows an older revision" if shown.revision else "it carries no revision"
-    if shown.state_hash is not None and fold(shown.state_hash) != state:
+    if shown.state_hash is not None and differ(fold(shown.state_hash), state):
         return "different", "it shows another state"
     return "same", ""
 

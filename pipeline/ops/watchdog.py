@@ -22,9 +22,9 @@ from pipeline.ops.health import Heartbeat
 from pipeline.ops.logs import emit
 from pipeline.ops.metrics import LOOP_STALL_SECONDS
 
-STALLED_CODE: Final = 70
-OVERDUE_CODE: Final = 71
-JUMPED_CODE: Final = 72
+STALLED_CODE: Final = 82
+OVERDUE_CODE: Final = 83
+JUMPED_CODE: Final = 84
 BEAT_S: Final = 0.25
 NOTICED_STALL_S: Final = 1.0
 LOG_WITHIN_S: Final = 0.2

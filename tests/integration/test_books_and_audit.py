@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 import msgspec
@@ -53,7 +53,7 @@ class HasBootstrap(Protocol):
 
 
 @pytest.fixture
-def kafka(broker: HasBootstrap) -> Iterator[KafkaSettings]:
+def kafka(broker: HasBootstrap) -> KafkaSettings:
     """All topics, under a prefix that no other test uses."""
     settings = KafkaSettings(
         bootstrap_servers=broker.bootstrap, topic_prefix=next(PREFIXES), replication_factor=1, min_insync_replicas=1

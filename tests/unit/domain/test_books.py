@@ -221,6 +221,12 @@ def test_one_revision_with_two_states_is_a_fork() -> None:
     assert troubles(books(*DAY, ENDS[0], outcome(3, 0, state_hash="f" * 16), ENDS[2])) == [(Trouble.STATE_FORK, 3)]
 
 
+def test_a_confirmation_that_does_not_know_the_state_contradicts_nothing() -> None:
+    """What an earlier process wrote and a later one found at a destination that carries no state hash."""
+    result = books(*DAY, outcome(0, None, state_hash="", event_id=EventId("")), *ENDS)
+    assert (result.complete, result.destinations[0].repeats) == (True, 1)
+
+
 def test_one_event_accepted_at_two_positions_is_a_double_effect() -> None:
     twice = accepted(3, 2, event_id=EventId(f"{0:032x}"))
     assert troubles(books(*DAY[:3], twice, *DAY[4:], *ENDS)) == [(Trouble.DOUBLE, 3)]
