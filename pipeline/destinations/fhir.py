@@ -275,7 +275,9 @@ def _id_of(entry: Body) -> str | None:
 def _entry_etag(entry: Body) -> str | None:
     etag = dotted_value(entry, "response.etag")
     resource = entry.get("resource")
-    return etag if isinstance(etag, str) else _etag_of(resource) if isinstance(resource, dict) else None
+    if isinstance(etag, str):
+        return etag if etag.endswith('"') else f'W/"{etag}"'  # HAPI gives the bare version here
+    return _etag_of(resource) if isinstance(resource, dict) else None
 
 
 def _etag_of(body: Body) -> str | None:

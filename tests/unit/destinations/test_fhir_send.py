@@ -323,6 +323,11 @@ async def test_a_create_is_judged_by_its_own_entry(
     assert await destination.send(create(destination)) == expected
 
 
+async def test_a_bare_version_in_an_entry_becomes_an_etag(server: Server, destination: FhirDestination) -> None:
+    server.answers(200, {"resourceType": "Bundle", "entry": [{"response": {**entry("201 Created")["response"], "etag": "1"}}]})
+    assert await destination.send(create(destination)) == confirmed('W/"1"')
+
+
 async def test_a_create_without_a_word_of_its_entries_is_ambiguous(server: Server, destination: FhirDestination) -> None:
     server.answers(200)
     assert await destination.send(create(destination)) == Ambiguous()
