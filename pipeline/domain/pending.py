@@ -147,25 +147,31 @@ def on_outcome(pending: Pending | None, outcome: Outcome) -> Pending | None:
         case OutcomeKind.PARKED:
             if outcome.revision <= max(known.parked, known.confirmed):
                 return None
-            return msgspec.structs.replace(
-                known,
-                generation=known.generation + 1,
-                partition=outcome.partition,
-                parked=outcome.revision,
-                parked_reason=outcome.reason,
-                attempts=outcome.attempts,
-                last_reason=outcome.reason,
-            )
+            return _given_up(known, outcome)
         case OutcomeKind.FAILED:
             if outcome.revision <= known.confirmed or outcome.revision < known.newest_revision:
                 return None
             return msgspec.structs.replace(
                 known,
                 generation=known.generation + 1,
+                partition=outcome.partition,
                 attempts=outcome.attempts,
                 not_before=outcome.retry_at or Millis(0),
                 last_reason=outcome.reason,
             )
+
+
+def _given_up(known: Pending, outcome: Outcome) -> Pending:
+    changes: dict[str, object] = {
+        "generation": known.generation + 1,
+        "partition": outcome.partition,
+        "parked": outcome.revision,
+        "parked_reason": outcome.reason,
+    }
+    if outcome.revision >= known.newest_revision:
+        # A newer revision has its own attempts: what an older one used up must not park it at its first failure.
+        changes |= {"attempts": outcome.attempts, "last_reason": outcome.reason}
+    return msgspec.structs.replace(known, **changes)
 
 
 def _closed(known: Pending, outcome: Outcome) -> Pending | None:
@@ -179,7 +185,7 @@ def _closed(known: Pending, outcome: Outcome) -> Pending | None:
         newest=None if done else known.newest,
         newest_revision=max(known.newest_revision, outcome.revision),
         newest_hash=outcome.state_hash if done else known.newest_hash,
-        due={lane: due for lane, due in known.due.items() if due.revision > outcome.revision},
+        due={lane: _left_open(due, outcome) for lane, due in known.due.items() if due.revision > outcome.revision},
         confirmed=outcome.revision,
         remote_id=outcome.remote_id or known.remote_id,
         etag=outcome.etag,
@@ -189,6 +195,15 @@ def _closed(known: Pending, outcome: Outcome) -> Pending | None:
         not_before=Millis(0),
         last_reason=Reason.NONE,
     )
+
+
+def _left_open(due: Due, outcome: Outcome) -> Due:
+    """What is left of a lane's changes: none is older than the one just closed.
+
+    Without this an entity that changes faster than it is written would keep its first change's age for ever.
+    """
+    later_ms = max(0, outcome.received_at - due.since)
+    return Due(due.revision, Millis(due.since + later_ms), Millis(due.deadline + later_ms))
 
 
 def join(one: Pending, other: Pending) -> Pending:
@@ -207,6 +222,7 @@ def join(one: Pending, other: Pending) -> Pending:
         if merged.revision > confirmed:
             due[lane] = merged
     at = one if one.confirmed >= other.confirmed else other
+    parked = max(one, other, key=lambda p: p.parked)
     return msgspec.structs.replace(
         late,
         generation=max(one.generation, other.generation),
@@ -217,4 +233,9 @@ def join(one: Pending, other: Pending) -> Pending:
         confirmed=confirmed,
         remote_id=at.remote_id or late.remote_id or early.remote_id,
         etag=at.etag,
+        parked=parked.parked if parked.parked > confirmed else NO_REVISION,
+        parked_reason=parked.parked_reason if parked.parked > confirmed else Reason.NONE,
+        attempts=newest.attempts,
+        not_before=newest.not_before,
+        last_reason=newest.last_reason,
     )
