@@ -211,7 +211,7 @@ class MllpSource:
         while not self._stopping.is_set():
             await self._relief(sink)
             block = await self._next(connection)
-            if block is None:
+            if block is None or self._stopping.is_set():
                 return
             connection.busy = True
             match block:

@@ -1,4 +1,4 @@
-"""Acknowledgements of original mode (chapter 2.9.2): MSH, MSA and, where something is wrong, ERR.
+"""Acknowledgements of original mode (chapter 2.9): MSH, MSA and, where something is wrong, ERR.
 
 The text is a function of the message and the verdict alone, so that a repeat is answered byte for byte the same.
 """

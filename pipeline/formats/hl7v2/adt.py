@@ -155,7 +155,12 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
     message = reading.message
     bad = message.bad_segment()
     if bad:
-        return Rejected(Reason.SEGMENT_SEQUENCE, f"segment {bad}", "no segment has such a name", "send segments of chapter 2.5.1")
+        return Rejected(
+            Reason.SEGMENT_SEQUENCE,
+            f"segment {bad}",
+            "no segment has such a name",
+            "begin each segment with its name of three characters",
+        )
     for name in ("PID", "PV1"):
         if message.count(name) > 1:
             return Rejected(Reason.SEGMENT_SEQUENCE, name, "sent more than once", f"send one {name} in a message of this trigger")

@@ -1,4 +1,4 @@
-"""NPU: the bed status of an A20 (chapter 3.3.20, 3.4.12 in 2.5)."""
+"""NPU: the bed status of an A20 (chapter 3, bed status update)."""
 
 from msgspec import UNSET
 

@@ -49,7 +49,7 @@ def _offset(sign: str, hours: str, minutes: str) -> tzinfo | None:
 
 
 def offset_of(text: str | None) -> tzinfo | None:
-    """Offset that a DTM carries. MSH-7's holds for every time of the message without one (chapter 2A.3.22)."""
+    """Offset that a DTM carries. MSH-7's holds for every time of the message without one (chapter 2, MSH-7)."""
     match = _DTM.fullmatch(text.strip()) if text else None
     return _offset(match[8], match[9], match[10]) if match and match[8] else None
 
@@ -96,7 +96,7 @@ def text_of(value: str | None) -> str | None:
 
 
 def place_of(segment: Segment, n: int) -> Place | None:
-    """PL (2A.3.53): point of care, room, bed, facility, building, floor, each by its first subcomponent; None if empty."""
+    """PL (chapter 2A): point of care, room, bed, facility, building, floor, each by its first subcomponent; None if empty."""
     repetitions = segment.repetitions(n)
     if not repetitions:
         return None
@@ -115,7 +115,7 @@ def bed_id(place: Place | None) -> str | None:
 
 
 class Cx:
-    """One identifier with its authority and type (CX, 2A.3.14)."""
+    """One identifier with its authority and type (CX)."""
 
     __slots__ = ("authority", "type", "value")
 
@@ -138,7 +138,7 @@ def identifiers_of(segment: Segment, n: int) -> list[Cx]:
 
 
 def name_of(segment: Segment, n: int) -> Name | None:
-    """XPN (2A.3.88): the legal name (type L) if a repetition is marked so, else the first; None if it is empty."""
+    """XPN (chapter 2A): the legal name (type L) if a repetition is marked so, else the first; None if it is empty."""
     repetitions = segment.repetitions(n)
     if not repetitions:
         return None

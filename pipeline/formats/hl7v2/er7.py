@@ -14,7 +14,7 @@ from pipeline.formats.hl7v2.delimiters import STANDARD, Delimiters
 from pipeline.formats.hl7v2.escapes import escape, unescape
 
 NULL: Final = '""'
-"""The sender deletes the value (chapter 2.5.3.2)."""
+"""The sender deletes the value (chapter 2.5.3)."""
 
 MAX_BYTES: Final = 1 << 20
 """Default bound of a message; a profile may set its own."""
@@ -96,7 +96,7 @@ class Segment:
         return [text] if self._is_delimiters(n) else text.split(self._delimiters.repetition)
 
     def value(self, n: int, component: int = 0, subcomponent: int = 0, repetition: int = 0) -> str | None:
-        """One value, unescaped; a composite read as a simple value gives its first part (chapter 2.10.2's rule)."""
+        """One value, unescaped; a composite read as a simple value gives its first part (chapter 2, version compatibility)."""
         text = self.raw(n)
         if not text:
             return None
