@@ -4,7 +4,7 @@ import enum
 import hashlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -193,6 +193,11 @@ class EntityBooks:
         return (End(*flat[start : start + _END]) for start in range(0, len(flat), _END))
 
 
+def _closing(rising_revisions: list[int], ends: Mapping[int, End], revision: int) -> End | None:
+    newer = (ends[place] for place in rising_revisions[bisect_right(rising_revisions, revision) :])
+    return next((end for end in newer if end.after < revision), None)
+
+
 class Confirmations:
     """The confirmed revisions of one entity at one destination: rising, with the ranges that they close."""
 
@@ -230,10 +235,7 @@ class Confirmations:
 
     def closing(self, revision: int) -> End | None:
         """First confirmation whose range holds `revision`: it supersedes it."""
-        for newer in self.revisions[bisect_right(self.revisions, revision) :]:
-            if self._by_revision[newer].after < revision:
-                return self._by_revision[newer]
-        return None
+        return _closing(self.revisions, self._by_revision, revision)
 
     @property
     def newest(self) -> End | None:
@@ -285,7 +287,8 @@ class Course:
             return Fate.CONFIRMED, end
         if (end := self._shadowed.get(revision)) is not None:
             return Fate.SHADOWED, end
-        shadow, end = self._shadowing(revision), self.confirmations.closing(revision)
+        shadow = _closing(self._shadows, self._shadowed, revision)
+        end = self.confirmations.closing(revision)
         if shadow is not None and (end is None or shadow.revision < end.revision):
             return Fate.SHADOWED, shadow
         if end is not None:
@@ -297,12 +300,6 @@ class Course:
         if place == len(self._parkings):
             return Fate.OPEN, None
         return Fate.PARKED, self._parked[self._parkings[place]]
-
-    def _shadowing(self, revision: int) -> End | None:
-        for newer in self._shadows[bisect_right(self._shadows, revision) :]:
-            if self._shadowed[newer].after < revision:
-                return self._shadowed[newer]
-        return None
 
 
 class Account:

@@ -207,12 +207,11 @@ BREAKER_OPENED: Final = _line(
 BREAKER_CLOSED: Final = _line("info", "breaker.closed", "destination duration_ms", "The destination answers again.")
 CONCURRENCY_CHANGED: Final = _line("debug", "concurrency.changed", "destination count cause", "More or fewer writes at once.")
 
-# Audit, books, logs.
+# Audit, books, libraries.
 AUDIT_CONTINUED: Final = _line(
     "info", "audit.continued", "topic partition count", "The audit chain goes on behind its last entry."
 )
 BOOKS_CLOSED: Final = _line("info", "books.closed", "count status duration_ms", "The books were added up.")
-LOG_REFUSED: Final = _line("warning", "log.refused", "cause count", "Lines or fields outside of this catalogue were dropped.")
 LIBRARY: Final = _line(
     "info",
     "library",

@@ -29,6 +29,7 @@ def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     yield
     logging.setLogRecordFactory(factory)
     logging.captureWarnings(False)
+    logging.raiseExceptions = True
     root.handlers[:], root.level = before, level
     sys.excepthook, sys.unraisablehook = hooks
     structlog.reset_defaults()

@@ -12,6 +12,7 @@ import pytest
 from pipeline.ops.health import Heartbeat
 from pipeline.ops.watchdog import JUMPED_CODE, OVERDUE_CODE, STALLED_CODE, Bounds, Cause, Watchdog
 
+STOPPED_S = 3.0
 BOUNDS = Bounds(stall_s=5, jump_s=10, tick_s=1)
 
 
@@ -109,18 +110,18 @@ def wait_for_lines(file: Path, count: int) -> list[str]:
 
 def test_a_process_that_was_stopped_and_resumed_exits_before_its_loop_does_anything(tmp_path: Path) -> None:
     file = tmp_path / "work"
-    process = started(PROCESS.format(stall=30, jump=1, body=WORK.strip()), str(file))
+    process = started(PROCESS.format(stall=30, jump=2, body=WORK.strip()), str(file))
     try:
         wait_for_lines(file, 5)
         process.send_signal(signal.SIGSTOP)
-        threading.Event().wait(1.5)
+        threading.Event().wait(STOPPED_S)
         process.send_signal(signal.SIGCONT)
         assert process.wait(30) == JUMPED_CODE
     finally:
         process.kill()
         process.communicate()
     times = [float(line) for line in file.read_text().splitlines()]
-    assert max(later - earlier for earlier, later in pairwise(times)) < 1.0
+    assert max(later - earlier for earlier, later in pairwise(times)) < STOPPED_S
 
 
 @pytest.mark.parametrize(
