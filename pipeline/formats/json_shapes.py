@@ -62,7 +62,7 @@ FORBIDDEN: Final = frozenset({Rule.FOREIGN_TENANT, Rule.FOREIGN_SOURCE})
 
 
 class Refused(Exception):
-    """A value breaks a rule; `parse_event` makes a value of it. The path is collected innermost first while the reader unwinds."""
+    """A value breaks a rule; `parse_event` makes a value of it. The path is collected innermost first while a reader unwinds."""
 
     def __init__(self, rule: Rule, remedy: str, *path: str) -> None:
         super().__init__(rule.value)

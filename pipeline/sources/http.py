@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 from fastapi import FastAPI
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
@@ -25,7 +25,8 @@ DRAIN_S: Final = 15.0
 """Longest time for requests under way to end once the role is asked to stop."""
 STOP_S: Final = 5.0
 """Longest time for the server to close its connections after the drain."""
-HEADER_TIMEOUT_MS: Final = 10_000
+HEADER_TIMEOUT_MS: Final = 60_000
+"""Longest time for the headers of a request; also ends a connection on which nothing comes."""
 BACKLOG: Final = 1024
 START_S: Final = 10.0
 """Longest time until the port answers."""
@@ -108,6 +109,7 @@ class HttpSource:
             log_access=False,
             ssl_cert=cert,
             ssl_key=key,
+            ssl_protocol_min=SSLProtocols.tls12,
         )
 
 

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
-from pipeline.domain.event import UNSET, BedOccupancy, EntityType, Environment, Event, Occupancy, Provenance, content_hash_of
+from pipeline.domain.event import BedOccupancy, EntityType, Environment, Event, Occupancy, Provenance, content_hash_of
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.json_events import SET_BY_US, Client, Invalid, event_to_json, parse_event
 from pipeline.formats.json_shapes import ITEMS_MAX, Rule
@@ -42,7 +43,9 @@ def event(obj: object, key: str = "k-1", item: int = 0) -> Event:
 
 def test_a_complete_body_becomes_a_sealed_event() -> None:
     made = event(body())
-    assert made.tenant == "north" and made.feed == CLIENT.name and made.received_at == NOW
+    assert made.tenant == "north"
+    assert made.feed == CLIENT.name
+    assert made.received_at == NOW
     assert made.recorded_at == 1_792_888_200_250
     assert made.payload.environment is Environment.CLEAN  # type: ignore[union-attr]
     assert made.payload.occupancy == BedOccupancy(Occupancy.VACANT)  # type: ignore[union-attr]
@@ -119,7 +122,11 @@ def test_what_the_pipeline_sets_is_refused_by_name(name: str) -> None:
         ({"entity_type": "staffing", "payload": {"actual": -0.5}}, "/payload/actual", Rule.RANGE),
         ({"entity_type": "staffing", "payload": {"actual": 10**400}}, "/payload/actual", Rule.RANGE),
         ({"entity_type": "patient", "payload": {"birth_date": "1950-02-30"}}, "/payload/birth_date", Rule.DATE),
-        ({"entity_type": "patient", "payload": {"identifiers": [{"system": "MR"}]}}, "/payload/identifiers/0/value", Rule.REQUIRED),
+        (
+            {"entity_type": "patient", "payload": {"identifiers": [{"system": "M"}]}},
+            "/payload/identifiers/0/value",
+            Rule.REQUIRED,
+        ),
         ({"entity_type": "patient", "payload": {"identifiers": [{}] * (ITEMS_MAX + 1)}}, "/payload/identifiers", Rule.COUNT),
     ],
 )
@@ -127,7 +134,8 @@ def test_a_refusal_names_place_and_rule_and_no_value(changes: dict[str, object],
     refused = parse(body(**changes))
     assert isinstance(refused, Invalid)
     assert (refused.field, refused.rule) == (field, rule)
-    assert SECRET not in repr(refused) and refused.remedy
+    assert SECRET not in repr(refused)
+    assert refused.remedy
 
 
 @pytest.mark.parametrize("obj", [None, [], "x", 1, True])
@@ -161,12 +169,15 @@ PAYLOADS_JSON: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("entity_type", list(EntityType))
 def test_what_is_written_reads_as_the_same_event(entity_type: EntityType) -> None:
-    first = event(body(entity_type=entity_type.value, payload=PAYLOADS_JSON[entity_type.value], sequence=7, sequence_basis="SOURCE"))
+    first = event(
+        body(entity_type=entity_type.value, payload=PAYLOADS_JSON[entity_type.value], sequence=7, sequence_basis="SOURCE")
+    )
     written = msgspec.json.decode(msgspec.json.encode(event_to_json(first)))
     assert written["payload"] == PAYLOADS_JSON[entity_type.value]
     assert written["received_at"] == "2026-09-21T14:13:20.000Z"
     again = event({name: value for name, value in written.items() if name not in SET_BY_US})
-    assert again.payload == first.payload and again.recorded_at == first.recorded_at
+    assert again.payload == first.payload
+    assert again.recorded_at == first.recorded_at
 
 
 def test_provenance_is_written() -> None:
@@ -200,7 +211,13 @@ def test_times_of_rfc_3339(text: str, millis: int | None) -> None:
 
 
 def test_dates_exist() -> None:
-    assert [date_exists(text) for text in ("2024-02-29", "2023-02-29", "2023", "2023-12", "2023-04-31")] == [True, False, True, True, False]
+    assert [date_exists(text) for text in ("2024-02-29", "2023-02-29", "2023", "2023-12", "2023-04-31")] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 _JSON = st.recursive(

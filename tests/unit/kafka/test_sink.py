@@ -98,11 +98,17 @@ async def test_raw_bytes_are_encrypted_and_come_back_byte_for_byte() -> None:
     body = b"\x00Canary Zzyzx\xff" * 50
     await sink(publisher).accept(raw(body), [], b"answer")
     kept = CODEC.decode(publisher.records[0].value)
-    assert isinstance(kept, Raw) and kept.identity == IDENTITY and publisher.records[0].key == IDENTITY.encode()
+    assert isinstance(kept, Raw)
+    assert kept.identity == IDENTITY
+    assert publisher.records[0].key == IDENTITY.encode()
     assert b"Zzyzx" not in (publisher.records[0].value or b"")
     cipher = RawCipher({"key-1": KEY}, "key-1")
     assert cipher.open(kept.key_id, kept.identity, kept.ciphertext) == body
-    for wrong in ((kept.key_id, "cd" * 32, kept.ciphertext), ("key-2", IDENTITY, kept.ciphertext), (kept.key_id, IDENTITY, b"short")):
+    for wrong in (
+        (kept.key_id, "cd" * 32, kept.ciphertext),
+        ("key-2", IDENTITY, kept.ciphertext),
+        (kept.key_id, IDENTITY, b"short"),
+    ):
         with pytest.raises(Undecryptable):
             cipher.open(*wrong)
 
@@ -139,9 +145,11 @@ async def test_equal_messages_at_once_make_one_set_of_events() -> None:
     publisher = MemoryPublisher()
     taking = sink(publisher)
     results = await asyncio.gather(*(taking.accept(raw(), [event()], b"answer") for _ in range(8)))
-    assert results.count(Stored(b"answer")) == 1 and results.count(Repeated(b"answer")) == 7
+    assert results.count(Stored(b"answer")) == 1
+    assert results.count(Repeated(b"answer")) == 7
     assert publisher.topics().count("landing.bed") == 1
-    assert not taking._running and taking.pressure() == 0.0
+    assert not taking._running
+    assert taking.pressure() == 0.0
 
 
 async def test_unequal_messages_at_once_do_not_wait_for_each_other() -> None:
@@ -248,7 +256,9 @@ async def test_what_is_too_large_is_found_before_anything_is_published(
     taking = sink(publisher, max_record_bytes=4000, max_event_bytes=800)
     with pytest.raises(Oversize) as caught:
         await taking.accept(raw(body), events, answer)
-    assert caught.value.item == item and publisher.calls == 0 and not taking._running
+    assert caught.value.item == item
+    assert publisher.calls == 0
+    assert not taking._running
 
 
 def receipt(number: int, at: Millis = NOW, answer: bytes = b"answer") -> Receipt:
@@ -273,16 +283,19 @@ def test_receipts_are_bounded_by_number_bytes_and_age() -> None:
     aged.put(receipt(1, at=NOW))
     assert aged.get("1") is None
     aged.put(receipt(1, at=Millis(NOW + 1001), answer=b"new"))
-    assert (kept := aged.get("1")) is not None and kept.answer == b"new"
+    assert (kept := aged.get("1")) is not None
+    assert kept.answer == b"new"
 
 
 def test_the_first_receipt_stands_until_it_is_deleted() -> None:
     receipts = Receipts(lambda: NOW)
     receipts.put(receipt(1, answer=b"first"))
     receipts.put(receipt(1, answer=b"second"))
-    assert (kept := receipts.get("1")) is not None and kept.answer == b"first"
+    assert (kept := receipts.get("1")) is not None
+    assert kept.answer == b"first"
     receipts.forget("1")
-    assert receipts.get("1") is None and len(receipts) == 0
+    assert receipts.get("1") is None
+    assert len(receipts) == 0
 
 
 def test_a_cipher_needs_whole_keys_and_shows_none() -> None:

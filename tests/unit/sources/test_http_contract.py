@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -52,5 +53,6 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP, config=CONFIG)
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_as_documented(case: schemathesis.Case) -> None:
+def test_every_answer_is_as_documented(case: "schemathesis.Case[Any]") -> None:
+    print(f"SURGELINE_CONTRACT_SEED={SEED}")  # noqa: T201 - shown with a failure
     case.call_and_validate()

@@ -124,7 +124,8 @@ def test_superseded_names_the_newer_revision_and_the_lag_ends_there() -> None:
     of.on_accepted(accepted(2, 1))
     of.on_outcome(outcome(OutcomeKind.CONFIRMED, 2))
     body = msgspec.to_builtins(status_body(event_id(1), of.status("north", event_id(1)) or Received("", NOW)))
-    assert body["state"] == "accepted" and body["revision_text"] == "1.1"
+    assert body["state"] == "accepted"
+    assert body["revision_text"] == "1.1"
     assert list(body["destinations"]) == [
         {
             "destination": "ehr",
@@ -193,7 +194,8 @@ def test_only_the_own_tenant_sees_an_event() -> None:
     of.on_accepted(accepted(1))
     of.on_decision(decision(2, DecisionKind.STALE, Reason.OLDER_TIME), b"not a key of ours")
     assert of.status("south", event_id(1)) is None
-    assert of.status("north", event_id(2)) is None and len(of) == 1
+    assert of.status("north", event_id(2)) is None
+    assert len(of) == 1
 
 
 def test_the_projection_is_bounded() -> None:
@@ -201,8 +203,10 @@ def test_the_projection_is_bounded() -> None:
     for number in range(100):
         of.on_accepted(accepted(number, entity_id=f"bed-{number}"))
         of.on_outcome(outcome(OutcomeKind.FAILED, number))
-    assert len(of) == 10 and len(of._entities) == 5
-    assert of.status("north", event_id(0)) is None and of.status("north", event_id(99)) is not None
+    assert len(of) == 10
+    assert len(of._entities) == 5
+    assert of.status("north", event_id(0)) is None
+    assert of.status("north", event_id(99)) is not None
 
 
 def test_what_was_told_is_not_changed_by_what_comes_later() -> None:
@@ -210,4 +214,5 @@ def test_what_was_told_is_not_changed_by_what_comes_later() -> None:
     of.on_accepted(accepted(1))
     told = of.status("north", event_id(1))
     of.on_outcome(outcome(OutcomeKind.CONFIRMED, 1))
-    assert isinstance(told, Progress) and told.deliveries["ehr"].state == "open"
+    assert isinstance(told, Progress)
+    assert told.deliveries["ehr"].state == "open"
