@@ -14,12 +14,11 @@ from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.codec import encode
 from pipeline.formats.fhir.location import chain_urn, with_known_place
 from pipeline.formats.fhir.naming import Ident, Naming, query_quoted
-from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, apply_owned
+from pipeline.formats.fhir.owned import Body, Json, Misshapen, Owned, apply_owned
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resource import ResourceMap
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_extension, mark_of, read_mark
-from pipeline.formats.fhir.terms import REVISION
+from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_of, read_mark, with_mark
 
 JSON_TYPE: Final = "application/fhir+json"
 MIN_DIGEST_KEY_BYTES: Final = 16
@@ -29,8 +28,6 @@ _STRUCTURAL: Final = frozenset({"identifier", "kind", "place"})
 """What a new resource can't do without, whatever the profile lets out later."""
 
 NOTHING_KNOWN: Final[Mapping[Ident, str]] = MappingProxyType({})
-
-_MARK_PATH: Final = ("extension", Member((("url", REVISION),)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +170,7 @@ class Builder:
     def _marked(self, subject: Subject, accepted: Accepted, current: Body, desired: tuple[Owned, ...]) -> Body:
         body = apply_owned(current, desired)
         written = self._written(subject, body, desired)
-        mark = mark_extension(mark_of(accepted.revision, accepted.state_hash, written, self.digest_key))
-        return apply_owned(body, [Owned("mark", _MARK_PATH, mark)])
+        return with_mark(body, mark_of(accepted.revision, accepted.state_hash, written, self.digest_key))
 
 
 def _by_revision(accepted: Accepted, current: Current) -> Suppressed | Refused | None:

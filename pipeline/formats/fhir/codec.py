@@ -19,7 +19,7 @@ def decode(data: bytes) -> Body | None:
     """The object in `data`; None where it holds no JSON object."""
     try:
         value = _DECODER.decode(data)
-    except (msgspec.DecodeError, ArithmeticError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

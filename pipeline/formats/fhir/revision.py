@@ -12,7 +12,7 @@ from typing import Final
 
 from pipeline.domain.identifiers import MAX_EPOCH, NO_REVISION, OFFSET_MASK, Revision, revision_of, show_revision
 from pipeline.formats.fhir.codec import canonical
-from pipeline.formats.fhir.owned import Body, Json, elements
+from pipeline.formats.fhir.owned import Body, Json, Misshapen, elements
 from pipeline.formats.fhir.terms import REVISION
 
 DIGEST_BYTES: Final = 8
@@ -46,7 +46,7 @@ def mark_extension(mark: Mark) -> Body:
 
 def read_mark(body: Body) -> Mark | None:
     """The mark of a resource; None where it has none, two, or one that isn't whole: then its revision is unknown, not zero."""
-    marks = [extension for extension in elements(body, "extension") if extension.get("url") == REVISION]
+    marks = [extension for extension in elements(body, "extension") if _is_mark(extension)]
     if len(marks) != 1:
         return None
     parts: dict[str, list[str]] = {"revision": [], "stateHash": [], "digest": []}
@@ -59,6 +59,20 @@ def read_mark(body: Body) -> Mark | None:
         return None
     digests = sorted((field, digits) for field, _, digits in (text.partition("=") for text in parts["digest"]))
     return Mark(revision, parts["stateHash"][0], tuple(digests))
+
+
+def with_mark(body: Body, mark: Mark) -> Body:
+    """`body` with this mark and no other: a second one, however it came there, would make the revision unknown for good."""
+    extensions = body.get("extension", [])
+    if not isinstance(extensions, list):
+        raise Misshapen("extension is not a list")
+    places = [index for index, extension in enumerate(extensions) if _is_mark(extension)]
+    kept = [extension for index, extension in enumerate(extensions) if index not in places[1:]]
+    if places:
+        kept[places[0]] = mark_extension(mark)
+    else:
+        kept.append(mark_extension(mark))
+    return {**body, "extension": kept}
 
 
 def changed_fields_at_ehr(body: Body, shown: Mapping[str, Json], key: bytes) -> tuple[str, ...] | None:
@@ -78,6 +92,10 @@ def _digest(key: bytes, revision: Revision, state_hash: str, field: str, value: 
     # Revision and state make equal values of two people look different, so that digests can't be compared between resources.
     text = canonical([show_revision(revision), state_hash, field, value])
     return hashlib.blake2b(text, key=key, digest_size=DIGEST_BYTES, person=b"surgeline-field").hexdigest()
+
+
+def _is_mark(extension: Json) -> bool:
+    return isinstance(extension, dict) and extension.get("url") == REVISION
 
 
 def _parse_revision(texts: list[str]) -> Revision:
