@@ -1,23 +1,35 @@
 """Which entity is written next: pure, on a clock that callers hand in.
 
 Strict lanes, oldest first within a lane, one write per entity at a time. Ageing keeps the lower lanes alive: an entity
-that has waited longer than its lane's bound competes one lane higher, and so on up to urgent; nothing but a critical
-change is ever treated as critical.
+that has waited longer than its lane's bound gets a share of the turns, oldest first; the rest stay with the lanes in their
+order, so that a backlog of old bulk changes after an outage does not hold up what is urgent now.
+
+The bound: once an entity has aged, and k aged entities are older, it is taken within
+(k + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatever else arrives.
 """
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import LANES, RANK, Lane
+from pipeline.domain.records import LANES, Lane
 
-AGEING_S: Final = {Lane.BULK: 120.0, Lane.ROUTINE: 60.0}
-"""After this wait an entity of the lane competes one lane higher: a bulk change waits 180 s at most before it ranks as
-urgent. Urgent itself does not age into critical."""
+AGEING_S: Final = {Lane.ROUTINE: 60.0, Lane.BULK: 180.0}
+"""After this wait an entity of the lane has aged. Nothing ever ages into critical, and urgent has its turns anyway."""
 
 CRITICAL_SHARE: Final = 8
-"""At most this many critical writes in a row while something urgent waits; then one of the next lane goes."""
+"""At most this many critical writes in a row while something urgent or aged waits; then one of those goes."""
+
+AGED_SHARE: Final = 4
+"""Of this many turns that are not critical, one goes to what has aged."""
+
+STALE_SHARE: Final = 4
+"""A heap is made anew when it holds this many times more places than entities wait, so that replacing costs no memory."""
+
+STALE_SPARE: Final = 1_024
+"""Places that a heap may hold in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +52,21 @@ class Scheduler(Protocol):
     def wait_ms(self, now: Millis) -> int | None: ...
 
 
+Heap = list[tuple[int, int, bytes]]
+"""Places in an order: time, serial of the entry, key. A place whose serial is no longer the entry's is dead."""
+
+
 class LaneScheduler:
     """Heaps per lane with lazy deletion: logarithmic in the number of entities that wait."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[Entry, int]] = {}
         self._in_flight: set[bytes] = set()
-        self._ready: dict[Lane, list[tuple[int, int, bytes]]] = {lane: [] for lane in LANES}
-        self._delayed: list[tuple[int, int, bytes]] = []
+        self._ready: dict[Lane, Heap] = {lane: [] for lane in LANES}
+        self._delayed: Heap = []
         self._serial = 0
         self._critical_in_a_row = 0
+        self._since_aged = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,10 +89,19 @@ class LaneScheduler:
 
     def put(self, entry: Entry) -> None:
         """Add an entity or replace what is known of it; one under way stays under way."""
+        known = self._entries.get(entry.key)
+        if known is not None and known[0] == entry:
+            return
         self._serial += 1
         self._entries[entry.key] = (entry, self._serial)
         if entry.key not in self._in_flight:
             self._push(entry, self._serial)
+
+    def postpone(self, key: bytes, until: Millis) -> None:
+        """What is known of an entity stays, but it isn't taken before `until`."""
+        known = self._entries.get(key)
+        if known is not None and known[0].not_before < until:
+            self.put(replace(known[0], not_before=until))
 
     def discard(self, key: bytes) -> None:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
@@ -84,17 +110,19 @@ class LaneScheduler:
     def take(self, now: Millis) -> Entry | None:
         """The entity to write now; it is under way until `release`."""
         self._wake(now)
-        self._age(now)
-        for lane in self._order():
+        aged = self._aged_lane(now)
+        for lane in self._order(aged):
             entry = self._pop(lane)
             if entry is not None:
-                self._critical_in_a_row = self._critical_in_a_row + 1 if lane is Lane.CRITICAL else 0
+                self._count(lane, aged)
                 self._in_flight.add(entry.key)
                 return entry
         return None
 
     def release(self, key: bytes) -> None:
         """The write of an entity has ended; it competes again if something of it is still open."""
+        if key not in self._in_flight:
+            return
         self._in_flight.discard(key)
         known = self._entries.get(key)
         if known is not None:
@@ -104,16 +132,41 @@ class LaneScheduler:
         """Until the next delayed entity is due; None if none is delayed."""
         return max(0, self._delayed[0][0] - now) if self._delayed else None
 
-    def _order(self) -> tuple[Lane, ...]:
-        if self._critical_in_a_row >= CRITICAL_SHARE:
-            return (Lane.URGENT, Lane.CRITICAL, Lane.ROUTINE, Lane.BULK)
-        return LANES
+    def _order(self, aged: Lane | None) -> Sequence[Lane]:
+        """Lanes in the order of this turn."""
+        turn = (aged,) if aged is not None and self._since_aged >= AGED_SHARE - 1 else ()
+        if self._critical_in_a_row < CRITICAL_SHARE:
+            return (Lane.CRITICAL, *turn, *LANES)
+        return (*turn, Lane.URGENT, *((aged,) if aged is not None else ()), *LANES)
+
+    def _count(self, lane: Lane, aged: Lane | None) -> None:
+        self._critical_in_a_row = self._critical_in_a_row + 1 if lane is Lane.CRITICAL else 0
+        if aged is None or lane is aged:
+            self._since_aged = 0
+        elif lane is not Lane.CRITICAL:
+            self._since_aged += 1
+
+    def _aged_lane(self, now: Millis) -> Lane | None:
+        """Lane of the oldest entity that has waited beyond its lane's bound."""
+        tops = [
+            (heap[0][0], lane)
+            for lane, bound_s in AGEING_S.items()
+            if (heap := self._without_dead(lane)) and now - heap[0][0] > bound_s * 1000
+        ]
+        return min(tops, key=lambda top: top[0])[1] if tops else None
+
+    def _without_dead(self, lane: Lane) -> Heap:
+        heap = self._ready[lane]
+        while heap and self._live(heap[0][2], heap[0][1]) is None:
+            heapq.heappop(heap)
+        return heap
 
     def _push(self, entry: Entry, serial: int) -> None:
-        if entry.not_before:
-            heapq.heappush(self._delayed, (entry.not_before, serial, entry.key))
-        else:
-            heapq.heappush(self._ready[entry.lane], (entry.since, serial, entry.key))
+        heap, at = (self._delayed, entry.not_before) if entry.not_before else (self._ready[entry.lane], entry.since)
+        if len(heap) > STALE_SPARE + STALE_SHARE * len(self._entries):
+            heap[:] = {place for place in heap if self._live(place[2], place[1]) is not None}
+            heapq.heapify(heap)
+        heapq.heappush(heap, (at, serial, entry.key))
 
     def _wake(self, now: Millis) -> None:
         while self._delayed and self._delayed[0][0] <= now:
@@ -121,12 +174,6 @@ class LaneScheduler:
             entry = self._live(key, serial)
             if entry is not None:
                 heapq.heappush(self._ready[entry.lane], (entry.since, serial, key))
-
-    def _age(self, now: Millis) -> None:
-        for lane, bound_s in AGEING_S.items():
-            heap, higher = self._ready[lane], self._ready[LANES[RANK[lane] - 1]]
-            while heap and now - heap[0][0] > bound_s * 1000:
-                heapq.heappush(higher, heapq.heappop(heap))
 
     def _pop(self, lane: Lane) -> Entry | None:
         heap = self._ready[lane]
