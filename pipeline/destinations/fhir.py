@@ -5,6 +5,7 @@ in the way that the profile says, and nothing is ever deleted. What the server s
 """
 
 import re
+import ssl
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -65,6 +66,7 @@ class FhirDestination:
         authorise: AuthHeaders | None = None,
         attempt_timeout_s: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         clock: Callable[[], Millis] = system_clock,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.role: Literal["owner", "replica"] = profile.role
@@ -72,7 +74,7 @@ class FhirDestination:
         self._attempt_timeout_s = attempt_timeout_s
         self._clock = clock
         self._places = PlaceCache()
-        self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, authorise, clock)
+        self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, authorise, clock, tls)
 
     def expects(self, accepted: Accepted) -> bool:
         """Whether the profile maps this entity type."""

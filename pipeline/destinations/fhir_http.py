@@ -4,6 +4,7 @@ Nothing is tried twice, no redirect is followed, and no text of the server leave
 """
 
 import asyncio
+import ssl
 import email.utils
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -65,12 +66,18 @@ class FhirHttp:
     """A bounded keep-alive pool to one server. Made lazily, on the loop that uses it first."""
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str], authorise: AuthHeaders | None, clock: Callable[[], Millis]
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        authorise: AuthHeaders | None,
+        clock: Callable[[], Millis],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = dict(headers)
         self._authorise = authorise
         self._clock = clock
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -121,7 +128,7 @@ class FhirHttp:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_note_sent)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S),
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=self._tls or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # each exchange has its own bound
                 trace_configs=[trace],
