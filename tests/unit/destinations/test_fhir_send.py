@@ -20,6 +20,7 @@ from pipeline.destinations.protocol import (
     Ambiguous,
     Confirmed,
     Current,
+    NotApplied,
     Outcome,
     PendingWrite,
     Refused,
@@ -29,7 +30,19 @@ from pipeline.destinations.protocol import (
     Unknown,
     VersionMismatch,
 )
-from pipeline.domain.event import Bed, BedOccupancy, EntityType, EventType, Occupancy, Place
+from pipeline.domain.event import (
+    Allocation,
+    AllocationStatus,
+    Bed,
+    BedOccupancy,
+    EntityType,
+    EventType,
+    Occupancy,
+    Place,
+    Reference,
+    Service,
+    ServiceStatus,
+)
 from pipeline.domain.identifiers import EventId, Millis, Revision, revision_of
 from pipeline.domain.records import Accepted, Lane, Reason
 from pipeline.formats.fhir.codec import MAX_BODY_BYTES
@@ -383,8 +396,6 @@ def test_without_a_version_nothing_is_written_where_the_profile_promises_a_fence
 
 
 def test_a_time_that_fhir_cannot_write_is_refused_and_does_not_raise() -> None:
-    from pipeline.domain.event import Service, ServiceStatus
-
     state = Bed(service=Service(ServiceStatus.BLOCKED, until=Millis(10**18)))
     destination = destination_at("http://h/fhir")
     assert destination.build(pending(accepted(state)), Absent()) == Refused(Reason.REFUSED_INVALID)
@@ -461,3 +472,48 @@ def test_what_is_shown_already_is_not_written_again() -> None:
 def test_a_short_digest_key_is_refused() -> None:
     with pytest.raises(ValueError, match="16 to 64"):
         FhirDestination("test", "http://h/fhir", PROFILE, b"short")
+
+
+async def test_a_redirect_is_not_followed_with_patient_data(server: Server, destination: FhirDestination) -> None:
+    server.answers(307, None, Location="/elsewhere")
+    assert await destination.send(update(destination)) == Refused(Reason.REFUSED_OTHER)
+    assert [request.path for request in server.seen] == ["/fhir/Location/b1"]
+
+
+async def test_no_read_is_answered_from_a_cache(server: Server, destination: FhirDestination) -> None:
+    await destination.read(pending(remote_id="b1"))
+    await destination.read(pending())
+    assert {request.headers["Cache-Control"] for request in server.seen} == {"no-cache"}
+
+
+def test_a_bed_that_stays_where_it_is_keeps_its_reference_and_needs_no_transaction() -> None:
+    destination = destination_at("http://h/fhir")
+    body = create(destination, PLACED).body["entry"][-1]["resource"]
+    body = {**body, "id": "b1", "partOf": {**body["partOf"], "reference": "Location/p9"}}
+    again = msgspec.structs.replace(accepted(PLACED), revision=revision_of(1, 8))
+    request = destination.build(pending(again), destination.builder.current_of(body, 'W/"1"'))
+    assert isinstance(request, Request)
+    assert (request.method, request.body["partOf"]) == ("PUT", body["partOf"])
+
+
+async def test_the_same_revision_of_another_state_is_no_confirmation(server: Server, destination: FhirDestination) -> None:
+    other = msgspec.structs.replace(accepted(), state_hash="f" * 16)
+    current = Current("b1", 'W/"3"', {"resourceType": "Location", "id": "b1"}, Revision(0), None)
+    theirs = destination.build(pending(other), current)
+    assert isinstance(theirs, Request)
+    for body, expected in ((theirs.body, NotApplied()), (update(destination).body, confirmed('W/"4"'))):
+        shown = {**body, "meta": {"versionId": "4"}}
+        server.answers(200, {"resourceType": "Bundle", "entry": [{"resource": shown}]})
+        assert await destination.read_back(update(destination)) == expected
+
+
+def promised(encounter: Reference | None) -> Accepted:
+    allocation = Allocation(AllocationStatus.RESERVED, encounter)
+    return accepted(Bed(occupancy=BedOccupancy(Occupancy.VACANT), allocation=allocation))
+
+
+def test_a_promise_to_nobody_cannot_be_told_as_a_pending_location() -> None:
+    destination = destination_at("http://h/fhir", msgspec.structs.replace(PROFILE, reservation="pending-location"))
+    held = Suppressed(Reason.RESERVATION_UNTELLABLE, revision_of(1, 7))
+    assert destination.build(pending(promised(None)), Absent()) == held
+    assert isinstance(destination.build(pending(promised(Reference("MAIN", "V1"))), Absent()), Request)

@@ -176,6 +176,14 @@ def test_a_finished_stay_is_nowhere() -> None:
     assert [item["status"] for item in built(over, built(stay))["location"]] == ["completed"]
 
 
+def test_a_cleared_code_leaves_no_empty_shell_and_spares_the_codes_of_others() -> None:
+    stay = built(Encounter(service="MED", disposition="01"))
+    cleared = built(Encounter(service=None, disposition=None), stay)
+    assert ("serviceType" in cleared, "hospitalization" in cleared) == (False, False)
+    stay["serviceType"]["coding"].append({"system": "urn:other", "code": "7"})
+    assert built(Encounter(service=None), stay)["serviceType"] == {"coding": [{"system": "urn:other", "code": "7"}]}
+
+
 def test_an_arrival_ends_the_promise_of_the_same_bed() -> None:
     promised = built(Encounter(location=Place(bed="A"), pending_location=Place(bed="B")))
     arrived = built(Encounter(location=Place(bed="B"), prior_location=Place(bed="A"), pending_location=None), promised)
