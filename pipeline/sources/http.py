@@ -28,8 +28,10 @@ STOP_S: Final = 5.0
 HEADER_TIMEOUT_MS: Final = 60_000
 """Longest time for the headers of a request; also ends a connection on which nothing comes."""
 BACKLOG: Final = 1024
-START_S: Final = 10.0
-"""Longest time until the port answers."""
+THREADS_END_S: Final = 1.0
+"""Longest time for the server's threads to end after that."""
+SPAWN_S: Final = 0.05
+"""Time within which granian has started its threads."""
 POLL_S: Final = 0.005
 
 
@@ -82,7 +84,7 @@ class HttpSource:
         server = self._server(app)
         before = _native_threads()
         serving = asyncio.create_task(server.serve(), name="http-server")
-        await _listening(self._settings.host, self.port, serving)
+        await asyncio.sleep(SPAWN_S)
         threads = _native_threads() - before
         stopping = asyncio.create_task(stop.wait(), name="http-stop")
         try:
@@ -130,24 +132,10 @@ async def _closed(server: Server, serving: "asyncio.Task[None]", threads: frozen
     """
     server.stop()  # type: ignore[no-untyped-call]
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(STOP_S):
-            await asyncio.wait({serving})
+        await asyncio.wait({serving}, timeout=STOP_S)
+        async with asyncio.timeout(THREADS_END_S):
             while threads & _native_threads():
                 await asyncio.sleep(POLL_S)
-
-
-async def _listening(host: str, port: int, serving: "asyncio.Task[None]") -> None:
-    """Wait until the port answers, or the server has failed."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(START_S):
-            while not serving.done():
-                try:
-                    _, writer = await asyncio.open_connection(host, port)
-                except OSError:
-                    await asyncio.sleep(POLL_S)
-                else:
-                    writer.close()
-                    return
 
 
 def _native_threads() -> frozenset[str]:

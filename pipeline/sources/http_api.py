@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.domain.identifiers import EventId
 from pipeline.sources.http_answers import HealthBody, status_body
-from pipeline.sources.http_intake import Answer, Intake
+from pipeline.sources.http_intake import Answer, Intake, discard
 from pipeline.sources.http_openapi import API_VERSION, JsonObject, document
 from pipeline.sources.http_problems import (
     INTERNAL,
@@ -99,6 +99,7 @@ class Api:
                 response = await handler(request)
             except Refusal as refusal:
                 problem = refusal.problem
+                await discard(request)
                 response = problem_response(problem)
             except Exception as fault:  # noqa: BLE001 - its text may hold what was sent; the server would log it
                 LOG.error("request failed", extra={"operation": operation, "error_type": type(fault).__name__})

@@ -6,7 +6,7 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -42,6 +42,10 @@ CHANNEL: Final = "http"
 CONTENT_TYPE: Final = "application/json"
 BODY_TIMEOUT_S: Final = 15.0
 """Longest time for a body to arrive."""
+DISCARD_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of a refused body that are read and thrown away."""
+DISCARD_S: Final = 2.0
+"""Longest time for that."""
 MAX_BODY_BYTES_IN_FLIGHT: Final = 64 * 1024 * 1024
 """Most bytes of bodies held at once, over all requests."""
 CLIENT_SHARE: Final = 0.5
@@ -282,6 +286,20 @@ async def _read(request: Request, limit: int) -> bytes:
     except (TimeoutError, ClientDisconnect):
         raise Refusal(Problem(TOO_SLOW, "send the whole body at once")) from None
     return b"".join(chunks)
+
+
+async def discard(request: Request) -> None:
+    """Read on over what is left of a refused body, within two bounds.
+
+    A connection that is closed while the sender still writes is reset, and the sender never sees why it was refused.
+    """
+    left = DISCARD_BYTES
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end
+        async with asyncio.timeout(DISCARD_S):
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    return
 
 
 def _too_large(limit: int) -> Problem:

@@ -351,3 +351,16 @@ async def test_a_sender_that_hangs_up_leaves_no_request_behind_and_what_was_begu
     stop.set()
     await asyncio.wait_for(serving, 10)
     assert len(sink.events) == 2
+
+
+async def test_a_sender_of_far_too_much_still_sees_why_it_is_refused() -> None:
+    stop, source = asyncio.Event(), HttpSource(settings(port=0), new_tracker())
+    serving = asyncio.create_task(source.run(MemorySink(), stop))
+    await _until(lambda: source.port != 0)
+    transport = httpx.AsyncHTTPTransport(retries=5)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{source.port}", transport=transport) as client:
+        sizes = (1_000_001, 8_000_000)
+        statuses = [(await client.post("/v1/events", content=b" " * size, headers=headers())).status_code for size in sizes]
+    assert statuses == [413, 413]
+    stop.set()
+    await asyncio.wait_for(serving, 10)
