@@ -10,7 +10,7 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.logs import emit
 from pipeline.roles.policies import load_policy
-from pipeline.roles.process import Process
+from pipeline.roles.process import Process, or_die
 from pipeline.roles.tables import table_hooks
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.gate import Destinations, GateWork, join_values
@@ -68,7 +68,7 @@ class GateRole:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
         self._process.watchdog.begin("start", self._process.settings.worker.start_timeout_s)
-        running = asyncio.create_task(self._worker.run())
+        running = asyncio.create_task(or_die(self._worker.run()))
         await stop.wait()
         await self._worker.stop()
         running.cancel()

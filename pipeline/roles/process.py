@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -185,6 +185,17 @@ async def _serve(process: Process, build: Build) -> int:
         server.stop()
     emit(lines.ROLE_STOPPED, duration_ms=(time.monotonic() - started) * 1000, status=0)
     return 0
+
+
+async def or_die(service: Coroutine[Any, Any, None]) -> None:
+    """A service that ends by a fault ends the process: without it the role would go on and do nothing."""
+    try:
+        await service
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the role must not go on without this service
+        _crashed(error)
+        os._exit(EXIT_CRASHED)
 
 
 async def _say_when_ready(health: Health, started: float) -> None:

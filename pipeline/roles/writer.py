@@ -14,15 +14,14 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.destinations import destination_of
-from pipeline.roles.process import Process, Refused, now_ms
+from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.reports import Reports
 from pipeline.roles.tables import table_hooks
 from pipeline.settings import WriterSettings
 from pipeline.stream.app import AppSpec, Worker
-from pipeline.stream.batch import report
 from pipeline.stream.delivery import Delivery, Limits
 from pipeline.stream.ledger import OutcomeLedger
-from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
+from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED
 from pipeline.stream.writer import WriterWork, join_values
 
@@ -141,7 +140,7 @@ class WriterRole:
         process = self._process
         process.watchdog.begin("start", process.settings.worker.start_timeout_s)
         tasks = [
-            asyncio.create_task(_or_die(coroutine))
+            asyncio.create_task(or_die(coroutine))
             for coroutine in (
                 self._worker.run(),
                 self._delivery.run(),
@@ -155,17 +154,6 @@ class WriterRole:
             task.cancel()
         await self._publisher.close(process.settings.worker.drain_s / 4)
         await self._destination.close()
-
-
-async def _or_die(coroutine: Any) -> None:
-    """A service of the writer that ends by a fault ends the process: without it nothing would be written any more."""
-    try:
-        await coroutine
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on without this service
-        report(error)
-        die(EXIT_NOT_DURABLE)
 
 
 def _all_pending(db: Any) -> list[tuple[bytes, Pending]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import faust
-import uvloop
 from faust.types import TP
 from faust.types.auth import AuthProtocol
 
@@ -131,7 +130,7 @@ class _App(faust.App):
 
 
 def _create_app(spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings) -> _App:
-    uvloop.install()
+    spec.data_dir.mkdir(parents=True, exist_ok=True)
     return _App(
         spec.app_id,
         broker=kafka.faust_broker_url(),
