@@ -1,4 +1,4 @@
-"""How fast a destination may be written to: retries, concurrency, and when to leave it alone. Pure: callers bring time and chance."""
+"""How fast a destination may be written to: retries, concurrency, when to leave it alone. Callers bring time and chance."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,10 +32,10 @@ class Breaker(Protocol):
     """Whether the destination may be tried at all."""
 
     def allows(self, now: Millis) -> bool: ...
-    def started(self) -> None: ...
+    def started(self) -> int: ...
     def succeeded(self) -> None: ...
-    def failed(self, now: Millis) -> None: ...
-    def abandoned(self) -> None: ...
+    def failed(self, now: Millis, probe: int = 0) -> None: ...
+    def abandoned(self, probe: int = 0) -> None: ...
     def wait_ms(self, now: Millis) -> int: ...
     @property
     def is_open(self) -> bool: ...
@@ -70,7 +70,11 @@ HALVE_EVERY_MS: Final = 1_000
 
 @dataclass(slots=True)
 class ConsecutiveBreaker:
-    """Opens after `threshold` failures in a row for `open_ms`; then lets exactly one probe through until that one ends."""
+    """Opens after `threshold` failures in a row for `open_ms`; then lets exactly one probe through until that one ends.
+
+    Writes that began before it opened may end while the probe is under way. Their success closes it, for the destination
+    answers; their failure says nothing new, and doesn't end the probe.
+    """
 
     threshold: int = 8
     open_ms: int = 1_000
@@ -78,7 +82,8 @@ class ConsecutiveBreaker:
     _failures: int = 0
     _opened_at: Millis | None = None
     _window_ms: int = 0
-    _probing: bool = False
+    _probe: int = 0
+    _probes: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -87,15 +92,20 @@ class ConsecutiveBreaker:
 
     def allows(self, now: Millis) -> bool:
         """Whether a write may start now; in the half-open state, only while no probe is under way."""
-        return self._opened_at is None or (not self._probing and now - self._opened_at >= self._window_ms)
+        return self._opened_at is None or (not self._probe and now - self._opened_at >= self._window_ms)
 
-    def started(self) -> None:
-        """A write starts; with the breaker open it is the probe."""
-        self._probing = self._opened_at is not None
+    def started(self) -> int:
+        """A write starts. With the breaker open it is the probe: its number, to be told with how it ended; else 0."""
+        if self._opened_at is None:
+            return 0
+        self._probes += 1
+        self._probe = self._probes
+        return self._probe
 
-    def abandoned(self) -> None:
+    def abandoned(self, probe: int = 0) -> None:
         """The write ended without the destination having been asked."""
-        self._probing = False
+        if probe == self._probe:
+            self._probe = 0
 
     def wait_ms(self, now: Millis) -> int:
         """Until the next probe may start; 0 when closed."""
@@ -103,14 +113,14 @@ class ConsecutiveBreaker:
 
     def succeeded(self) -> None:
         """The destination answered: whatever it said, it is there."""
-        self._failures, self._opened_at, self._probing, self._window_ms = 0, None, False, 0
+        self._failures, self._opened_at, self._probe, self._window_ms = 0, None, 0, 0
 
-    def failed(self, now: Millis) -> None:
+    def failed(self, now: Millis, probe: int = 0) -> None:
         """It did not answer, or said that it can't."""
         self._failures += 1
         if self._opened_at is not None:
-            if self._probing:
-                self._opened_at, self._probing = now, False
+            if probe and probe == self._probe:
+                self._opened_at, self._probe = now, 0
                 self._window_ms = min(self.max_open_ms, self._window_ms * 2)
         elif self._failures >= self.threshold:
             self._opened_at, self._window_ms = now, self.open_ms

@@ -1,8 +1,8 @@
 """One attempt to bring one revision to a destination: read, build, send, and read back, within one deadline."""
 
 import asyncio
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar, assert_never
 
 from pipeline.destinations.protocol import (
@@ -14,6 +14,7 @@ from pipeline.destinations.protocol import (
     Newer,
     NotApplied,
     PendingWrite,
+    ReadBack,
     Refused,
     Request,
     Retry,
@@ -34,6 +35,10 @@ READ_BACKS: Final = 3
 """Times that an unanswered write is looked for within one attempt."""
 
 
+_NOT_READ: Final[Current | Absent | Refused | Retry] = Retry(Reason.TIMEOUT)
+_NOT_TOLD: Final[ReadBack] = Unknown(Reason.TIMEOUT)
+
+
 class Room(Protocol):
     """What an attempt needs of the delivery around it."""
 
@@ -42,7 +47,7 @@ class Room(Protocol):
     def now(self) -> Millis: ...
     def deadline(self) -> Millis: ...
     async def pace(self) -> None: ...
-    def may_send(self, partition: int, deadline_at: Millis) -> bool: ...
+    def is_ours(self, partition: int) -> bool: ...
     def cached(self, key: bytes) -> Current | None: ...
     def forget(self, key: bytes) -> None: ...
 
@@ -93,7 +98,7 @@ class Attempt:
         destination = self._room.destination
         current: Current | Absent | Refused | Retry | None = self._room.cached(self._key)
         if current is None:
-            current = await self._within(destination.read(self._write), Retry(Reason.TIMEOUT))
+            current = await self._within(lambda: destination.read(self._write), _NOT_READ)
         match current:
             case Refused(reason):
                 return self._verdict(OutcomeKind.PARKED, reason)
@@ -127,9 +132,14 @@ class Attempt:
         return self._verdict(OutcomeKind.PARKED, reason)
 
     async def _send(self, request: Request) -> Verdict | _Again | None:
-        if not self._room.may_send(self._partition, self._deadline_at):
+        await self._pace()
+        if not self._room.is_ours(self._partition):
             return None
-        outcome = await self._within(self._room.destination.send(request), Ambiguous())
+        if self._room.now() >= self._deadline_at:
+            # Seen, or a destination that is slow to read from would be asked again and again, and never be known as slow.
+            return self._verdict(OutcomeKind.FAILED, Reason.TIMEOUT)
+        request = replace(request, write=self._write)
+        outcome = await self._in_time(self._room.destination.send(request), Ambiguous())
         match outcome:
             case Confirmed():
                 return self._confirmed(outcome, request)
@@ -148,7 +158,7 @@ class Attempt:
         """Neither failed nor done: ask. Not found now may still come true later; the version in the condition fences it."""
         self._room.forget(self._key)
         for _ in range(READ_BACKS):
-            answer = await self._within(self._room.destination.read_back(request), Unknown(Reason.TIMEOUT))
+            answer = await self._within(lambda: self._room.destination.read_back(request), _NOT_TOLD)
             match answer:
                 case Confirmed():
                     return self._confirmed(answer, None)
@@ -185,9 +195,19 @@ class Attempt:
     ) -> Verdict:
         return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current)
 
-    async def _within(self, call: Awaitable[T], late: T) -> T:
+    async def _within(self, call: Callable[[], Awaitable[T]], late: T) -> T:
         """The call's answer, or `late` at the attempt's deadline; each call keeps to the destination's rate."""
+        await self._pace()
+        return await self._in_time(call(), late)
+
+    async def _pace(self) -> None:
+        """Wait for the turn that the rate allows; our own waiting is not held against the destination."""
+        began_at = self._room.now()
         await self._room.pace()
+        self._deadline_at = Millis(self._deadline_at + max(0, self._room.now() - began_at))
+        self._write = replace(self._write, deadline_at=self._deadline_at)
+
+    async def _in_time(self, call: Awaitable[T], late: T) -> T:
         left_s = max(0.05, (self._deadline_at - self._room.now()) / 1000)
         try:
             return await asyncio.wait_for(call, left_s)

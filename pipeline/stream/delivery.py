@@ -11,17 +11,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import msgspec
 from aiolimiter import AsyncLimiter
 
 from pipeline.destinations.protocol import Current, Destination
-from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EventId, Millis, Revision
+from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Breaker, Limiter, next_delay
 from pipeline.domain.pending import Pending
-from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason, Stuck
+from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.stream.attempt import Attempt, Verdict
+from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 
 CURRENT_CACHE_BOUND: Final = 10_000
 """Bodies kept to save the read before a write; the version in the write's condition discards one that is out of date."""
@@ -34,6 +33,12 @@ IDLE_WAIT_S: Final = 0.5
 RATE_PERIOD_S: Final = 0.1
 """Time over which the rate is kept: a burst is a tenth of a second's worth at most."""
 
+
+NOT_OURS_WAIT_MS: Final = 250
+"""A write whose partition is not known to be ours waits this long, lest it read again and again while it is being assigned."""
+
+FAULT_WAIT_MS: Final = 30_000
+"""An entity whose write met a fault that could not even be recorded waits this long."""
 
 _ABSENCE: Final = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
 
@@ -108,11 +113,12 @@ class Delivery:
         self._observer = observer
         self._clock = clock
         self._draw = draw
-        self._writer = writer
+        self._scribe = Scribe(destination.name, writer)
         self._partition_of: dict[bytes, int] = {}
-        self._awaiting: dict[bytes, tuple[int, Revision]] = {}
+        self._tenures: dict[int, int] = {}
+        self._awaiting: dict[bytes, tuple[int, Mark]] = {}
         self._troubled: dict[bytes, Pending] = {}
-        self._cache: OrderedDict[bytes, Current] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[int, Current]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = AsyncLimiter(max(1.0, limits.rate_per_s * RATE_PERIOD_S), RATE_PERIOD_S)
         self._wake = asyncio.Event()
@@ -137,19 +143,20 @@ class Delivery:
 
     def revoked(self, partitions: Collection[int]) -> None:
         """Partitions went: forget what waits in them. A write under way ends by itself and its outcome stays true."""
-        gone = {key for key, partition in self._partition_of.items() if partition in partitions}
-        for key in gone:
+        for partition in partitions:
+            self._tenures[partition] = self._tenures.get(partition, 0) + 1
+        for key in [key for key, partition in self._partition_of.items() if partition in partitions]:
             self.scheduler.discard(key)
             self._partition_of.pop(key, None)
             self._troubled.pop(key, None)
-            self._cache.pop(key, None)
+        for key in [key for key, (partition, _) in self._cache.items() if partition in partitions]:
+            del self._cache[key]
         # The outcome that these wait for will be read by whoever has the partition now.
         for key in [key for key, (partition, _) in self._awaiting.items() if partition in partitions]:
             del self._awaiting[key]
             self.scheduler.release(key)
 
     def _know(self, partition: int, key: bytes, pending: Pending) -> None:
-        self._partition_of[key] = partition
         lane = pending.lane
         if pending.is_due and lane is not None:
             self.scheduler.put(Entry(key, lane, pending.since, pending.not_before))
@@ -159,12 +166,14 @@ class Delivery:
             self._troubled[key] = pending
         else:
             self._troubled.pop(key, None)
-        if not pending.is_due and not pending.is_parked and key not in self._cache:
+        if pending.is_due or pending.is_parked:
+            self._partition_of[key] = partition
+        else:
             self._partition_of.pop(key, None)
 
     def _release_if_ours(self, change: Change) -> None:
         awaited = self._awaiting.get(change.key)
-        if awaited is not None and any(o.writer == self._writer and o.revision == awaited[1] for o in change.outcomes):
+        if awaited is not None and any(mark_of(outcome) == awaited[1] for outcome in change.outcomes):
             del self._awaiting[change.key]
             self.scheduler.release(change.key)
 
@@ -177,10 +186,11 @@ class Delivery:
             if len(self._tasks) < self.limiter.allowed and self.breaker.allows(now):
                 entry = self.scheduler.take(now)
                 if entry is not None:
-                    self.breaker.started()
-                    self._start(entry)
+                    self._start(entry, self.breaker.started())
                     continue
-            await self._wait(now)
+                await self._wait(self.scheduler.wait_ms(now))
+            else:
+                await self._wait(self.breaker.wait_ms(now) or None)
 
     async def stop(self, within_s: float) -> None:
         """Start nothing more; let what is under way end."""
@@ -193,18 +203,18 @@ class Delivery:
         """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing)."""
         parked = sum(1 for p in self._troubled.values() if p.is_parked)
         worst = sorted(self._troubled.items(), key=lambda item: item[1].since)[:STUCK_LISTED]
-        return parked, tuple(_as_stuck(key, pending) for key, pending in worst)
+        return parked, tuple(stuck_of(key, pending) for key, pending in worst)
 
-    async def _wait(self, now: Millis) -> None:
-        waits = [IDLE_WAIT_S * 1000, self.scheduler.wait_ms(now), self.breaker.wait_ms(now) or None]
+    async def _wait(self, at_most_ms: int | None) -> None:
+        idle_ms = IDLE_WAIT_S * 1000
         self._wake.clear()
         try:
-            await asyncio.wait_for(self._wake.wait(), max(0.001, min(w for w in waits if w is not None) / 1000))
+            await asyncio.wait_for(self._wake.wait(), max(1, min(idle_ms, at_most_ms or idle_ms)) / 1000)
         except TimeoutError:
             return
 
-    def _start(self, entry: Entry) -> None:
-        task = asyncio.get_running_loop().create_task(self._write(entry))
+    def _start(self, entry: Entry, probe: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._write(entry.key, probe))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -214,105 +224,123 @@ class Delivery:
 
     # -- one write
 
-    async def _write(self, entry: Entry) -> None:
-        partition = self._partition_of.get(entry.key)
-        pending = self._pendings.get(partition, entry.key) if partition is not None else None
-        if partition is None or pending is None or pending.newest is None or not pending.is_due:
-            self._give_back(entry.key)
-            return
-        accepted = self._decode(pending.newest)
+    async def _write(self, key: bytes, probe: int) -> None:
+        """One write. Whatever goes wrong in it, the entity stays known and the other writes go on."""
         try:
-            attempt = Attempt(self, entry.key, partition, pending, accepted)
-            verdict = await attempt.run()
+            job = self._job(key)
+            if job is None:
+                # The agent stored that nothing is due, and is about to say so.
+                self.scheduler.discard(key)
+                self._give_back(key, probe)
+                return
+            verdict = await self._attempted(job) if self.is_ours(job.partition) else None
+            if verdict is None:
+                self._put_off(key, NOT_OURS_WAIT_MS, probe)
+                return
+            self._learn(verdict, probe)
+            judged = await self._conclude(job, verdict)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
-            # A fault of ours in one write must not stop the others: it is retried, then parked, and seen.
+        except Exception as error:  # noqa: BLE001 - a key left under way would never be written again
             self._observer.failed_inside(error)
-            verdict = Verdict(OutcomeKind.FAILED, Reason.INTERNAL)
-        if verdict is None:
-            self._give_back(entry.key)
+            self._cache.pop(key, None)
+            self._put_off(key, FAULT_WAIT_MS, probe)
             return
-        await self._conclude(entry.key, partition, pending, accepted, verdict)
+        self._tell(job, judged)
 
-    def _give_back(self, key: bytes) -> None:
-        self.breaker.abandoned()
+    def _job(self, key: bytes) -> Job | None:
+        partition = self._partition_of.get(key)
+        pending = self._pendings.get(partition, key) if partition is not None else None
+        if partition is None or pending is None or pending.newest is None or not pending.is_due:
+            return None
+        return Job(key, partition, self._tenures.get(partition, 0), pending, self._decode(pending.newest))
+
+    async def _attempted(self, job: Job) -> Verdict | None:
+        try:
+            return await Attempt(self, job.key, job.partition, job.pending, job.accepted).run()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault in one write must not stop the others: retried, parked, seen
+            self._observer.failed_inside(error)
+            return Verdict(OutcomeKind.FAILED, Reason.INTERNAL)
+
+    def _put_off(self, key: bytes, wait_ms: int, probe: int) -> None:
+        self.scheduler.postpone(key, Millis(self._clock() + wait_ms))
+        self._give_back(key, probe)
+
+    def _give_back(self, key: bytes, probe: int) -> None:
+        self.breaker.abandoned(probe)
         self.scheduler.release(key)
 
-    async def _conclude(
-        self, key: bytes, partition: int, pending: Pending, accepted: Accepted, verdict: Verdict
-    ) -> None:
-        now = self._clock()
-        self._learn(verdict, now)
-        attempts = pending.attempts + 1
-        kind, reason, retry_at = verdict.kind, verdict.reason, None
-        if kind is OutcomeKind.FAILED:
-            if attempts >= self._limits.max_attempts and not self.breaker.is_open:
-                kind, reason = OutcomeKind.PARKED, Reason.ATTEMPTS_EXHAUSTED if reason is Reason.NONE else reason
-            else:
-                delay = next_delay(attempts, self._draw(), verdict.after_s)
-                retry_at = Millis(now + int(delay.total_seconds() * 1000))
-        if verdict.current is not None and kind is OutcomeKind.CONFIRMED:
-            self._remember(key, verdict.current)
+    async def _conclude(self, job: Job, verdict: Verdict) -> Judged:
+        now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
+        judged = self._judged(pending, verdict, now)
+        if verdict.current is not None and judged.kind is OutcomeKind.CONFIRMED and self._is_same_tenure(job):
+            self._remember(job, verdict.current)
         else:
             self._cache.pop(key, None)
         after = pending.confirmed
         if verdict.shown > pending.confirmed and verdict.shown < accepted.revision:
             # The destination shows a revision whose outcome was lost with an earlier process: it closes first.
-            earlier = self._outcome(accepted, pending, OutcomeKind.CONFIRMED, Reason.ALREADY_THERE, now, after)
-            await self._ledger.record(_as_earlier(earlier, verdict), key)
+            await self._ledger.record(earlier_outcome(job, verdict, self._scribe, now), key)
             after = verdict.shown
-        outcome = self._outcome(accepted, pending, kind, reason, now, after, verdict, attempts, retry_at)
-        self._awaiting[key] = (partition, outcome.revision)
-        await self._ledger.record(outcome, key)
-        self._observer.attempted(accepted, kind, reason)
-        if kind is OutcomeKind.CONFIRMED:
-            self._observer.confirmed(accepted, pending, now)
+        outcome = outcome_of(job, judged, verdict, self._scribe, after, now)
+        await self._record_and_await(job, outcome)
+        return judged
 
-    def _outcome(
-        self,
-        accepted: Accepted,
-        pending: Pending,
-        kind: OutcomeKind,
-        reason: Reason,
-        now: Millis,
-        after: Revision,
-        verdict: Verdict | None = None,
-        attempts: int = 1,
-        retry_at: Millis | None = None,
-    ) -> Outcome:
-        return Outcome(
-            destination=self._destination.name,
-            tenant=accepted.tenant,
-            entity_type=accepted.entity_type,
-            namespace=accepted.namespace,
-            entity_id=accepted.entity_id,
-            kind=kind,
-            reason=reason,
-            revision=accepted.revision,
-            after=after,
-            partition=accepted.partition,
-            event_id=accepted.event_id,
-            content_hash=accepted.content_hash,
-            state_hash=accepted.state_hash,
-            lane=pending.lane or accepted.lane,
-            remote_id=verdict.remote_id if verdict else None,
-            etag=verdict.etag if verdict else None,
-            attempts=attempts,
-            retry_at=retry_at,
-            open_since=pending.since or accepted.received_at,
-            received_at=accepted.received_at,
-            recorded_at=accepted.recorded_at,
-            at=now,
-            writer=self._writer,
-        )
+    async def _record_and_await(self, job: Job, outcome: Outcome) -> None:
+        """The entity stays under way until the agent has read the outcome back, or its partition has gone."""
+        if not self._is_same_tenure(job):
+            # The partition went, and may have come back: another may be the one who reads this outcome.
+            await self._ledger.record(outcome, job.key)
+            self.scheduler.release(job.key)
+            return
+        awaited = (job.partition, mark_of(outcome))
+        self._awaiting[job.key] = awaited
+        try:
+            await self._ledger.record(outcome, job.key)
+        except Exception as error:
+            if self._awaiting.get(job.key) is awaited:
+                del self._awaiting[job.key]
+                raise
+            # It was freed in the meantime, and may be under way again.
+            self._observer.failed_inside(error)
 
-    def _learn(self, verdict: Verdict, now: Millis) -> None:
+    def _tell(self, job: Job, judged: Judged) -> None:
+        try:
+            self._observer.attempted(job.accepted, judged.kind, judged.reason)
+            if judged.kind is OutcomeKind.CONFIRMED:
+                self._observer.confirmed(job.accepted, job.pending, self._clock())
+        except Exception as error:  # noqa: BLE001 - figures are no reason to disturb a write that is durable
+            self._observer.failed_inside(error)
+
+    def _is_same_tenure(self, job: Job) -> bool:
+        return self._tenures.get(job.partition, 0) == job.tenure
+
+    def _judged(self, pending: Pending, verdict: Verdict, now: Millis) -> Judged:
+        """Whether it is tried again, and when.
+
+        A probe of a destination that is away and a pause that it asks for say nothing about this entity: they don't count,
+        or an outage would use up the attempts and the first hiccup after it would park what waited longest.
+        """
+        kind, reason = verdict.kind, verdict.reason
+        away = (reason in _ABSENCE and self.breaker.is_open) or reason is Reason.RATE_LIMITED
+        attempts = max(1, pending.attempts + (0 if away else 1))
+        if kind is not OutcomeKind.FAILED:
+            return Judged(kind, reason, attempts, None)
+        if attempts >= self._limits.max_attempts and not away:
+            exhausted = Reason.ATTEMPTS_EXHAUSTED if reason is Reason.NONE else reason
+            return Judged(OutcomeKind.PARKED, exhausted, attempts, None)
+        delay = next_delay(attempts, self._draw(), verdict.after_s)
+        return Judged(kind, reason, attempts, Millis(now + int(delay.total_seconds() * 1000)))
+
+    def _learn(self, verdict: Verdict, probe: int) -> None:
+        now = self._clock()
         if verdict.reason in _ABSENCE:
-            self.breaker.failed(now)
+            self.breaker.failed(now, probe)
             self.limiter.refused(now)
         elif verdict.reason is Reason.INTERNAL:
-            self.breaker.abandoned()
+            self.breaker.abandoned(probe)
         else:
             self.breaker.succeeded()
             if verdict.reason is Reason.RATE_LIMITED:
@@ -322,15 +350,16 @@ class Delivery:
 
     def cached(self, key: bytes) -> Current | None:
         """Body of the last confirmed write, if it is still kept."""
-        return self._cache.get(key)
+        kept = self._cache.get(key)
+        return kept[1] if kept is not None else None
 
     def forget(self, key: bytes) -> None:
         """The body kept is out of date."""
         self._cache.pop(key, None)
 
-    def _remember(self, key: bytes, current: Current) -> None:
-        self._cache[key] = current
-        self._cache.move_to_end(key)
+    def _remember(self, job: Job, current: Current) -> None:
+        self._cache[job.key] = (job.partition, current)
+        self._cache.move_to_end(job.key)
         while len(self._cache) > CURRENT_CACHE_BOUND:
             self._cache.popitem(last=False)
 
@@ -353,24 +382,6 @@ class Delivery:
         """End of an attempt that begins now."""
         return Millis(self._clock() + int(self._limits.attempt_timeout_s * 1000))
 
-    def may_send(self, partition: int, deadline_at: Millis) -> bool:
-        """Checked just before sending: the partition is still ours and the attempt's time is not over."""
-        return self._pendings.is_assigned(partition) and self._clock() < deadline_at
-
-
-def _as_earlier(outcome: Outcome, verdict: Verdict) -> Outcome:
-    return msgspec.structs.replace(
-        outcome, revision=verdict.shown, state_hash=verdict.shown_hash or "", event_id=EventId(""), content_hash=""
-    )
-
-
-def _as_stuck(key: bytes, pending: Pending) -> Stuck:
-    return Stuck(
-        subject=key.decode(errors="replace"),
-        entity_type=EntityType(key.split(b"|")[1].decode()),
-        lane=pending.lane or Lane.BULK,
-        reason=pending.parked_reason if pending.is_parked else pending.last_reason,
-        attempts=pending.attempts,
-        since=pending.since,
-        revision=pending.newest_revision,
-    )
+    def is_ours(self, partition: int) -> bool:
+        """Whether the partition is assigned to us at this moment; asked again just before sending."""
+        return self._pendings.is_assigned(partition)
