@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,34 +60,29 @@ def run_demo(folder: Path, *, seed: int, keep: bool, json_file: Path | None, con
 async def _demo(folder: Path, seed: int, keep: bool, json_file: Path | None, console: Console) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with ExitStack() as parts:
+    async with AsyncExitStack() as parts:
         running = await _set_up(folder, console, parts)
-        try:
-            steps = surge_trace(seed, Millis(time.time_ns() // 1_000_000 - int(DURATION_S * 1000)), duration_s=DURATION_S)
-            console.print(
-                f"\n[bold]Surge:[/] {len(steps)} messages in {DURATION_S:.0f} s; from second {SLOW_FROM_S:.0f} on the EHRs "
-                f"are {SLOW_FACTOR:.0f} times slower for {SLOW_FOR_S:.0f} s.\n"
-            )
-            began = time.monotonic()
-            sent = await _surge(running, steps, console)
-            books, asked = await asyncio.to_thread(_close, running.stack)
-            report = _report(books, asked, sent, len(steps), time.monotonic() - began)
-            _tell(report, books, asked, sent, console)
-            if json_file is not None:
-                json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-            if keep:
-                await _keep(running, console)
-            return report.exit_code
-        finally:
-            await asyncio.to_thread(running.stack.stop)
-            for proxy in running.proxies.values():
-                await proxy.stop()
+        steps = surge_trace(seed, Millis(time.time_ns() // 1_000_000), duration_s=DURATION_S)
+        console.print(
+            f"\n[bold]Surge:[/] {len(steps)} messages in {DURATION_S:.0f} s; from second {SLOW_FROM_S:.0f} on the EHRs "
+            f"are {SLOW_FACTOR:.0f} times slower for {SLOW_FOR_S:.0f} s.\n"
+        )
+        began = time.monotonic()
+        sent = await _surge(running, steps, console)
+        books, asked = await asyncio.to_thread(_close, running.stack)
+        report = _report(books, asked, sent, len(steps), time.monotonic() - began)
+        _tell(report, books, asked, sent, console)
+        if json_file is not None:
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+        if keep:
+            await _keep(running, console)
+        return report.exit_code
 
 
 # -- setting up
 
 
-async def _set_up(folder: Path, console: Console, parts: ExitStack) -> Running:
+async def _set_up(folder: Path, console: Console, parts: AsyncExitStack) -> Running:
     with _step(console, "Apache Kafka (one node; the first run fetches it)"):
         broker = parts.enter_context(_started(Broker(folder / "kafka")))
     ehrs, proxies = {}, {}
@@ -95,12 +90,13 @@ async def _set_up(folder: Path, console: Console, parts: ExitStack) -> Running:
         with _step(console, f"FHIR server {name}"):
             ehrs[name] = await asyncio.to_thread(lambda name=name: parts.enter_context(_started(Ehr(folder / name))))  # type: ignore[misc]
             proxies[name] = FaultProxy(ehrs[name].base_url)
-            await proxies[name].start()
+            await parts.enter_async_context(proxies[name])
     targets = (
         Target(OWNER, "owner", "sekmet-owner", proxies[OWNER].url),
         Target(REPLICA, "replica", "sekmet-replica", proxies[REPLICA].url),
     )
     stack = Stack(folder / "surgeline", broker.bootstrap, targets)
+    parts.callback(stack.stop)
     with _step(console, "topics, epochs and policy"):
         await asyncio.to_thread(_prepare, stack)
     with _step(console, "roles: gate, two writers, http, mllp, timers"):

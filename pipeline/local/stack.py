@@ -88,7 +88,7 @@ class Stack:
                 "port": self.http_port,
                 "clients": [{"name": CLIENT, "tenant": "demo", "token_file": self._token_file(), "source_systems": list(SOURCES)}],
             },
-            "mllp": {"port": self.mllp_port, "tenant": "demo"},
+            "mllp": {"port": self.mllp_port, "tenant": "demo", "profile": "default", "facility": "GENERAL"},
             "gate": {"data_dir": str(self.folder / "data" / "gate")},
             "writers": {
                 target.name: {
