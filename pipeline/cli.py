@@ -180,10 +180,10 @@ def topics_apply(
 
     settings = _settings(config)
     codec = codec_of(settings)
-    applied = _kafka(
-        lambda: admin.apply(settings.kafka, specs_of(settings), codec, _actor(), _now(), new_epoch=new_epoch)
+    applied = _kafka(lambda: admin.apply(settings.kafka, specs_of(settings), codec, _actor(), _now(), new_epoch=new_epoch))
+    console.print(
+        f"{len(applied.plan.create)} created, {len(applied.plan.change)} changed, {len(applied.recorded)} epochs recorded"
     )
-    console.print(f"{len(applied.plan.create)} created, {len(applied.plan.change)} changed, {len(applied.recorded)} epochs recorded")
     for refused in applied.refused:
         typer.echo(f"refused: {refused}", err=True)
     raise typer.Exit(1 if applied.refused else 0)
@@ -331,7 +331,8 @@ def audit_show(
     limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
 ) -> None:
     """Print audit entries, oldest first."""
-    from pipeline.ops.audit import AuditFilter, as_json as encoded, read_entries, render_entries, show
+    from pipeline.ops.audit import AuditFilter, read_entries, render_entries, show
+    from pipeline.ops.audit import as_json as encoded
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.process import codec_of
 
@@ -347,7 +348,8 @@ def audit_show(
 @audit.command("verify")
 def audit_verify(config: Config = None, as_json: AsJson = False) -> None:
     """Verify every chain: a changed, missing or reordered entry is named. Exit code 1 if there is one."""
-    from pipeline.ops.audit import as_json as encoded, read_entries, render_verified, verify_all
+    from pipeline.ops.audit import as_json as encoded
+    from pipeline.ops.audit import read_entries, render_verified, verify_all
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.process import codec_of
 
@@ -400,5 +402,3 @@ def _kafka(work: Callable[[], Any]) -> Any:
         return work()
     except KafkaUnavailable as error:
         _fail(f"Kafka does not answer ({error}). Check kafka.bootstrap_servers in the settings.", 75)
-
-

@@ -4,8 +4,8 @@ Nothing is tried twice, no redirect is followed, and no text of the server leave
 """
 
 import asyncio
-import ssl
 import email.utils
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass

@@ -331,7 +331,7 @@ class Encounter(Redacted, frozen=True, tag="encounter"):
     pending_location: Annotated[Place | None | UnsetType, Meta(description="where the patient is expected (PV1-42)")] = UNSET
     service: Annotated[str | None | UnsetType, Meta(description="hospital service (PV1-10)")] = UNSET
     admitted_at: Annotated[Time | None | UnsetType, Meta(description="admission (PV1-44)")] = UNSET
-    admit_decision_at: Annotated[Time | None | UnsetType, Meta(description="decision to admit; makes a boarder in ED or PACU")] = UNSET
+    admit_decision_at: Annotated[Time | None | UnsetType, Meta(description="decision to admit; a boarder in ED or PACU")] = UNSET
     expected_discharge_at: Annotated[Time | None | UnsetType, Meta(description="expected discharge (PV2-9)")] = UNSET
     discharge_ordered_at: Annotated[Time | None | UnsetType, Meta(description="discharge order signed")] = UNSET
     discharged_at: Annotated[Time | None | UnsetType, Meta(description="the patient left (PV1-45)")] = UNSET

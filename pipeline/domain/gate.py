@@ -18,7 +18,6 @@ from pipeline.domain.event import (
     AllocationStatus,
     Bed,
     BedOccupancy,
-    Diversion,
     DiversionState,
     DiversionStatus,
     EntityType,
@@ -465,5 +464,3 @@ def _rung(head: Head | None, seen: Seen) -> tuple[Seen, ...]:
 def _noted(head: Head | None, at: Position, seen: Seen) -> Head | None:
     """The head after an event that changed nothing: moved on, its id remembered. Nothing is kept of an unknown entity."""
     return msgspec.structs.replace(_moved(head, at), ring=_rung(head, seen)) if head is not None else None
-
-

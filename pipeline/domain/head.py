@@ -99,5 +99,3 @@ def state_hash_of(state: Payload) -> str:
 def seen_of(event_id: EventId, content_hash: str) -> Seen:
     """Ring entry of an event."""
     return Seen(bytes.fromhex(event_id), bytes.fromhex(content_hash))
-
-

@@ -92,9 +92,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
         """Kinds (`icu`, `ed`, `pacu`, `boarding`) of a unit; `*` names the units of every facility."""
         if unit is None:
             return frozenset()
-        return frozenset(
-            kind for site in ("*", facility) for kind, units in self.units.get(site, {}).items() if unit in units
-        )
+        return frozenset(kind for site in ("*", facility) for kind, units in self.units.get(site, {}).items() if unit in units)
 
 
 ROLE_CACHE_BOUND: Final = 10_000

@@ -238,7 +238,9 @@ class Quarantined(Redacted, frozen=True, kw_only=True):
     remedy: Annotated[str, Meta(description="what to do")]
     event_id: Annotated[EventId | None, Meta(description="event, where it could be read")] = None
     record_key: Annotated[bytes | None, Meta(description="key; encrypted as the record is")] = None
-    record: Annotated[bytes | None, Meta(description="the record itself, encrypted; key id in the header of the ciphertext")] = None
+    record: Annotated[bytes | None, Meta(description="the record itself, encrypted; key id in the header of the ciphertext")] = (
+        None
+    )
     at: Annotated[Time, Meta(description="landing time")]
 
 
@@ -247,7 +249,7 @@ class LaneWindow(msgspec.Struct, frozen=True, kw_only=True):
 
     lane: Annotated[Lane, Meta(description="lane")]
     entity_type: Annotated[EntityType, Meta(description="entity type")]
-    count: Annotated[int, Meta(description="changes confirmed or superseded-and-confirmed in the window")]
+    count: Annotated[int, Meta(description="changes confirmed in the window, superseded ones too")]
     p50_ms: Annotated[float, Meta(description="median lag, ms")]
     p99_ms: Annotated[float, Meta(description="99th percentile of the lag, ms")]
     max_ms: Annotated[float, Meta(description="greatest lag, ms")]

@@ -86,7 +86,9 @@ class Stack:
             },
             "http": {
                 "port": self.http_port,
-                "clients": [{"name": CLIENT, "tenant": "demo", "token_file": self._token_file(), "source_systems": list(SOURCES)}],
+                "clients": [
+                    {"name": CLIENT, "tenant": "demo", "token_file": self._token_file(), "source_systems": list(SOURCES)}
+                ],
             },
             "mllp": {"port": self.mllp_port, "tenant": "demo", "profile": "default", "facility": "GENERAL"},
             "gate": {"data_dir": str(self.folder / "data" / "gate")},
@@ -111,7 +113,12 @@ class Stack:
     def complete(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """Run a `surgeline` command with these settings to its end; its output. LocalPlatformError if it fails."""
         done = subprocess.run(  # noqa: S603 - our own command, no shell
-            [str(_program()), *arguments], capture_output=True, text=True, timeout=timeout_s, env=self._environment({}), check=False
+            [str(_program()), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=self._environment({}),
+            check=False,
         )
         if done.returncode:
             raise LocalPlatformError(f"surgeline {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -29,7 +29,9 @@ ADT: Final = "\r".join(
         r"MSH|^~\&|EPICADT|GENERAL|SURGELINE|GENERAL|20260101120000.000+0000||ADT^A02^ADT_A02|M{n}|P|2.5.1",
         "EVN|A02|20260101120000.000+0000|||OP1|20260101115900+0000",
         "PID|1||P{n}^^^GENERAL^MR||DOE^JANE^Q||19700101|F|||1 STREET^^CITY^ST^00000|||||||V{n}",
-        "PV1|1|I|ICU^12^A^GENERAL||MED^3^B^GENERAL||A1^DOC^ATT||||MED||||7|A0||||V{n}^^^GENERAL^VN" + "|" * 25 + "20260101080000+0000",
+        "PV1|1|I|ICU^12^A^GENERAL||MED^3^B^GENERAL||A1^DOC^ATT||||MED||||7|A0||||V{n}^^^GENERAL^VN"
+        + "|" * 25
+        + "20260101080000+0000",
         "",
     )
 )
@@ -72,7 +74,9 @@ def bench_gate() -> Figures:
     """Decode, decide, encode: what the gate does per event, without Kafka, Faust and RocksDB."""
     codec = Codec.shipped()
     landing = topology.LANDING[EntityType.BED]
-    topics = Destinations("a", "d", "q", {lane.value: "l" for lane in topology.LANE_TOPICS}, {landing: EntityType.BED}, {landing: 1})
+    topics = Destinations(
+        "a", "d", "q", {lane.value: "l" for lane in topology.LANE_TOPICS}, {landing: EntityType.BED}, {landing: 1}
+    )
     work = GateWork(codec, topics, load_policy(), lambda data, _: data, 900_000, lambda _: None)
     records = [_record(codec, landing, number) for number in range(EVENTS)]
     store = _Store()

@@ -16,7 +16,11 @@ from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.gate import Destinations, GateWork, join_values
 from pipeline.stream.outputs import Outputs
 
-PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"linger.ms": 2, "compression.type": "lz4", "queue.buffering.max.messages": 200_000}
+PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {
+    "linger.ms": 2,
+    "compression.type": "lz4",
+    "queue.buffering.max.messages": 200_000,
+}
 
 
 class GateRole:
@@ -100,5 +104,3 @@ def _observe(verdict: Accepted | Decision) -> None:
 
 def _emit_at(line: lines.LogEvent, verdict: Decision) -> None:
     emit(line, topic=verdict.topic, partition=verdict.partition, offset=verdict.offset, reason=verdict.reason.value)
-
-

@@ -35,9 +35,7 @@ class Intake:
         self.publisher = Publisher(settings.kafka)
         receipts = Receipts(now_ms)
         self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
-        self.sink = KafkaSink(
-            self.publisher, process.codec, process.cipher, receipts, ready=self.ready, clock=now_ms
-        )
+        self.sink = KafkaSink(self.publisher, process.codec, process.cipher, receipts, ready=self.ready, clock=now_ms)
 
     def ready(self) -> bool:
         """Whether earlier answers are known."""
@@ -60,9 +58,7 @@ class HttpRole:
         self._intake = Intake(process)
         tracker = Tracker(expectations(settings))
         self._history = follow_history(settings.kafka, process.codec, tracker, now_ms())
-        self._source = HttpSource(
-            settings.http, tracker, ready=self._intake.ready, clock=now_ms, observer=_HttpObserver()
-        )
+        self._source = HttpSource(settings.http, tracker, ready=self._intake.ready, clock=now_ms, observer=_HttpObserver())
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
         """Ready once earlier answers are known."""
@@ -118,10 +114,7 @@ class MllpRole:
 
 def expectations(settings: Settings) -> dict[str, frozenset[EntityType]]:
     """Entity types that each destination's profile maps: only there an outcome is due."""
-    return {
-        name: entity_types_of(name, section)
-        for name, section in settings.writers.items()
-    }
+    return {name: entity_types_of(name, section) for name, section in settings.writers.items()}
 
 
 def hl7_profile(name: str, facility: str | None = None, max_message_bytes: int | None = None) -> Profile:

@@ -114,9 +114,7 @@ def codec_of(settings: Settings) -> Codec:
     section = settings.schema_registry
     if section.url is None:
         return Codec.shipped()
-    config = RegistryConfig(
-        section.url, username=section.username, password_file=section.password_file, ca_file=section.ca_file
-    )
+    config = RegistryConfig(section.url, username=section.username, password_file=section.password_file, ca_file=section.ca_file)
     registry = Registry(connect(config), prefix=settings.kafka.topic_prefix, auto_register=config.auto_register)
     return Codec(registry.registration().ids, registry.resolve)
 
@@ -227,4 +225,3 @@ def _crashed(error: BaseException) -> None:
 
 SHOW_FAULTS: Final = "SURGELINE_SHOW_FAULTS"
 """Developers set it to see whole tracebacks; never where there is patient data."""
-

@@ -45,7 +45,5 @@ def table_hooks(
         revoked=on_revoked,
         started=on_started,
         on_hole=lambda tp, _, first: emit(lines.LOG_TRUNCATED, topic=tp.topic, partition=tp.partition, offset=first),
-        on_rewind=lambda tp, _, start: emit(
-            lines.POSITION_SOUGHT_BACK, topic=tp.topic, partition=tp.partition, offset=start
-        ),
+        on_rewind=lambda tp, _, start: emit(lines.POSITION_SOUGHT_BACK, topic=tp.topic, partition=tp.partition, offset=start),
     )

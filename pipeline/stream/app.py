@@ -98,7 +98,7 @@ class Worker:
             await self._hooks.recovered(present)
             self.ready = True
             self._hooks.started()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, a table that is not recovered must not be served
             die(EXIT_NOT_DURABLE)
 
     async def _revoked(self, _app: Any, /, *revoked: Any, **_kwargs: Any) -> None:
@@ -177,4 +177,3 @@ def _credentials(kafka: KafkaSettings) -> Any:
         credentials.protocol = protocol
         return credentials
     return faust.SSLCredentials(context=context) if context is not None else None
-

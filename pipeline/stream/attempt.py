@@ -123,9 +123,7 @@ class Attempt:
 
     def _suppressed(self, reason: Reason, current: Current | Absent) -> Verdict:
         if reason is Reason.ALREADY_THERE and isinstance(current, Current):
-            return self._verdict(
-                OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current
-            )
+            return self._verdict(OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current)
         if reason is Reason.NEWER_AT_DESTINATION:
             # A newer revision is at the destination and on its way to us: it will close this one.
             return self._verdict(OutcomeKind.FAILED, reason)
@@ -176,9 +174,7 @@ class Attempt:
         current = None
         if request is not None and request.method == "PUT":
             accepted = self._write.accepted
-            current = Current(
-                confirmed.remote_id, confirmed.etag, request.body, accepted.revision, accepted.state_hash
-            )
+            current = Current(confirmed.remote_id, confirmed.etag, request.body, accepted.revision, accepted.state_hash)
         return self._verdict(
             OutcomeKind.CONFIRMED, Reason.NONE, remote_id=confirmed.remote_id, etag=confirmed.etag, current=current
         )

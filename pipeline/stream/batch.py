@@ -5,7 +5,6 @@ changelog offset, in one write. 4. Leaving the batch acknowledges it. So what th
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -79,7 +78,7 @@ class BatchRunner:
             try:
                 self.busy = True
                 await self._one(events)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - leaving by any exception would acknowledge the batch
                 report(error)
                 die(EXIT_NOT_DURABLE)
             finally:

@@ -96,13 +96,9 @@ class GateWork:
     def after(self, batches: Sequence[PartitionBatch]) -> None:
         """Nothing: a verdict has no further effect in this process."""
 
-    def _one(
-        self, record: Any, heads: dict[bytes, Head], policies: "_Policies", batch: PartitionBatch, outputs: Outputs
-    ) -> None:
+    def _one(self, record: Any, heads: dict[bytes, Head], policies: "_Policies", batch: PartitionBatch, outputs: Outputs) -> None:
         entity_type = self._topics.landing[record.topic]
-        at = Position(
-            entity_type, self._topics.epochs[record.topic], record.partition, record.offset, Millis(record.timestamp)
-        )
+        at = Position(entity_type, self._topics.epochs[record.topic], record.partition, record.offset, Millis(record.timestamp))
         content = self._read(record)
         if isinstance(content, Control) and content.kind is ControlKind.POLICY:
             content = policies.put(at, record.topic, content)
@@ -131,9 +127,7 @@ class GateWork:
         if record.value is None:
             return Broken(Reason.NULL_VALUE, "value", "a landing record has a value", "nothing is deleted by an empty record")
         if len(record.value) > self._max_record_bytes:
-            return Broken(
-                Reason.OVERSIZE, "value", f"at most {self._max_record_bytes} bytes", "split the message at the source"
-            )
+            return Broken(Reason.OVERSIZE, "value", f"at most {self._max_record_bytes} bytes", "split the message at the source")
         try:
             content = self._codec.decode(record.value)
         except Undecodable as error:
@@ -160,7 +154,7 @@ class GateWork:
             if len(encoded) <= ACCEPTED_BOUND:
                 return verdict, encoded
             fault = Broken(Reason.OVERSIZE, "payload", f"a state has at most {ACCEPTED_BOUND} bytes", "clear fields, replay")
-        except Exception:
+        except Exception:  # noqa: BLE001 - a fault of ours in one record must not stop the partition: it is quarantined
             fault = Broken(Reason.INTERNAL, None, "the gate could judge it", "report the position; replay after the fix")
         return decide(head, at, key, fault, policy), b""
 
@@ -223,4 +217,3 @@ class _Policies:
 
 def _policy_key(topic: str) -> bytes:
     return POLICY_KEY + b"|" + topic.encode()
-

@@ -59,9 +59,7 @@ class BatchStore(Store):
         """Whether the partition's database is open here."""
         return partition in self._dbs
 
-    def apply_changelog_batch(
-        self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
-    ) -> None:
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]) -> None:
         """Join changelog records into the store, with the offset, in one write per partition."""
         by_partition: defaultdict[int, list[Any]] = defaultdict(list)
         for event in batch:

@@ -157,5 +157,3 @@ class RecordBatch(faust.Schema[Any, Any]):
 def generation_is_current(app: Any, message: Message) -> bool:
     """Whether a message still belongs to the present assignment; if not, its records will be read again by whoever has it."""
     return message.generation_id is None or bool(message.generation_id == app.consumer_generation_id)
-
-

@@ -60,18 +60,14 @@ class WriterWork:
                 touched.add(record.key)
         for key in touched:
             batch.puts[key] = encode_pending(known[key])
-        self._changes += [
-            Change(batch.partition, key, known.get(key), tuple(closed.get(key, ()))) for key in {*touched, *closed}
-        ]
+        self._changes += [Change(batch.partition, key, known.get(key), tuple(closed.get(key, ()))) for key in {*touched, *closed}]
 
     def after(self, batches: Sequence[PartitionBatch]) -> None:
         """On the loop's thread: what was stored may now be scheduled."""
         changes, self._changes = self._changes, []
         self._delivery.changed(changes)
 
-    def _fold(
-        self, record: Any, known: Pending | None, closed: dict[bytes, list[Outcome]], outputs: Outputs
-    ) -> Pending | None:
+    def _fold(self, record: Any, known: Pending | None, closed: dict[bytes, list[Outcome]], outputs: Outputs) -> Pending | None:
         try:
             content = self._codec.decode(record.value)
         except Undecodable as error:
