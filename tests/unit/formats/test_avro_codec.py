@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from avro_records import any_record, identical, records
+from tests.support.avro_records import any_record, identical, records
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
