@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
-
 from pipeline.domain.event import Bed, Encounter, EntityType, Event, EventType, Patient, Payload, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
 from pipeline.formats.hl7v2 import adt
@@ -17,6 +15,7 @@ from pipeline.formats.hl7v2.messages import screen
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+from pipeline.formats.json_events import event_to_json
 
 MAPPED: Final = frozenset({*(f"ADT^{rule.trigger}" for rule in adt.RULES), "ADT^A20"})
 MAX_BEDS: Final = 100
@@ -141,7 +140,7 @@ def map_bytes(data: bytes, profile: Profile, tenant: str, received_at: Millis) -
 
 
 def map_hl7(data: bytes, *, profile: Profile, tenant: str, received_at: Millis, file: str = "") -> Iterator[dict[str, Any]]:
-    """What a file would make, ready for JSON: events by their canonical names, or why there are none.
+    """What a file would make, ready for JSON: events as `event_to_json` writes them, or why there are none.
 
     A file may hold several messages one after the other, with or without MLLP framing.
     """
@@ -149,7 +148,7 @@ def map_hl7(data: bytes, *, profile: Profile, tenant: str, received_at: Millis, 
         _, verdict = map_bytes(part, profile, tenant, received_at)
         match verdict:
             case Mapped(events):
-                yield from (msgspec.to_builtins(event) for event in events)
+                yield from map(event_to_json, events)
             case Ignored(detail):
                 yield {"file": file, "ignored": "rule", "detail": detail}
             case Rejected(reason, field, detail, remedy):
