@@ -120,6 +120,9 @@ INTAKE_UNAVAILABLE: Final = _line(
     "source reason status",
     "A message could not be taken now; the sender was asked to try again.",
 )
+INTAKE_FAULT: Final = _line(
+    "error", "intake.fault", "source exception where", "A fault of ours met a request; its sender was asked to send it again."
+)
 CONNECTION_OPENED: Final = _line("info", "connection.opened", "source count", "A sender connected.")
 CONNECTION_CLOSED: Final = _line("info", "connection.closed", "source count reason", "A sender's connection ended.")
 CONNECTION_REFUSED: Final = _line("warning", "connection.refused", "source reason", "A sender was not let in.")

@@ -97,10 +97,12 @@ def _observe(verdict: Accepted | Decision) -> None:
             entity_type = verdict.topic.removeprefix("landing.")
             metrics.GATE_DECISIONS.of(verdict.kind.value, verdict.reason.value, entity_type).inc()
             if verdict.kind is DecisionKind.QUARANTINED:
-                _emit_at(lines.GATE_QUARANTINED, verdict)
+                emit(
+                    lines.GATE_QUARANTINED,
+                    topic=verdict.topic,
+                    partition=verdict.partition,
+                    offset=verdict.offset,
+                    reason=verdict.reason.value,
+                )
             elif verdict.kind is DecisionKind.CONFLICT:
-                _emit_at(lines.GATE_CONFLICT, verdict)
-
-
-def _emit_at(line: lines.LogEvent, verdict: Decision) -> None:
-    emit(line, topic=verdict.topic, partition=verdict.partition, offset=verdict.offset, reason=verdict.reason.value)
+                emit(lines.GATE_CONFLICT, topic=verdict.topic, partition=verdict.partition, offset=verdict.offset)

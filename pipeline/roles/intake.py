@@ -16,7 +16,7 @@ from pipeline.kafka.receipts import Receipts
 from pipeline.kafka.sink import KafkaSink
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
-from pipeline.ops.logs import emit
+from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import Process, Refused, now_ms
 from pipeline.settings import Settings
@@ -160,3 +160,7 @@ class _HttpObserver:
         metrics.INTAKE_SECONDS.of("http").observe(seconds)
         if problem:
             emit(lines.INTAKE_REFUSED, source="http", reason=problem, status=status)
+
+    def faulted(self, operation: str, fault: Exception) -> None:
+        """A fault of ours: its type and place, never its text."""
+        emit(lines.INTAKE_FAULT, source="http", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))

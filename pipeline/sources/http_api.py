@@ -1,6 +1,5 @@
 """Routes of the HTTP way in, and how every failure becomes a problem."""
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
@@ -24,17 +23,20 @@ from pipeline.sources.http_problems import (
 )
 from pipeline.sources.http_tracker import TRACKED, Tracker
 
-LOG: Final = logging.getLogger("surgeline.http")
 JSON_TYPE: Final = "application/json"
 SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """On every answer: a state is never cached, a body never guessed at."""
 
 
 class HttpObserver(Protocol):
-    """Is told of every answer; for metrics. All arguments are bounded sets."""
+    """Is told of every answer; for metrics and logs. All arguments but `fault` are bounded sets."""
 
     def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
         """`problem` and `rule` are empty where there is none."""
+        ...
+
+    def faulted(self, operation: str, fault: Exception) -> None:
+        """A fault of ours, which was answered 500. Its text may hold what was sent: tell its type and place only."""
         ...
 
 
@@ -42,6 +44,9 @@ class NoObserver:
     """Watches nothing."""
 
     def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
+        """See `HttpObserver`."""
+
+    def faulted(self, operation: str, fault: Exception) -> None:
         """See `HttpObserver`."""
 
 
@@ -102,7 +107,7 @@ class Api:
                 await discard(request)
                 response = problem_response(problem)
             except Exception as fault:  # noqa: BLE001 - its text may hold what was sent; the server would log it
-                LOG.error("request failed", extra={"operation": operation, "error_type": type(fault).__name__})
+                self._observer.faulted(operation, fault)
                 problem = Problem(INTERNAL, "send the same request again; tell the operator if it fails again")
                 response = problem_response(problem)
             name, rule = ("", "") if problem is None else (problem.kind.name, problem.rule or "")

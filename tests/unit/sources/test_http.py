@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.sources.errors import Oversize
 from pipeline.sources.http import HttpSource
+from pipeline.sources.http_api import NoObserver
 from pipeline.sources.http_openapi import EXAMPLE, EXAMPLE_DIVERSION, document
 from tests.support.http_fakes import OTHER_TOKEN, MemorySink, application, client_of, headers, new_tracker, settings
 
@@ -274,15 +275,26 @@ async def test_readiness_follows_receipts_pressure_and_drain() -> None:
         assert (await client.post("/v1/events", content=EVENT, headers=headers())).status_code == 503
 
 
-async def test_a_fault_of_ours_is_500_and_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    sink = MemorySink()
+class Watching(NoObserver):
+    """Notes what is told of faults."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[str, str]] = []
+
+    def faulted(self, operation: str, fault: Exception) -> None:
+        self.faults.append((operation, type(fault).__name__))
+
+
+async def test_a_fault_of_ours_is_500_and_told_to_the_observer_and_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    sink, watching, chosen = MemorySink(), Watching(), settings()
     sink.raises = RuntimeError(SECRET)
+    app, _ = HttpSource(chosen, new_tracker(), observer=watching).application(sink)
     with caplog.at_level(logging.DEBUG):
-        response = await post(sink, EVENT)
+        async with client_of(app) as client:
+            response = await client.post("/v1/events", content=EVENT, headers=headers())
     assert response.status_code == 500
-    assert SECRET not in response.text
-    assert SECRET not in caplog.text
-    assert "RuntimeError" in {getattr(record, "error_type", "") for record in caplog.records}
+    assert SECRET not in response.text + caplog.text
+    assert watching.faults == [("postEvent", "RuntimeError")]
 
 
 async def test_paths_and_methods_that_are_not_here_are_problems() -> None:
