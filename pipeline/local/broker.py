@@ -139,6 +139,10 @@ class Broker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
+    def properties(self, ports: Ports, data: Path) -> str:
+        """Its server.properties."""
+        return server_properties(ports, data)
+
     def _settle_ports(self, port: int | None) -> Ports:
         known = self._folder / "ports.json"
         if known.exists():
@@ -152,7 +156,7 @@ class Broker:
         properties = self._folder / "server.properties"
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "ports.json").write_bytes(msgspec.json.encode(self._ports))
-        properties.write_text(server_properties(self._ports, self._folder / "data"))
+        properties.write_text(self.properties(self._ports, self._folder / "data"))
         if not (self._folder / "data" / "meta.properties").exists():
             self._format(java, properties)
         return [*java, "kafka.Kafka", str(properties)]
