@@ -254,11 +254,17 @@ def map_files(
     A rejected input is one object with file, rejected and detail (exit code 1); one that is ignored by rule is one
     object with file, ignored and detail (exit code 0).
     """
+    from pipeline.roles.intake import hl7_profile
     from pipeline.roles.mapping import map_file
+    from pipeline.roles.process import Refused
 
+    try:
+        chosen = hl7_profile(profile)
+    except Refused as error:
+        _fail("\n".join(error.problems), 2)
     rejected = False
     for file in files:
-        for line in map_file(file, profile, tenant, _now()):
+        for line in map_file(file, chosen, tenant, _now()):
             rejected = rejected or "rejected" in line
             sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.flush()

@@ -119,9 +119,10 @@ def expectations(settings: Settings) -> dict[str, frozenset[EntityType]]:
 
 def hl7_profile(name: str, facility: str | None = None, max_message_bytes: int | None = None) -> Profile:
     """A shipped HL7 profile by name, with what the settings say better; Refused where there is none or it has problems."""
-    file = files("pipeline") / "profiles" / "hl7" / f"{name}.yaml"
-    if not file.is_file():
-        raise Refused([f"mllp.profile: there is no profile {name}"])
+    shipped = {file.name.removesuffix(".yaml"): file for file in (files("pipeline") / "profiles" / "hl7").iterdir()}
+    file = shipped.get(name)
+    if file is None:
+        raise Refused([f"mllp.profile: there is no HL7 profile {name}; known: {', '.join(sorted(shipped))}"])
     try:
         profile = profile_of(file.read_bytes())
     except ValueError as error:

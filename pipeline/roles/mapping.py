@@ -8,14 +8,14 @@ from typing import Any, Final
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.mapping import map_hl7
+from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.json_events import Client, Invalid, event_to_json, parse_event
-from pipeline.roles.intake import hl7_profile
 
 MAX_FILE_BYTES: Final = 64 << 20
 MAPPER: Final = "map"
 
 
-def map_file(file: Path, profile: str, tenant: str, received_at: Millis) -> Iterator[dict[str, Any]]:
+def map_file(file: Path, profile: Profile, tenant: str, received_at: Millis) -> Iterator[dict[str, Any]]:
     """Canonical events of a file, or one object that says why there are none."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -29,13 +29,13 @@ def map_file(file: Path, profile: str, tenant: str, received_at: Millis) -> Iter
     if text[:1] in (b"{", b"["):
         yield from _map_json(file, text, tenant, received_at)
     else:
-        yield from map_hl7(data, profile=hl7_profile(profile), tenant=tenant, received_at=received_at, file=str(file))
+        yield from map_hl7(data, profile=profile, tenant=tenant, received_at=received_at, file=str(file))
 
 
 def _map_json(file: Path, text: bytes, tenant: str, received_at: Millis) -> Iterator[dict[str, Any]]:
     try:
         items = _items(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield _rejected(file, "UNDECODABLE", "neither JSON nor JSON lines")
         return
     for number, item in enumerate(items):
@@ -50,7 +50,7 @@ def _map_json(file: Path, text: bytes, tenant: str, received_at: Millis) -> Iter
                     "file": str(file),
                     "rejected": invalid.rule,
                     "field": f"/{number}{invalid.field}",
-                    "detail": invalid.rule,
+                    "detail": invalid.rule.doc,
                     "remedy": invalid.remedy,
                 }
 
