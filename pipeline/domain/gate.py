@@ -148,7 +148,7 @@ def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Bro
         return Broken(
             Reason.KEY_MISMATCH, None, "the record's key is the event's entity key", "key the record tenant|type|namespace|id"
         )
-    if len(event.event_id) != 32 or len(event.content_hash) != 16:
+    if not _is_hex(event.event_id, 32) or not _is_hex(event.content_hash, 16):
         return Broken(
             Reason.MISSING_FIELD, "event_id", "event_id has 32 hexadecimal digits, content_hash 16", "publish through a way in"
         )
@@ -160,6 +160,10 @@ def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Bro
             "set the source's clock or time zone, then replay",
         )
     return None
+
+
+def _is_hex(text: str, length: int) -> bool:
+    return len(text) == length and all(character in "0123456789abcdef" for character in text)
 
 
 def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
@@ -178,9 +182,11 @@ def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
         if rank is None:
             dropped.append(Dropped(name, Reason.UNKNOWN_SOURCE if role is None else Reason.FIELD_NOT_OWNED))
             continue
-        clock = Clock(event.source_system, event.feed, rank, recorded, sequence)
-        late = _older(clock, clocks.get(name))
-        reset = reset or _is_reset(clock, clocks.get(name))
+        known = clocks.get(name)
+        clock = Clock(event.source_system, event.feed, rank, recorded, sequence, known.floor if known is not None else Millis(0))
+        late = _older(clock, known)
+        if _is_reset(clock, known):
+            clock, reset = msgspec.structs.replace(clock, floor=recorded), True
         if late is None and head is not None:
             late = _occupant_changed(head.state, name, value, event.event_type)
         if late is not None:
@@ -276,14 +282,16 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
 def _older(new: Clock, known: Clock | None) -> Reason | None:
     """Why a statement is older than what is known of its field; None if it is newer.
 
-    Within one source and feed a trusted sequence decides, unless it fell while the time rose (the source started anew).
+    Within one source and feed a trusted sequence decides, unless it fell while the time rose (the source started anew), or
+    the statement was recorded before the source last started anew.
     Otherwise the recorded time decides. At equal times the role that ranks higher wins, and of equals the one that
     arrived later: a source's statements of one second are in the order in which it sent them.
     """
     if known is None:
         return None
     same_feed = new.source == known.source and new.feed == known.feed
-    if same_feed and new.sequence is not None and known.sequence is not None and not _is_reset(new, known):
+    one_count = same_feed and new.recorded >= known.floor and not _is_reset(new, known)
+    if one_count and new.sequence is not None and known.sequence is not None:
         return Reason.OLDER_SEQUENCE if new.sequence < known.sequence else None
     if new.recorded != known.recorded:
         return Reason.OLDER_TIME if new.recorded < known.recorded else None

@@ -16,14 +16,12 @@ HEAD_VERSION: Final = 1
 RING_LENGTH: Final = 16
 """Recent events that an entity remembers by id. An older repeat is still stale or a no-op by its times."""
 
-SEQUENCES_BOUND: Final = 8
-"""Feeds whose last sequence an entity remembers."""
-
 
 class Clock(msgspec.Struct, frozen=True, array_like=True):
     """Where a field's value comes from, and when.
 
-    `recorded` is min(recorded_at, received_at): a clock that runs ahead wins nothing.
+    `recorded` is min(recorded_at, received_at): a clock that runs ahead wins nothing. `floor` is when a source's sequence
+    last began anew: of what was recorded before, the time decides, because its higher sequence belongs to the old count.
     """
 
     source: str
@@ -31,6 +29,7 @@ class Clock(msgspec.Struct, frozen=True, array_like=True):
     rank: int
     recorded: Millis
     sequence: int | None
+    floor: Millis = Millis(0)
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):

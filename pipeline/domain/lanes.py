@@ -16,7 +16,7 @@ def lane_of(
     policy: Policy, event_type: EventType, facility: str, before: Payload | None, after: Payload, changed: Collection[str]
 ) -> Lane:
     """Lane of a change from `before` (None for a first state) to `after`."""
-    for rule in policy.lanes:
+    for rule in policy.lanes_for(str(after.__struct_config__.tag)):
         if _holds(rule, policy, event_type, facility, before, after, changed):
             return rule.lane
     return DEFAULT_LANE
@@ -32,13 +32,12 @@ def _holds(
     changed: Collection[str],
 ) -> bool:
     return (
-        (rule.entity is None or after.__struct_config__.tag == rule.entity.value)
-        and (not rule.event_types or event_type in rule.event_types)
+        (not rule.event_types or event_type in rule.event_types)
         and (not rule.changed or any(field in changed for field in rule.changed))
         and (not rule.only_changed or (bool(changed) and all(field in rule.only_changed for field in changed)))
         and (not rule.becomes or _values_match(rule.becomes, after, changed))
         and (not rule.leaves or (before is not None and _values_match(rule.leaves, before, changed)))
-        and (not rule.units or _touches_units(rule.units, policy, facility, before, after))
+        and (not rule.units or _touches_units(rule.units, policy, facility, before, after, changed))
         and (rule.ready is None or _becomes_ready(before, after) is rule.ready)
         and (not rule.promised_or_boarding or _promised_or_boarding(policy, facility, after))
         and (rule.later is None or _moved_later(rule.later, before, after, changed))
@@ -57,18 +56,28 @@ def _values_match(wanted: Mapping[str, tuple[str, ...]], state: Payload, changed
     return True
 
 
-def _touches_units(kinds: Collection[str], policy: Policy, facility: str, before: Payload | None, after: Payload) -> bool:
-    units = {unit for state in (before, after) if state is not None for unit in _units_of(state)}
+def _touches_units(
+    kinds: Collection[str],
+    policy: Policy,
+    facility: str,
+    before: Payload | None,
+    after: Payload,
+    changed: Collection[str],
+) -> bool:
+    """Units before and after. A prior location counts only where this change states it: else it is that of an earlier move."""
+    places = [*_places_of(before), *_places_of(after)]
+    if isinstance(after, Encounter) and "prior_location" in changed:
+        places.append(after.prior_location)
+    units = {place.point_of_care for place in places if isinstance(place, Place) and place.point_of_care}
     return any(not policy.unit_kinds(facility, unit).isdisjoint(kinds) for unit in units)
 
 
-def _units_of(state: Payload) -> list[str]:
-    places: list[object] = []
-    if isinstance(state, Encounter):
-        places = [state.location, state.prior_location]
-    elif isinstance(state, Bed):
-        places = [state.place]
-    return [place.point_of_care for place in places if isinstance(place, Place) and place.point_of_care]
+def _places_of(state: Payload | None) -> list[object]:
+    match state:
+        case Encounter(location=place) | Bed(place=place):
+            return [place]
+        case _:
+            return []
 
 
 def _becomes_ready(before: Payload | None, after: Payload) -> bool:
@@ -80,7 +89,7 @@ def _promised_or_boarding(policy: Policy, facility: str, after: Payload) -> bool
         return False
     allocation = after.allocation
     promised = isinstance(allocation, Allocation) and allocation.status is not AllocationStatus.NONE
-    return promised or _touches_units(("boarding",), policy, facility, None, after)
+    return promised or _touches_units(("boarding",), policy, facility, None, after, ())
 
 
 def _moved_later(field: str, before: Payload | None, after: Payload, changed: Collection[str]) -> bool:

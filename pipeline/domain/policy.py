@@ -85,8 +85,17 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 
     def rank(self, entity_type: EntityType, field: str, role: str) -> int | None:
         """0 for the role whose word counts most; None for a role that may not state the field."""
-        ranks: dict[tuple[str, str, str], int | None] = self.__dict__.setdefault("_ranks", _ranks(self))
-        return ranks.get((entity_type.value, field, role))
+        ranks: dict[tuple[str, str, str], int] | None = self.__dict__.get("_ranks")
+        if ranks is None:
+            ranks = self.__dict__["_ranks"] = _ranks(self)
+        return ranks.get((entity_type, field, role))
+
+    def lanes_for(self, entity_type: str) -> tuple[LaneRule, ...]:
+        """The lane rules that can hold for an entity type, in their order."""
+        rules: dict[str, tuple[LaneRule, ...]] = self.__dict__.setdefault("_lanes", {})
+        if entity_type not in rules:
+            rules[entity_type] = tuple(rule for rule in self.lanes if rule.entity is None or rule.entity == entity_type)
+        return rules[entity_type]
 
     def unit_kinds(self, facility: str, unit: str | None) -> frozenset[str]:
         """Kinds (`icu`, `ed`, `pacu`, `boarding`) of a unit; `*` names the units of every facility."""
@@ -98,9 +107,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 ROLE_CACHE_BOUND: Final = 10_000
 
 
-def _ranks(policy: Policy) -> dict[tuple[str, str, str], int | None]:
+def _ranks(policy: Policy) -> dict[tuple[str, str, str], int]:
     return {
-        (entity_type.value, field, role): rank
+        (entity_type, field, role): rank
         for entity_type, rules in policy.fields.items()
         for field, rule in rules.items()
         for rank, role in enumerate(rule.roles)
@@ -158,7 +167,21 @@ def _problems(policy: Policy) -> Sequence[str]:
         for kind in kinds
         if kind not in UNIT_KINDS
     ]
+    for number, lane_rule in enumerate(policy.lanes, start=1):
+        problems += [f"lanes.{number} ({lane_rule.why}): {problem}" for problem in _lane_problems(lane_rule)]
     return problems
+
+
+def _lane_problems(rule: LaneRule) -> Sequence[str]:
+    """What would keep a rule from ever holding, in silence."""
+    payloads = [PAYLOADS[rule.entity]] if rule.entity is not None else list(PAYLOADS.values())
+    known = {field for payload in payloads for field in payload.__struct_fields__}
+    named = [*rule.changed, *rule.only_changed, *rule.becomes, *rule.leaves, *((rule.later,) if rule.later else ())]
+    fields = sorted({path.partition(".")[0] for path in named} - known)
+    return [
+        *(f"there is no field {field}" for field in fields),
+        *(f"{kind} is none of {', '.join(UNIT_KINDS)}" for kind in rule.units if kind not in UNIT_KINDS),
+    ]
 
 
 def encode_policy(policy: Policy) -> str:
