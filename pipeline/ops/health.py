@@ -102,7 +102,7 @@ def _json(value: Any) -> bytes:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = False
+    allow_reuse_address = True  # a role that comes back at once keeps its port; a port that somebody listens at stays refused
     request_queue_size = MAX_REQUESTS
 
     def __init__(self, address: tuple[str, int], health: Health) -> None:
