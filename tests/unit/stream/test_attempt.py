@@ -1,0 +1,268 @@
+"""One attempt at one revision: each answer of a destination and what it amounts to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from pipeline.destinations.protocol import (
+    Absent,
+    Ambiguous,
+    Confirmed,
+    Current,
+    Newer,
+    NotApplied,
+    Outcome,
+    PendingWrite,
+    ReadBack,
+    Refused,
+    Request,
+    Retry,
+    Suppressed,
+    Unknown,
+    VersionMismatch,
+)
+from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
+from pipeline.domain.pending import on_accepted
+from pipeline.domain.records import Accepted, OutcomeKind, Reason
+from pipeline.stream.attempt import READ_BACKS, REREADS, Attempt, Verdict
+from tests.support.changes import change, encoded, key_of
+
+NEWEST = change(9)
+OLD = Current("r", "W/1", {"a": 1}, revision_of(1, 4), "4" * 16)
+Read = Current | Absent | Refused | Retry
+
+
+class Room:
+    """A destination and the delivery around it; each list is answered from its beginning, its last answer for ever."""
+
+    name = "ehr"
+    role = "replica"
+    delivery = "latest"
+
+    def __init__(self) -> None:
+        self.clock = 1_000
+        self.timeout_ms = 10_000
+        self.ours = True
+        self.kept: Current | None = None
+        self.reads: list[Read] = [OLD]
+        self.builds: list[Request | Suppressed | Refused] = []
+        self.sends: list[Outcome | Callable[[], Awaitable[Outcome]]] = [Confirmed("r", "W/2", NEWEST.revision)]
+        self.read_backs: list[ReadBack] = [NotApplied()]
+        self.calls: list[str] = []
+        self.deadlines: list[Millis] = []
+        self.method = "PUT"
+        self.pace_ms = 0
+
+    @property
+    def destination(self) -> "Room":
+        return self
+
+    def now(self) -> Millis:
+        return Millis(self.clock)
+
+    def deadline(self) -> Millis:
+        return Millis(self.clock + self.timeout_ms)
+
+    async def pace(self) -> None:
+        self.clock += self.pace_ms
+
+    def is_ours(self, partition: int) -> bool:
+        return self.ours
+
+    def cached(self, key: bytes) -> Current | None:
+        return self.kept
+
+    def forget(self, key: bytes) -> None:
+        self.calls.append("forget")
+        self.kept = None
+
+    def expects(self, accepted: Accepted) -> bool:
+        return True
+
+    async def read(self, write: PendingWrite) -> Read:
+        self.calls.append("read")
+        return self._next(self.reads)
+
+    def build(self, write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
+        return self._next(self.builds) if self.builds else Request(write, self.method, "t", (), {"b": 2})
+
+    async def send(self, request: Request) -> Outcome:
+        self.calls.append("send")
+        self.deadlines.append(request.write.deadline_at)
+        answer = self._next(self.sends)
+        return await answer() if callable(answer) else answer
+
+    async def read_back(self, request: Request) -> ReadBack:
+        self.calls.append("read_back")
+        return self._next(self.read_backs)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    @staticmethod
+    def _next(answers: list) -> object:  # type: ignore[type-arg]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+async def attempted(room: Room) -> Verdict | None:
+    pending = on_accepted(None, NEWEST, encoded(NEWEST), 60)
+    assert pending is not None
+    return await Attempt(room, key_of("A"), 0, pending, NEWEST).run()  # type: ignore[arg-type]
+
+
+async def verdict_of(room: Room) -> Verdict:
+    verdict = await attempted(room)
+    assert verdict is not None
+    return verdict
+
+
+async def test_read_then_written_is_confirmed_with_what_was_shown_before_and_what_is_shown_now() -> None:
+    room = Room()
+    verdict = await verdict_of(room)
+    assert room.calls == ["read", "send"]
+    assert (verdict.kind, verdict.shown, verdict.shown_hash) == (OutcomeKind.CONFIRMED, OLD.revision, "4" * 16)
+    assert verdict.current == Current("r", "W/2", {"b": 2}, NEWEST.revision, NEWEST.state_hash)
+
+
+async def test_the_body_of_the_last_write_saves_the_read() -> None:
+    room = Room()
+    room.kept = OLD
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+    assert room.calls == ["send"]
+
+
+async def test_a_body_that_is_out_of_date_is_forgotten_and_read() -> None:
+    room = Room()
+    room.kept = OLD
+    room.sends = [VersionMismatch(), Confirmed("r", "W/3", NEWEST.revision)]
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+    assert room.calls == ["send", "forget", "read", "send"]
+
+
+async def test_rereading_is_bounded() -> None:
+    room = Room()
+    room.sends = [VersionMismatch()]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (OutcomeKind.FAILED, Reason.VERSION_MISMATCH)
+    assert room.calls.count("send") == REREADS + 1
+
+
+async def test_only_a_replaced_body_is_kept() -> None:
+    room = Room()
+    room.method = "POST"
+    assert (await verdict_of(room)).current is None
+
+
+@pytest.mark.parametrize(
+    ("read", "kind", "reason"),
+    [
+        (Refused(Reason.REFUSED_GONE), OutcomeKind.PARKED, Reason.REFUSED_GONE),
+        (Retry(Reason.UNAVAILABLE, 7.0), OutcomeKind.FAILED, Reason.UNAVAILABLE),
+    ],
+)
+async def test_a_read_that_gives_nothing_ends_the_attempt(read: Read, kind: OutcomeKind, reason: Reason) -> None:
+    room = Room()
+    room.reads = [read]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+    assert verdict.after_s == (7.0 if isinstance(read, Retry) else 0.0)
+    assert room.calls == ["read"]
+
+
+@pytest.mark.parametrize(
+    ("built", "kind"),
+    [
+        (Suppressed(Reason.ALREADY_THERE, NEWEST.revision), OutcomeKind.CONFIRMED),
+        (Suppressed(Reason.NEWER_AT_DESTINATION, revision_of(1, 99)), OutcomeKind.FAILED),
+        (Suppressed(Reason.RESERVATION_UNTELLABLE, NO_REVISION), OutcomeKind.PARKED),
+        (Refused(Reason.REFUSED_MISSING), OutcomeKind.PARKED),
+    ],
+)
+async def test_what_need_not_or_may_not_be_written_is_not_sent(built: Suppressed | Refused, kind: OutcomeKind) -> None:
+    room = Room()
+    room.builds = [built]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (kind, built.reason)
+    assert room.calls == ["read"]
+
+
+async def test_nothing_absent_is_taken_for_already_there() -> None:
+    room = Room()
+    room.reads = [Absent()]
+    room.builds = [Suppressed(Reason.ALREADY_THERE, NEWEST.revision)]
+    assert (await verdict_of(room)).kind is OutcomeKind.PARKED
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "reason", "asked"),
+    [
+        ([Confirmed("r", "W/2", NEWEST.revision)], OutcomeKind.CONFIRMED, Reason.NONE, 1),
+        ([NotApplied()], OutcomeKind.FAILED, Reason.AMBIGUOUS, 1),
+        ([Absent()], OutcomeKind.FAILED, Reason.AMBIGUOUS, 1),
+        ([Newer(revision_of(1, 50))], OutcomeKind.FAILED, Reason.NEWER_AT_DESTINATION, 1),
+        ([Unknown(Reason.TIMEOUT)], OutcomeKind.FAILED, Reason.AMBIGUOUS, READ_BACKS),
+        ([Unknown(Reason.TIMEOUT), Confirmed("r", None, NEWEST.revision)], OutcomeKind.CONFIRMED, Reason.NONE, 2),
+    ],
+)
+async def test_an_unanswered_write_is_read_back_and_never_sent_again_in_the_same_attempt(
+    answers: list[ReadBack], kind: OutcomeKind, reason: Reason, asked: int
+) -> None:
+    room = Room()
+    room.sends, room.read_backs = [Ambiguous()], answers
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+    assert room.calls.count("send") == 1
+    assert room.calls.count("read_back") == asked
+    assert verdict.current is None
+
+
+async def test_a_write_that_hangs_is_ambiguous_at_the_deadline() -> None:
+    room = Room()
+    room.timeout_ms = 20
+
+    async def hangs() -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    room.sends = [hangs]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (OutcomeKind.FAILED, Reason.AMBIGUOUS)
+    assert "read_back" in room.calls
+
+
+async def test_nothing_is_sent_and_nothing_said_when_the_partition_has_gone() -> None:
+    room = Room()
+    room.ours = False
+    assert await attempted(room) is None
+    assert "send" not in room.calls
+
+
+async def test_nothing_is_sent_after_the_deadline_and_that_is_said() -> None:
+    room = Room()
+    room.timeout_ms = 0
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason) == (OutcomeKind.FAILED, Reason.TIMEOUT)
+    assert "send" not in room.calls
+
+
+async def test_waiting_for_the_rate_is_not_held_against_the_destination() -> None:
+    room = Room()
+    room.pace_ms = 9_000
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+    assert room.deadlines == [Millis(1_000 + 10_000 + 18_000)]
+
+
+async def test_the_partition_is_asked_for_after_the_rate_let_it_through() -> None:
+    """A slow rate would otherwise send long after the check."""
+    room = Room()
+    paced = 0
+
+    async def pace() -> None:
+        nonlocal paced
+        paced += 1
+        room.ours = paced < 2
+
+    room.pace = pace  # type: ignore[method-assign]
+    assert await attempted(room) is None
+    assert "send" not in room.calls
