@@ -1,0 +1,126 @@
+"""How the conformance suite drives each way in: how it is started, how a message is sent to it, and what its answers mean."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from pipeline.formats.hl7v2.framing import frame
+from pipeline.roles.intake import hl7_profile
+from pipeline.sources import http as http_module
+from pipeline.sources.http import HttpSource
+from pipeline.sources.http_openapi import EXAMPLE
+from pipeline.sources.mllp import MllpLimits, MllpSource
+from pipeline.sources.protocol import Source
+from tests.support.http_fakes import headers, new_tracker, settings
+
+CANARY: Final = "Zzyzxqv"
+BOUND_S: Final = 20.0
+"""A role is gone this long after SIGTERM; nothing in the suite takes longer."""
+SHORT_DRAIN_S: Final = 1.0
+
+
+class Said(Enum):
+    """What an answer means to the sender."""
+
+    YES = "durable: never send it again"
+    TRY_AGAIN = "not taken: send the same again"
+    REFUSED = "never send this again"
+    NOTHING = "no answer: send the same again"
+
+
+@dataclass(frozen=True)
+class Answer:
+    said: Said
+    text: bytes = b""
+
+
+class Adapter(Protocol):
+    """How one source is driven."""
+
+    def source(self) -> Source:
+        """A source that listens on a free port of loopback and drains for SHORT_DRAIN_S at most."""
+        ...
+
+    def port(self, source: Source) -> int:
+        """Where it listens; 0 as long as it does not."""
+        ...
+
+    def message(self, number: int, variant: int = 0) -> bytes:
+        """A message with CANARY in it. One number is one identity at its source; a variant has another body."""
+        ...
+
+    async def send(self, port: int, message: bytes, number: int) -> Answer:
+        """Send it and say what was answered; `NOTHING` if the connection ends first."""
+        ...
+
+
+class HttpAdapter:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http_module, "DRAIN_S", SHORT_DRAIN_S)
+
+    def source(self) -> Source:
+        return HttpSource(settings(port=0), new_tracker())
+
+    def port(self, source: Source) -> int:
+        assert isinstance(source, HttpSource)
+        return source.port
+
+    def message(self, number: int, variant: int = 0) -> bytes:
+        return json.dumps({**EXAMPLE, "entity_id": CANARY, "user": f"V{variant}"}).encode()
+
+    async def send(self, port: int, message: bytes, number: int) -> Answer:
+        transport = httpx.AsyncHTTPTransport(retries=3)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=BOUND_S) as client:
+            try:
+                answer = await client.post("/v1/events", content=message, headers=headers(f"key-{number}"))
+            except httpx.TransportError:
+                return Answer(Said.NOTHING)
+        if answer.status_code in (429, 503) and "retry-after" not in answer.headers:
+            pytest.fail("an answer that asks to try again says when")
+        said = {202: Said.YES, 422: Said.REFUSED, 429: Said.TRY_AGAIN, 500: Said.TRY_AGAIN, 503: Said.TRY_AGAIN}
+        return Answer(said[answer.status_code], answer.content)
+
+
+class MllpAdapter:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._limits = MllpLimits(drain_timeout_s=SHORT_DRAIN_S, ack_timeout_s=BOUND_S * 2)
+
+    def source(self) -> Source:
+        profile = replace(hl7_profile("default"), facility="MAIN")
+        return MllpSource(host="127.0.0.1", port=0, tenant="north", profile=profile, limits=self._limits)
+
+    def port(self, source: Source) -> int:
+        assert isinstance(source, MllpSource)
+        return source.port
+
+    def message(self, number: int, variant: int = 0) -> bytes:
+        return (
+            f"MSH|^~\\&|EHR|MAIN|||20260105101500||ADT^A01|C{number}|P|2.5.1\rEVN||2026010510100{variant}\r"
+            f"PID|||4711^^^MAIN^MR||{CANARY}^JANE\rPV1||I|ICU^1^A^MAIN{'|' * 16}V1\r"
+        ).encode()
+
+    async def send(self, port: int, message: bytes, number: int) -> Answer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(frame(message))
+            await writer.drain()
+            answer = await asyncio.wait_for(reader.readuntil(b"\x1c\r"), BOUND_S)
+        except (OSError, asyncio.IncompleteReadError):
+            return Answer(Said.NOTHING)
+        finally:
+            writer.close()
+        found = re.search(rb"\rMSA\|(A[AER])[|\r]", answer)
+        assert found is not None, "the answer is an acknowledgement"
+        said = {b"AA": Said.YES, b"AE": Said.TRY_AGAIN, b"AR": Said.REFUSED}
+        return Answer(said[found[1]], answer.split(b"\rMSA")[1])
+
+
+ADAPTERS: Final[dict[str, Callable[[pytest.MonkeyPatch], Adapter]]] = {"http": HttpAdapter, "mllp": MllpAdapter}
