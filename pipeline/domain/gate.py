@@ -248,7 +248,7 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
         offset=at.offset,
         revision=revision,
         previous_revision=head.revision if head is not None else NO_REVISION,
-        lane=lane_of(policy, event.event_type, event.facility, before if had_state else None, state, changed),
+        lane=lane_of(policy, event.event_type, event.facility, before if had_state else None, state, changed, event.location),
         changed=changed,
         dropped=merged.dropped,
         state=state,

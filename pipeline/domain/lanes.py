@@ -1,6 +1,7 @@
 """Which lane an accepted change takes: the first rule of the policy that holds."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from msgspec import UNSET
 
@@ -12,34 +13,47 @@ from pipeline.domain.records import Lane
 DEFAULT_LANE = Lane.ROUTINE
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    event_type: EventType
+    facility: str
+    before: Payload | None
+    after: Payload
+    changed: Collection[str]
+    where: Place | None
+
+
 def lane_of(
-    policy: Policy, event_type: EventType, facility: str, before: Payload | None, after: Payload, changed: Collection[str]
-) -> Lane:
-    """Lane of a change from `before` (None for a first state) to `after`."""
-    for rule in policy.lanes_for(str(after.__struct_config__.tag)):
-        if _holds(rule, policy, event_type, facility, before, after, changed):
-            return rule.lane
-    return DEFAULT_LANE
-
-
-def _holds(
-    rule: LaneRule,
     policy: Policy,
     event_type: EventType,
     facility: str,
     before: Payload | None,
     after: Payload,
     changed: Collection[str],
-) -> bool:
+    where: Place | None = None,
+) -> Lane:
+    """Lane of a change from `before` (None for a first state) to `after`.
+
+    `where` is the place that the event itself names: it counts for a bed whose own place no location master has told.
+    """
+    change = _Change(event_type, facility, before, after, changed, where)
+    for rule in policy.lanes_for(str(after.__struct_config__.tag)):
+        if _holds(rule, policy, change):
+            return rule.lane
+    return DEFAULT_LANE
+
+
+def _holds(rule: LaneRule, policy: Policy, change: _Change) -> bool:
+    before, after, changed = change.before, change.after, change.changed
     return (
-        (not rule.event_types or event_type in rule.event_types)
+        (not rule.event_types or change.event_type in rule.event_types)
         and (not rule.changed or any(field in changed for field in rule.changed))
         and (not rule.only_changed or (bool(changed) and all(field in rule.only_changed for field in changed)))
         and (not rule.becomes or _values_match(rule.becomes, after, changed))
         and (not rule.leaves or (before is not None and _values_match(rule.leaves, before, changed)))
-        and (not rule.units or _touches_units(rule.units, policy, facility, before, after, changed))
+        and (not rule.units or _touches(rule.units, policy, change))
         and (rule.ready is None or _becomes_ready(before, after) is rule.ready)
-        and (not rule.promised_or_boarding or _promised_or_boarding(policy, facility, after))
+        and (not rule.promised_or_boarding or _promised_or_boarding(policy, change))
         and (rule.later is None or _moved_later(rule.later, before, after, changed))
     )
 
@@ -56,40 +70,35 @@ def _values_match(wanted: Mapping[str, tuple[str, ...]], state: Payload, changed
     return True
 
 
-def _touches_units(
-    kinds: Collection[str],
-    policy: Policy,
-    facility: str,
-    before: Payload | None,
-    after: Payload,
-    changed: Collection[str],
-) -> bool:
+def _touches(kinds: Collection[str], policy: Policy, change: _Change) -> bool:
     """Units before and after. A prior location counts only where this change states it: else it is that of an earlier move."""
-    places = [*_places_of(before), *_places_of(after)]
-    if isinstance(after, Encounter) and "prior_location" in changed:
-        places.append(after.prior_location)
+    places = [_place_of(change.before), _place_of(change.after)]
+    if isinstance(change.after, Encounter) and "prior_location" in change.changed:
+        places.append(change.after.prior_location)
+    if isinstance(change.after, Bed) and not isinstance(change.after.place, Place):
+        places.append(change.where)
     units = {place.point_of_care for place in places if isinstance(place, Place) and place.point_of_care}
-    return any(not policy.unit_kinds(facility, unit).isdisjoint(kinds) for unit in units)
+    return any(not policy.unit_kinds(change.facility, unit).isdisjoint(kinds) for unit in units)
 
 
-def _places_of(state: Payload | None) -> list[object]:
+def _place_of(state: Payload | None) -> object:
     match state:
         case Encounter(location=place) | Bed(place=place):
-            return [place]
+            return place
         case _:
-            return []
+            return None
 
 
 def _becomes_ready(before: Payload | None, after: Payload) -> bool:
     return isinstance(after, Bed) and is_ready(after) is True and not (isinstance(before, Bed) and is_ready(before) is True)
 
 
-def _promised_or_boarding(policy: Policy, facility: str, after: Payload) -> bool:
-    if not isinstance(after, Bed):
+def _promised_or_boarding(policy: Policy, change: _Change) -> bool:
+    if not isinstance(change.after, Bed):
         return False
-    allocation = after.allocation
+    allocation = change.after.allocation
     promised = isinstance(allocation, Allocation) and allocation.status is not AllocationStatus.NONE
-    return promised or _touches_units(("boarding",), policy, facility, None, after, ())
+    return promised or _touches(("boarding",), policy, change)
 
 
 def _moved_later(field: str, before: Payload | None, after: Payload, changed: Collection[str]) -> bool:

@@ -144,3 +144,12 @@ def test_every_shipped_rule_decides_some_case() -> None:
 def test_a_change_that_no_rule_names_is_routine() -> None:
     policy = msgspec.structs.replace(shipped_policy(), lanes=(LaneRule(C, "never", changed=("state",)),))
     assert lane(None, Staffing(actual=1.0), policy=policy) is R
+
+
+def test_a_bed_whose_place_nobody_told_goes_by_the_place_that_the_event_names() -> None:
+    bed = Bed(occupancy=BedOccupancy(Occupancy.OCCUPIED, Reference("F", "V1")))
+    lane = lane_of(shipped_policy(), EventType.TRANSFER, "F", Bed(staffed=True), bed, ("occupancy",), Place(point_of_care="ICU"))
+    elsewhere = lane_of(
+        shipped_policy(), EventType.TRANSFER, "F", Bed(staffed=True), bed, ("occupancy",), Place(point_of_care="MED")
+    )
+    assert (lane, elsewhere) == (Lane.CRITICAL, Lane.URGENT)
