@@ -1,0 +1,45 @@
+"""`python -m tests.chaos --seed N --kills N --events N [--json FILE]`. Exit code: 0 all held, 1 not, 2 could not be run."""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.local.errors import LocalPlatformError
+from tests.chaos.report import tell, write
+from tests.chaos.run import RATE_PER_S, run
+
+
+def main() -> int:
+    """Parse, run, tell."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="what happens, and when")
+    parser.add_argument("--kills", type=int, default=10, help="kill -9 of a role, that many times")
+    parser.add_argument("--events", type=int, default=20_000, help="distinct messages; copies come beside them")
+    parser.add_argument("--rate", type=float, default=RATE_PER_S, help="distinct messages in a second (default: %(default)g)")
+    parser.add_argument("--json", type=Path, help="write the report here")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs; it is kept anyway on failure")
+    given = parser.parse_args()
+    console = Console()
+    folder = Path(tempfile.mkdtemp(prefix="surgeline-chaos-"))
+    try:
+        report = asyncio.run(run(folder, given.seed, given.kills, given.events, given.rate, console))
+    except LocalPlatformError as error:
+        console.print(f"could not be run: {error}", style="bold red", markup=False)
+        return 2
+    tell(report, console)
+    if given.json is not None:
+        write(report, given.json)
+    if report.passed and not given.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        console.print(f"data and logs: {folder}", highlight=False)
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
