@@ -70,7 +70,7 @@ DESTINATIONS: Final = found_destinations()
 def no_adapter(module: str) -> str:
     return (
         f"the destination {DESTINATIONS[module].__name__} (pipeline/destinations/{module}.py) has no adapter: add a class to "
-        "tests/support/destination_adapters.py with roles, faults, serve() and destination(role, address), and name it in ADAPTERS"
+        "tests/support/destination_adapters.py with roles, faults, serve() and destination(role, address), and name it there"
     )
 
 
