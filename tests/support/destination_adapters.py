@@ -64,7 +64,7 @@ class FhirAdapter:
     faults: Mapping[str, bytes] = {
         "no HTTP": b"\x00\xffgarbage that is no HTTP\r\n\r\n",
         "half a header": b"HTTP/1.1 200 OK\r\nContent-Ty",
-        "half a body": b'HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\nContent-Length: 900\r\n\r\n{"resourceType": "B',
+        "half a body": b'HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\nContent-Length: 900\r\n\r\n{"resourceType": "',
         "200 without JSON": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 12\r\n\r\n<html>login<",
         "200 with other JSON": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
         "500": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
