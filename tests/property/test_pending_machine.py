@@ -351,14 +351,18 @@ class PendingMachine(RuleBasedStateMachine):
             assert pending.is_parked
 
     def _each_has_one_end(self, bed: str, revisions: Sequence[Revision]) -> None:
-        """A confirmation that is said again, because its outcome was not read yet, may name a wider range: the first counts."""
+        """Confirmed, else superseded by a range, else given up with the parked one.
+
+        A range may span a revision that has a confirmation of its own: after a restart the writer says `after` as far as it
+        has read the outcomes. So a confirmation of its own comes first, as in the books.
+        """
         mine = [o for o in self.outcomes if o.entity_id == bed]
-        confirmed = {o.revision: o.after for o in reversed(mine) if o.kind is OutcomeKind.CONFIRMED}
-        ranges = {(after, by) for by, after in confirmed.items()}
+        ranges = {(o.after, o.revision) for o in mine if o.kind is OutcomeKind.CONFIRMED}
+        confirmed = {by for _, by in ranges}
         parked = max((o.revision for o in mine if o.kind is OutcomeKind.PARKED), default=NO_REVISION)
         last = max(confirmed, default=NO_REVISION)
         for revision in revisions:
-            superseded = any(after < revision < by for after, by in ranges)
+            superseded = revision not in confirmed and any(after < revision < by for after, by in ranges)
             given_up = last < revision <= parked
             assert [revision in confirmed, superseded, given_up].count(True) == 1
 
