@@ -218,7 +218,11 @@ async def test_close_delivers_what_was_taken(kafka: KafkaSettings) -> None:
 
 async def test_a_killed_broker_loses_nothing_that_was_acknowledged_and_publishing_goes_on(own_broker: Broker) -> None:
     kafka = KafkaSettings(
-        bootstrap_servers=own_broker.bootstrap, topic_prefix=next(PREFIXES), replication_factor=1, min_insync_replicas=1
+        bootstrap_servers=own_broker.bootstrap,
+        topic_prefix=next(PREFIXES),
+        replication_factor=1,
+        min_insync_replicas=1,
+        delivery_timeout_s=180,  # the restart of a broker on a busy machine
     )
     name = made(kafka)
     publisher = Publisher(kafka)
@@ -234,7 +238,7 @@ async def test_a_killed_broker_loses_nothing_that_was_acknowledged_and_publishin
 
     stop = asyncio.Event()
     try:
-        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(240), asyncio.TaskGroup() as group:
             for sender in range(4):
                 group.create_task(keep_publishing(sender, stop))
             while len(acknowledged) < 200:
