@@ -6,6 +6,7 @@ that end. So two of these, or one that was restarted, do no harm.
 
 import asyncio
 import heapq
+import itertools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
@@ -20,6 +21,13 @@ LOOK_S: Final = 0.2
 MAX_ORDERS: Final = 500
 """Orders published at once."""
 
+REPEAT_MS: Final = 10_000
+"""An end that the history does not show by then is ordered again; the wait doubles up to MAX_REPEAT_MS.
+
+The broker's clock may be behind ours: an order that lands before the end, by that clock, changes nothing.
+"""
+MAX_REPEAT_MS: Final = 3_600_000
+
 Publish = Callable[[Sequence[tuple[EntityKey, Control]]], Awaitable[None]]
 
 
@@ -27,8 +35,11 @@ class Ends:
     """The ends that lie ahead. `on_accepted` may be called from another thread than `due`."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Millis, EntityKey, str]] = []
-        self._current: dict[tuple[EntityKey, str], Millis] = {}
+        self._heap: list[tuple[Millis, int, int, EntityKey, str]] = []
+        """When to order, which end, the wait after that in ms, and what ends."""
+        self._current: dict[tuple[EntityKey, str], tuple[Millis, int]] = {}
+        """The end of each field, and its number: one that was withdrawn and set again has another."""
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
 
     def on_accepted(self, accepted: Accepted) -> None:
@@ -39,18 +50,21 @@ class Ends:
             with self._lock:
                 if until is None:
                     self._current.pop((key, field), None)
-                elif self._current.get((key, field)) != until:
-                    self._current[(key, field)] = until
-                    heapq.heappush(self._heap, (until, key, field))
+                elif self._current.get((key, field), (None,))[0] != until:
+                    number = next(self._numbers)
+                    self._current[(key, field)] = until, number
+                    heapq.heappush(self._heap, (until, number, REPEAT_MS, key, field))
 
     def due(self, now: Millis) -> list[tuple[EntityKey, Control]]:
-        """Orders for what has come to its end, at most MAX_ORDERS."""
+        """Orders for what has come to its end, at most MAX_ORDERS. The order stands until the history shows another end."""
         orders: list[tuple[EntityKey, Control]] = []
         with self._lock:
             while self._heap and self._heap[0][0] <= now and len(orders) < MAX_ORDERS:
-                until, key, field = heapq.heappop(self._heap)
-                if self._current.get((key, field)) == until:
-                    del self._current[(key, field)]
+                _, number, wait_ms, key, field = heapq.heappop(self._heap)
+                until, current = self._current.get((key, field), (now, None))
+                if current == number:
+                    again = min(wait_ms * 2, MAX_REPEAT_MS)
+                    heapq.heappush(self._heap, (Millis(now + wait_ms), number, again, key, field))
                     orders.append((key, _order(key, field, until)))
         return orders
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -22,11 +23,12 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import EntityKey, Millis
 from pipeline.domain.records import Control, ControlKind
-from pipeline.sources.timers import MAX_ORDERS, Ends, Timers
+from pipeline.sources.timers import MAX_ORDERS, MAX_REPEAT_MS, REPEAT_MS, Ends, Timers
 from tests.support.fhir_lab import accepted
 
 NOON = Millis(1_800_000_000_000)
 BOUND_S = 20.0
+OPEN = Bed(service=Service(ServiceStatus.OPEN))
 
 
 def blocked(until: int | None) -> Bed:
@@ -53,8 +55,22 @@ def test_an_end_is_ordered_once_and_not_before_its_time() -> None:
     ends = ends_of(("B1", blocked(NOON)))
     assert ordered(ends, NOON - 1) == []
     assert ordered(ends, NOON) == [("B1", "service", NOON)]
-    assert ordered(ends, NOON + 1) == []
+    assert ordered(ends, NOON + REPEAT_MS - 1) == []
+    ends.on_accepted(accepted(OPEN, "B1", 1))
+    assert ordered(ends, NOON + MAX_REPEAT_MS) == []
     assert len(ends) == 0
+
+
+def test_an_order_that_came_to_nothing_is_given_again_less_and_less_often() -> None:
+    """It landed before the end by the broker's clock, or the gate is away."""
+    ends, at = ends_of(("B1", blocked(NOON))), []
+    for second in range(3 * MAX_REPEAT_MS // 1000):
+        at += [second for _ in ends.due(Millis(NOON + second * 1000))]
+    waits = [after - before for before, after in pairwise(at)]
+    assert waits[0] == REPEAT_MS // 1000
+    assert waits == sorted(waits)
+    assert max(waits) == MAX_REPEAT_MS // 1000
+    assert len(at) <= 12
 
 
 def test_an_order_names_what_ends_and_carries_no_value_of_the_entity() -> None:
@@ -92,6 +108,8 @@ def test_a_shortened_block_ends_at_its_new_end_and_not_again_at_the_old_one() ->
     ends = ends_of(("B1", blocked(NOON)), ("B1", blocked(NOON - 1000)))
     assert ordered(ends, NOON - 1000) == [("B1", "service", NOON - 1000)]
     assert ordered(ends, NOON) == []
+    ends.on_accepted(accepted(OPEN, "B1", 3))
+    assert ordered(ends, NOON * 2) == []
 
 
 @pytest.mark.parametrize("later", [Bed(), blocked(None), Bed(service=None)])
@@ -102,15 +120,12 @@ def test_a_withdrawn_end_orders_nothing(later: Bed) -> None:
 def test_an_end_that_was_withdrawn_and_set_again_is_ordered_once() -> None:
     ends = ends_of(("B1", blocked(NOON)), ("B1", Bed()), ("B1", blocked(NOON)))
     assert ordered(ends, NOON) == [("B1", "service", NOON)]
-    assert ordered(ends, NOON) == []
 
 
-def test_a_state_told_again_after_its_order_is_ordered_again_under_the_same_id() -> None:
-    """The order may have been lost with the process; the gate takes the repeat for a duplicate."""
+def test_an_order_given_again_is_the_same_order() -> None:
     ends = ends_of(("B1", blocked(NOON)))
     first = ends.due(NOON)
-    ends.on_accepted(accepted(blocked(NOON), "B1", 1))
-    assert ends.due(NOON) == first
+    assert ends.due(Millis(NOON + REPEAT_MS)) == first
 
 
 def test_fields_and_entities_end_by_themselves_earliest_first() -> None:
