@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +11,10 @@ from faust.types import TP
 from faust.types.auth import AuthProtocol
 
 from pipeline.settings import KafkaSettings, WorkerSettings
-from pipeline.stream.batch import BatchRunner, Work
+from pipeline.stream.batch import BatchRunner, Work, report
 from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import STORE_OPTIONS, BatchTable, Join
-from pipeline.stream.transport import BatchConsumer, BatchTransport, RecordBatch
+from pipeline.stream.transport import BatchConsumer, BatchTransport, FlowControl, RecordBatch
 
 REQUEST_TIMEOUT_S: Final = 90.0
 FETCH_BYTES: Final = 1 << 20
@@ -37,7 +38,7 @@ class AppSpec:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed."""
+    """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed, `started` once it is."""
 
     recovered: Callable[[frozenset[int]], Awaitable[None]]
     revoked: Callable[[frozenset[int]], None]
@@ -83,22 +84,36 @@ class Worker:
                 "batched": staticmethod(batched.__contains__),
                 "on_hole": staticmethod(hooks.on_hole),
                 "on_rewind": staticmethod(hooks.on_rewind),
+                "on_anew": staticmethod(_made_anew),
+                "on_serving": staticmethod(hooks.started),
+                "is_recovered": staticmethod(self._is_recovered),
             },
         )
         self.app.consumer_class = consumer
 
+    def _is_present(self) -> bool:
+        """Whether no partition has been asked back since the last assignment."""
+        return self.app.rebalancing_count == self.app.assigned_in
+
+    def _is_recovered(self) -> bool:
+        return self.ready and self._is_present()
+
     async def _recovered(self) -> None:
+        """Faust lets this run on although its partitions are being taken away again: then it must not say that it is ready."""
         try:
-            # Flow is resumed before Faust seeks, or what it clears on resuming is skipped (faust issue 596).
-            self.app.flow_control.resume()
             changelog = self.table.changelog_topic_name
             present = frozenset(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog)
-            await self.runner.on_recovered(sorted(present))
-            self.assigned = present
-            await self._hooks.recovered(present)
-            self.ready = True
-            self._hooks.started()
-        except BaseException:  # noqa: BLE001 - whatever it is, a table that is not recovered must not be served
+            if self._is_present():
+                await self.runner.on_recovered(sorted(present))
+            if self._is_present():
+                await self._hooks.recovered(present)
+            if self._is_present():
+                self.assigned = present
+                self.ready = True
+                if not self.app.consumer.assignment():
+                    self._hooks.started()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, a table that is not recovered must not be served
+            report(error)
             die(EXIT_NOT_DURABLE)
 
     async def _revoked(self, _app: Any, /, *revoked: Any, **_kwargs: Any) -> None:
@@ -116,8 +131,23 @@ class Worker:
         await self.app.stop()
 
 
+def _made_anew(_tp: TP, _expected: int, _first: int) -> None:
+    """The log holds fewer records than were read: it was made again. A start looks its epoch up, or refuses."""
+    die(EXIT_NOT_DURABLE)
+
+
 class _App(faust.App):
     consumer_class: type[BatchConsumer]
+    assigned_in = 0
+    """The rebalance that brought the present assignment, by Faust's count of those that began."""
+
+    @cached_property
+    def flow_control(self) -> FlowControl:
+        return FlowControl(loop=self.loop)
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.assigned_in = self.rebalancing_count
+        await super()._on_partitions_assigned(assigned, generation_id)
 
     def _new_transport(self) -> BatchTransport:
         transport = BatchTransport(self.conf.broker_consumer, self)
@@ -126,6 +156,7 @@ class _App(faust.App):
 
     async def crash(self, reason: BaseException) -> None:
         """Faust would go on stopping in its own time, with a consumer that still heartbeats."""
+        report(reason)
         die(EXIT_NOT_DURABLE)
 
 

@@ -9,18 +9,21 @@ partition, and its offset is the last record's. Four of Faust's ways are replace
   partition was read again from its committed offset. Here such an acknowledgement counts for nothing.
 * Records fetched before a seek: they may be delivered after it, and everything between would be skipped as read. Here
   a jump of the offsets is read again once, and believed only if the log really has the hole.
-* Recovery (faust issue 596): queues that were filled while the flow was stopped are cleared after the seek. Here the flow is
-  resumed before.
+* Recovery (faust issue 596): the flow is resumed several times, and each time all queues are cleared, of what came since
+  the seek, and of changelog records of standby partitions, whose loss nobody would ever notice. Here a flow that is
+  resumed already is left alone.
+* Partitions are opened before they are sought: what was fetched ahead would be judged before what the recovered table
+  still lacks. Here nothing of a source topic is handed out between an assignment and the seek that follows its recovery.
 """
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Any
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
+from mode.utils.queues import FlowControlEvent
 
 from pipeline.stream.versions import assert_versions
 
@@ -29,7 +32,18 @@ assert_versions()
 RecoveredOffset = Callable[[TP], int | None]
 """Next offset of a topic partition that the recovered table is ready for: None if it says nothing, -1 if it is empty."""
 
-HOLE_REREADS: Final = 1
+
+class FlowControl(FlowControlEvent):
+    """Clears the queues when the flow is resumed, and not again while it flows."""
+
+    def resume(self) -> None:
+        """Let messages through."""
+        if not self.is_active():
+            super().resume()
+
+
+def _nothing(*_: object) -> None:
+    """For a hook that is not set."""
 
 
 class BatchConsumer(driver.Consumer):
@@ -39,11 +53,28 @@ class BatchConsumer(driver.Consumer):
     batched: Callable[[str], bool]
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
+    on_anew: Callable[[TP, int, int], None] = staticmethod(_nothing)
+    """Told of a log that began anew under us: of what it holds now, nothing may be judged by the epoch that we know."""
+    on_serving: Callable[[], None] = staticmethod(_nothing)
+    is_recovered: Callable[[], bool] = staticmethod(lambda: True)
+    _serving = False
+    _delivered: frozenset[TP] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._expected: dict[TP, int] = {}
-        self._reread: defaultdict[TP, int] = defaultdict(int)
+        self._reread: dict[TP, int] = {}
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """As Faust's; from here on nothing is handed out until the seek after the next recovery."""
+        self._serving = False
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """As Faust's; each partition begins anew, at its committed offset."""
+        self._serving = False
+        self._expected.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """As Faust's, but a message is a batch, and what was fetched under another generation is dropped."""
@@ -52,7 +83,7 @@ class BatchConsumer(driver.Consumer):
         if records is None or self.should_stop:
             return
         if not self.flow_active:
-            await self.perform_seek()
+            await self._seek_back()
             return
         for tp, batch in records.items():
             if not self.flow_active or self.app.consumer_generation_id != generation:
@@ -62,10 +93,25 @@ class BatchConsumer(driver.Consumer):
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if not self.batched(tp.topic):
                 for record in batch:
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        return
                     yield tp, self._to_message(tp, record)
+            elif not self._serving:
+                # It must come again, and Faust seeks only where something was committed: the next jump leads back to here.
+                self._expected.setdefault(tp, batch[0].offset)
             elif await self._contiguous(tp, batch[0].offset):
+                if tp in self._delivered and batch[0].offset < self._expected[tp]:
+                    self.on_anew(tp, self._expected[tp], batch[0].offset)
+                self._delivered |= {tp}
                 self._expected[tp] = batch[-1].offset + 1
                 yield tp, self._batch_message(tp, batch, generation)
+
+    async def _seek_back(self) -> None:
+        """What was fetched while the flow was stopped is not handed out. The seek that counts follows the recovery."""
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - the partitions may be gone by now
+            self.log.warning("no seek while the flow is stopped: %s", type(error).__name__)
 
     def _batch_message(self, tp: TP, batch: list[Any], generation: int) -> ConsumerMessage:
         last = batch[-1]
@@ -90,8 +136,8 @@ class BatchConsumer(driver.Consumer):
         if expected is None or first <= expected:
             self._reread.pop(tp, None)
             return True
-        if self._reread[tp] < HOLE_REREADS:
-            self._reread[tp] += 1
+        if self._reread.get(tp) != first:
+            self._reread[tp] = first
             await self.seek(tp, expected)
             return False
         self._reread.pop(tp, None)
@@ -99,19 +145,34 @@ class BatchConsumer(driver.Consumer):
         return True
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, or further back where the recovered table is behind them."""
+        """Seek to the committed offsets, or further back where the recovered table is behind them.
+
+        Where nothing is committed, to the beginning: aiokafka would leave the position where an earlier fetch put it.
+        """
         await super().perform_seek()
-        for tp, committed in list(self._committed_offset.items()):
-            self._expected.pop(tp, None)
-            if committed is None or not self.batched(tp.topic) or tp not in self.assignment():
-                continue
-            self._expected[tp] = committed
-            ready_for = self.recovered_offset(tp)
-            if ready_for is not None and ready_for < committed:
-                start = max(ready_for, (await self.earliest_offsets(tp)).get(tp) or 0)
-                self.on_rewind(tp, committed, start)
-                self._expected[tp] = start
+        sources = [tp for tp in self.assignment() if self.batched(tp.topic)]
+        wanted = {tp: self._wanted(tp) for tp in sources}
+        unclear = [tp for tp in sources if wanted[tp] != self._committed_offset.get(tp)]
+        earliest = await self.earliest_offsets(*unclear) if unclear else {}
+        for tp in sources:
+            committed = self._committed_offset.get(tp)
+            start = max(wanted[tp], earliest.get(tp) or 0)
+            self._expected[tp] = start
+            if start != committed:
+                if committed is not None:
+                    self.on_rewind(tp, committed, start)
                 await self.seek(tp, start)
+        if self.is_recovered():
+            self._serving = True
+            self.on_serving()
+
+    def _wanted(self, tp: TP) -> int:
+        """Next offset that is not known to be both committed and in the table."""
+        committed = self._committed_offset.get(tp)
+        ready_for = self.recovered_offset(tp)
+        if committed is None:
+            return 0
+        return committed if ready_for is None else max(0, min(ready_for, committed))
 
     def ack(self, message: Message) -> bool:
         """As Faust's, but only for a message of the present generation."""

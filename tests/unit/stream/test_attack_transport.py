@@ -1,0 +1,180 @@
+"""Attacks on the transport: what Faust does between an assignment and the end of a recovery, with a broker played here."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+from faust.types import TP
+from faust.types.tuples import Message
+from mode.utils.queues import FlowControlQueue
+
+from pipeline.stream.transport import BatchConsumer, FlowControl
+
+SOURCE = TP("landing.bed", 0)
+CHANGELOG = TP("changelog", 0)
+
+
+class Log(BatchConsumer):
+    """A consumer over logs in memory, which fetches ahead as aiokafka does: from its position, whatever is paused."""
+
+    def __init__(self, committed: int | None, ready_for: int | None = None) -> None:
+        self.app = SimpleNamespace(
+            consumer_generation_id=1, monitor=SimpleNamespace(track_tp_end_offset=lambda *_: None), in_recovery=False
+        )
+        self._acked = defaultdict(list)
+        self._acked_index = defaultdict(set)
+        self._read_offset = defaultdict(lambda: None)
+        self._committed_offset = defaultdict(lambda: None)
+        self._unacked_messages = WeakSet()
+        self._buffered_partitions = set()
+        self._expected = {}
+        self._reread = {}
+        self.flow_active = True
+        self._stopped = SimpleNamespace(is_set=lambda: False)
+        self._crashed = SimpleNamespace(is_set=lambda: False)
+        self.log = SimpleNamespace(dev=lambda *_: None, warning=lambda *_: None)
+        self.batched = lambda topic: topic == SOURCE.topic
+        self.recovered = True
+        self.is_recovered = lambda: self.recovered
+        self.recovered_offset = lambda _: ready_for
+        self.anew: list[tuple[TP, int, int]] = []
+        self.on_anew = lambda *seen: self.anew.append(seen)
+        self.holes: list[tuple[TP, int, int]] = []
+        self.on_hole = lambda *hole: self.holes.append(hole)
+        self.on_rewind = lambda *_: None
+        self.committed = committed
+        self.positions = {SOURCE: committed or 0, CHANGELOG: 0}
+        self.ends = {SOURCE: 1000, CHANGELOG: 100}
+        self.broken_seek = False
+
+    def __del__(self) -> None:
+        """Nothing was opened."""
+
+    @property
+    def should_stop(self) -> bool:
+        return False
+
+    async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], set[TP]]:
+        records = {}
+        for tp, position in self.positions.items():
+            end = min(position + 100, self.ends[tp])
+            records[tp] = [SimpleNamespace(offset=n, timestamp=0, timestamp_type=0) for n in range(position, end)]
+            self.positions[tp] = end
+        return records, {SOURCE, CHANGELOG}
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        return SimpleNamespace(offset=record.offset, tp=tp)
+
+    def highwater(self, tp: TP) -> int:
+        return self.ends[tp]
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        self.positions[partition] = offset if offset <= self.ends[partition] else 0
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        if self.broken_seek:
+            raise AssertionError("No partitions are currently assigned")
+        if self.committed:  # as aiokafka's: with no commit, the position stays where fetching took it
+            self.positions[SOURCE] = self.committed
+        return {SOURCE: self.committed}  # type: ignore[dict-item]
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return dict.fromkeys(partitions, 0)
+
+    def assignment(self) -> set[TP]:
+        return {SOURCE, CHANGELOG}
+
+    async def read(self, polls: int) -> list[int]:
+        """Offsets of the source that were handed out."""
+        offsets: list[int] = []
+        for _ in range(polls):
+            async for tp, message in self.getmany(1.0):
+                if tp == SOURCE:
+                    records: list[Any] = message.value  # type: ignore[assignment]
+                    offsets += [record.offset for record in records]
+        return offsets
+
+
+@pytest.mark.parametrize("committed", [None, 0, 300])
+async def test_what_was_fetched_before_the_seek_is_handed_out_after_it_and_once(committed: int | None) -> None:
+    consumer = Log(committed)
+    assert await consumer.read(2) == [], "the table is not known to be recovered"
+    await consumer.perform_seek()
+    offsets = await consumer.read(5)
+    begin = committed or 0
+    assert offsets == list(range(begin, begin + len(offsets)))
+    assert len(offsets) >= 300
+
+
+async def test_nothing_is_judged_before_what_the_recovered_table_lacks() -> None:
+    consumer = Log(committed=500, ready_for=200)
+    assert await consumer.read(1) == []
+    await consumer.perform_seek()
+    assert (await consumer.read(3))[0] == 200
+
+
+async def test_a_seek_before_the_recovery_opens_nothing() -> None:
+    consumer = Log(committed=300)
+    consumer.recovered = False
+    await consumer.perform_seek()
+    assert await consumer.read(2) == []
+    consumer.recovered = True
+    await consumer.perform_seek()
+    assert (await consumer.read(2))[0] == 300
+
+
+async def test_a_seek_that_fails_while_the_flow_is_stopped_ends_nothing() -> None:
+    consumer = Log(committed=300)
+    consumer.flow_active = False
+    consumer.broken_seek = True
+    assert await consumer.read(1) == []
+
+
+async def test_changelog_records_of_an_earlier_generation_are_not_handed_on() -> None:
+    consumer = Log(committed=300)
+    taken: list[int] = []
+    message: Message
+    async for tp, message in consumer.getmany(1.0):
+        assert tp == CHANGELOG
+        taken.append(message.offset)
+        if len(taken) == 3:
+            consumer.app.consumer_generation_id = 2
+    assert taken == [0, 1, 2]
+
+
+async def test_a_log_that_was_made_again_under_us_is_noticed() -> None:
+    consumer = Log(committed=300)
+    await consumer.perform_seek()
+    await consumer.read(2)
+    consumer.ends[SOURCE] = 10
+    consumer.positions[SOURCE] = 0  # out of range: aiokafka goes to the beginning and says nothing
+    await consumer.read(1)
+    assert consumer.anew == [(SOURCE, 500, 0)]
+
+
+async def test_a_start_on_a_log_that_is_shorter_than_the_commit_does_not_fail_again_and_again() -> None:
+    consumer = Log(committed=300)
+    consumer.ends[SOURCE] = 10
+    await consumer.perform_seek()
+    consumer.positions[SOURCE] = 0
+    assert await consumer.read(1) == list(range(10))
+    assert consumer.anew == []
+
+
+async def test_resuming_a_flow_that_flows_clears_nothing() -> None:
+    """Faust resumes at the beginning of a recovery, for standby partitions, and at its end; each cleared every queue."""
+    control = FlowControl()
+    queue: FlowControlQueue[int] = FlowControlQueue(8, flow_control=control, clear_on_resume=True)
+    queue.put_nowait(1)
+    control.resume()
+    assert queue.empty(), "what was there before the rebalance"
+    queue.put_nowait(2)
+    control.resume()
+    assert queue.get_nowait() == 2, "a standby's record that no one would read again"
+    control.suspend()
+    queue.put_nowait(3)
+    control.resume()
+    assert queue.empty()
