@@ -177,7 +177,9 @@ class GateWork:
             record=self._encrypt(record.value, context) if record.value is not None else None,
             at=decision.decided_at,
         )
-        outputs.send(self._topics.quarantine, record.partition, record.key, self._codec.encode(quarantined))
+        # Not under the record's own key: that may be anything, a name included, and the value holds it encrypted.
+        place = f"{decision.topic}|{decision.partition}|{decision.offset}".encode()
+        outputs.send(self._topics.quarantine, record.partition, place, self._codec.encode(quarantined))
 
 
 class _Policies:

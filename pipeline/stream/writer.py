@@ -105,4 +105,5 @@ class WriterWork:
             record=self._encrypt(record.value, context) if record.value is not None else None,
             at=record.timestamp,
         )
-        outputs.send(self._quarantine, record.partition, record.key, self._codec.encode(quarantined))
+        place = f"{record.topic}|{record.partition}|{record.offset}".encode()
+        outputs.send(self._quarantine, record.partition, place, self._codec.encode(quarantined))
