@@ -154,7 +154,10 @@ LOG_TRUNCATED: Final = _line(
 # Gate.
 GATE_CYCLE: Final = _line("debug", "gate.cycle", "count duration_ms", "One cycle of judging, publishing and storing.")
 GATE_QUARANTINED: Final = _line(
-    "warning", "gate.quarantined", "topic partition offset reason", "A record can't be judged: see `surgeline quarantine`."
+    "warning",
+    "gate.quarantined",
+    "topic partition offset reason",
+    "A record can't be judged: it is kept in `quarantine`, with rule and remedy.",
 )
 GATE_CONFLICT: Final = _line(
     "warning", "gate.conflict", "topic partition offset source subject", "One event id came with other content."
