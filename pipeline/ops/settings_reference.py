@@ -43,6 +43,7 @@ _VARIABLES: Final = """## Variables that are no settings
 |---|---|
 | `SURGELINE_CONFIG` | the settings file |
 | `SURGELINE_HOME` | folder with `topics/` and `avro_schemas/`, where they don't lie beside the package |
+| `SURGELINE_CACHE` | where the demo and the tests keep the Kafka that they fetched; `~/.cache/surgeline` without it |
 | `SURGELINE_SHOW_FAULTS` | for developers: whole tracebacks. Never where there is patient data |
 """
 
