@@ -206,9 +206,6 @@ class GateSettings(Section):
     max_record_bytes: Annotated[int, Field(description="greatest landing record that is judged", ge=1_000, le=1_000_000)] = (
         900_000
     )
-    future_skew_s: Annotated[Seconds, Field(description="how far ahead of landing a recorded time may be")] = 300.0
-    take_max_messages: Annotated[Count, Field(description="most messages (one per partition and poll) in a cycle")] = 256
-    take_max_records: Annotated[Count, Field(description="most records in a cycle")] = 10_000
     within_s: Annotated[float, Field(description="time to gather a cycle", gt=0, le=1)] = 0.002
     fetch_max_records: Annotated[Count, Field(description="most records of one partition in one poll")] = 500
     buffer_max_messages: Annotated[Count, Field(description="most messages that wait for a cycle")] = 64

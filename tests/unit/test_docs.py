@@ -118,6 +118,22 @@ def test_every_setting_is_documented() -> None:
     assert names - shown == set()
 
 
+USED_BY_A_METHOD: Final = frozenset({"digest_key_file", "token_sha256", "critical", "urgent", "routine", "bulk", "json"})
+"""Settings that the code reads by a method of the settings themselves, or by the name of a lane."""
+
+
+def test_every_setting_has_an_effect() -> None:
+    model = (REPOSITORY / "pipeline/settings_model.py").read_text(encoding="utf-8")
+    methods = " ".join(re.findall(r"self\.\w+", model))
+    code = methods + "".join(
+        file.read_text(encoding="utf-8")
+        for file in sorted((REPOSITORY / "pipeline").rglob("*.py"))
+        if not file.name.startswith("settings_")
+    )
+    names = {setting.name.rpartition(".")[2] for setting in settings_reference.settings_of()} - USED_BY_A_METHOD
+    assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
+
+
 def test_every_metric_line_reason_and_topic_is_documented() -> None:
     names = [*METRICS, *LINES, *(reason.value for reason in Reason), *topology.every_topic()]
     assert [name for name in names if f"`{name}`" not in everything()] == []
