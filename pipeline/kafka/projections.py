@@ -1,5 +1,6 @@
 """Threads that keep the projections of the ways in up to date: receipts, and what became of an event."""
 
+import asyncio
 from typing import Final, Protocol
 
 from pipeline.domain.identifiers import Millis
@@ -13,6 +14,9 @@ from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES, RECEIPTS
 
 TRACKED_AGE_MS: Final = 24 * 3600 * 1000
 """How far back what became of an event is read at start."""
+
+ENDED_POLL_S: Final = 0.5
+"""How late the end of a projection may be seen."""
 
 
 class Decoder(Protocol):
@@ -75,6 +79,19 @@ def follow_history(kafka: KafkaSettings, decoder: Decoder, tracker: Tracking, no
 def is_current(follower: Follower) -> bool:
     """Whether a projection holds what was there at its start, and is still being fed."""
     return follower.caught_up.is_set() and not follower.ended.is_set()
+
+
+class ProjectionEnded(RuntimeError):
+    """A projection that must be fed as long as the process lives is fed no more."""
+
+
+async def outlived(*followers: Follower) -> None:
+    """Never returns while all followers run. Raises what ended one, of which only the type may be shown."""
+    while True:
+        for follower in followers:
+            if follower.ended.is_set():
+                raise follower.failure or ProjectionEnded
+        await asyncio.sleep(ENDED_POLL_S)
 
 
 def _decoded(decoder: Decoder, message: Message) -> Record | None:

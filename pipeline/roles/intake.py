@@ -11,14 +11,15 @@ import msgspec
 from pipeline.domain.event import EntityType
 from pipeline.formats.hl7v2.profile import Profile, profile_of
 from pipeline.kafka.producer import Publisher
-from pipeline.kafka.projections import follow_history, follow_receipts, is_current
+from pipeline.kafka.projections import follow_history, follow_receipts, is_current, outlived
+from pipeline.kafka.reader import Follower
 from pipeline.kafka.receipts import Receipts
 from pipeline.kafka.sink import KafkaSink
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.destinations import entity_types_of
-from pipeline.roles.process import Process, Refused, now_ms
+from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.settings import Settings
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_tracker import Tracker
@@ -35,11 +36,23 @@ class Intake:
         self.publisher = Publisher(settings.kafka)
         receipts = Receipts(now_ms)
         self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
-        self.sink = KafkaSink(self.publisher, process.codec, process.cipher, receipts, ready=self.ready, clock=now_ms)
+        self.sink = KafkaSink(
+            self.publisher,
+            process.codec,
+            process.cipher,
+            receipts,
+            ready=self.ready,
+            clock=now_ms,
+            max_event_bytes=settings.gate.max_record_bytes,
+        )
 
     def ready(self) -> bool:
         """Whether earlier answers are known."""
         return is_current(self._follower)
+
+    def followed(self, *others: Follower) -> "asyncio.Task[None]":
+        """Ends the process where a projection ended: it would be asked for answers that it can't know any more."""
+        return asyncio.create_task(or_die(outlived(self._follower, *others)))
 
     async def close(self, drain_s: float) -> None:
         """Deliver what was taken."""
@@ -70,7 +83,9 @@ class HttpRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
+        watching = self._intake.followed(self._history)
         await self._source.run(self._intake.sink, stop)
+        watching.cancel()
         await asyncio.to_thread(self._history.stop)
         await self._intake.close(self._process.settings.worker.drain_s / 4)
 
@@ -108,7 +123,9 @@ class MllpRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
+        watching = self._intake.followed()
         await self._source.run(self._intake.sink, stop)
+        watching.cancel()
         await self._intake.close(self._process.settings.worker.drain_s / 4)
 
 

@@ -10,10 +10,10 @@ from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Accepted, Control
 from pipeline.kafka.client import Message
 from pipeline.kafka.producer import OutRecord, Publisher
-from pipeline.kafka.projections import is_current
+from pipeline.kafka.projections import is_current, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.ops.topics import decoded
-from pipeline.roles.process import Process, now_ms
+from pipeline.roles.process import Process, now_ms, or_die
 from pipeline.sources.timers import Ends, Timers
 
 
@@ -37,7 +37,9 @@ class TimersRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
+        watching = asyncio.create_task(or_die(outlived(self._follower)))
         await self._timers.run(stop)
+        watching.cancel()
         await asyncio.to_thread(self._follower.stop)
         await self._publisher.close(self._process.settings.worker.drain_s / 4)
 

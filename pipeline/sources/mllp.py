@@ -24,6 +24,7 @@ from pipeline.formats.hl7v2.header import identity_digest, identity_of
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+from pipeline.sources.errors import Oversize
 from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
 
 READ_BYTES: Final = 64 * 1024
@@ -265,6 +266,9 @@ class MllpSource:
                 receipt = await sink.accept(raw, events, answer)
         except TimeoutError:
             receipt = Unavailable(self._limits.ack_timeout_s)
+        except Oversize:
+            self._observer.rejected(Reason.TOO_LONG.value)
+            return ack.too_large(named)
         return self._receipted(named, receipt)
 
     def _said(self, message: Message | None, verdict: Verdict) -> tuple[tuple[Event, ...], bytes]:

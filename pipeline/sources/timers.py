@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
 from pipeline.domain.event import UNTIL_FIELDS
-from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
+from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision, derive_event_id
 from pipeline.domain.records import Accepted, Control, ControlKind
 
 LOOK_S: Final = 0.2
@@ -39,13 +39,18 @@ class Ends:
         """When to order, which end, the wait after that in ms, and what ends."""
         self._current: dict[tuple[EntityKey, str], tuple[Millis, int]] = {}
         """The end of each field, and its number: one that was withdrawn and set again has another."""
+        self._revisions: dict[EntityKey, Revision] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
     def on_accepted(self, accepted: Accepted) -> None:
-        """Take in a state: its ends replace those that were known."""
+        """Take in a state: its ends replace those that were known. A repeat of an older state, as a zombie writes it, doesn't."""
+        fields = UNTIL_FIELDS.get(accepted.entity_type, ())
         key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id)
-        for field in UNTIL_FIELDS.get(accepted.entity_type, ()):
+        if not fields or accepted.revision < self._revisions.get(key, NO_REVISION):
+            return
+        self._revisions[key] = accepted.revision
+        for field in fields:
             until = getattr(getattr(accepted.state, field, None), "until", None)
             with self._lock:
                 if until is None:

@@ -181,6 +181,11 @@ def too_long(head: bytes, fallback: tuple[str, ...]) -> bytes:
     return refused(header_only(head, fallback), rejected)
 
 
+def too_large(message: Message | None) -> bytes:
+    """AR 104 to a message within the limit whose record is beyond what is stored or judged: again it would be the same."""
+    return refused(message, Rejected(Reason.TOO_LONG, "MSH", "what it makes is larger than a record", "send smaller messages"))
+
+
 def code_of(answer: bytes) -> str:
     """AA, AE or AR of an answer that was built here."""
     at = answer.find(b"\rMSA")
