@@ -13,6 +13,7 @@ from pipeline.roles.policies import load_policy
 from pipeline.roles.process import Process, or_die
 from pipeline.roles.tables import table_hooks
 from pipeline.stream.app import AppSpec, Worker
+from pipeline.stream.batch import Cycle
 from pipeline.stream.gate import Destinations, GateWork, join_values
 from pipeline.stream.outputs import Outputs
 
@@ -53,7 +54,7 @@ class GateRole:
             table=topology.HEADS_TABLE,
             latest_of=join_values,
             partitions=topology.ENTITY_PARTITIONS,
-            within_s=settings.gate.within_s,
+            cycle=Cycle(within_s=settings.gate.within_s),
             fetch_max_records=settings.gate.fetch_max_records,
             buffer_max_messages=settings.gate.buffer_max_messages,
         )

@@ -19,6 +19,7 @@ from pipeline.roles.reports import Reports
 from pipeline.roles.tables import table_hooks
 from pipeline.settings import WriterSettings
 from pipeline.stream.app import AppSpec, Worker
+from pipeline.stream.batch import Cycle
 from pipeline.stream.delivery import Delivery, Limits
 from pipeline.stream.ledger import OutcomeLedger
 from pipeline.stream.outputs import Outputs
@@ -88,7 +89,7 @@ class WriterRole:
             table=topology.PENDING_TABLE,
             latest_of=join_values,
             partitions=topology.ENTITY_PARTITIONS,
-            within_s=WITHIN_S,
+            cycle=Cycle(within_s=WITHIN_S),
             fetch_max_records=FETCH_MAX_RECORDS,
             buffer_max_messages=BUFFER_MAX_MESSAGES,
         )

@@ -11,7 +11,7 @@ from faust.types import TP
 from faust.types.auth import AuthProtocol
 
 from pipeline.settings import KafkaSettings, WorkerSettings
-from pipeline.stream.batch import BatchRunner, Work, report
+from pipeline.stream.batch import BatchRunner, Cycle, Work, report
 from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import STORE_OPTIONS, BatchTable, Join
 from pipeline.stream.transport import BatchConsumer, BatchTransport, FlowControl, RecordBatch
@@ -31,7 +31,7 @@ class AppSpec:
     table: str
     latest_of: Join
     partitions: int
-    within_s: float
+    cycle: Cycle
     fetch_max_records: int
     buffer_max_messages: int
 
@@ -61,7 +61,7 @@ class Worker:
         assert isinstance(table, BatchTable)
         self.table = table
         self.table.latest_of = spec.latest_of
-        self.runner = BatchRunner(self.app, self.table, work, outputs, spec.within_s)
+        self.runner = BatchRunner(self.app, self.table, work, outputs, spec.cycle)
         self.assigned: frozenset[int] = frozenset()
         self.ready = False
         self._hooks = hooks

@@ -5,7 +5,7 @@ changelog offset, in one write. 4. Leaving the batch acknowledges it. So what th
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -17,9 +17,6 @@ from rocksdict import Rdict
 from pipeline.stream.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import POSITIONS_KEY, BatchTable
 from pipeline.stream.transport import generation_is_current
-
-BATCH_MESSAGES: Final = 256
-"""Polls that a batch takes at most: with few, small polls pile up and the gate falls behind."""
 
 _POSITIONS: Final = msgspec.msgpack.Decoder(dict[str, int])
 
@@ -59,25 +56,38 @@ class Work(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """How much is done at once. `messages` are polls of a partition: with few, small polls pile up and the gate falls behind.
+
+    `records` bounds the memory of one step; one poll may go beyond it by itself.
+    """
+
+    messages: int = 256
+    records: int = 10_000
+    within_s: float = 0.002
+
+
 class BatchRunner:
     """Runs `Work` over a Faust stream of record batches."""
 
-    def __init__(self, app: AppT, table: BatchTable, work: Work, outputs: Outputs, within_s: float) -> None:
+    def __init__(self, app: AppT, table: BatchTable, work: Work, outputs: Outputs, cycle: Cycle) -> None:
         self._app = app
         self._table = table
         self._work = work
         self._outputs = outputs
-        self._within_s = within_s
+        self._cycle = cycle
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._next_changelog: dict[int, int] = {}
         self.busy = False
 
     async def run(self, stream: Any) -> None:
         """Agent body. Nothing leaves it by an exception: that would acknowledge what was not done."""
-        async for events in stream.take_events(BATCH_MESSAGES, within=self._within_s):
+        async for events in stream.take_events(self._cycle.messages, within=self._cycle.within_s):
             try:
                 self.busy = True
-                await self._one(events)
+                for some in portions(events, self._cycle.records):
+                    await self._one(some)
             except BaseException as error:  # noqa: BLE001 - leaving by any exception would acknowledge the batch
                 report(error)
                 die(EXIT_NOT_DURABLE)
@@ -149,6 +159,20 @@ class BatchRunner:
                 again[partition] = (db, {key: value for key, value in values.items() if value is not None})
         if again:
             await asyncio.get_running_loop().run_in_executor(self._thread, self.store, again)
+
+
+def portions(events: Sequence[EventT[Any]], max_records: int) -> Iterator[Sequence[EventT[Any]]]:
+    """The events in their order, in portions of at most so many records; an event that has more is one by itself."""
+    portion: list[EventT[Any]] = []
+    count = 0
+    for event in events:
+        if portion and count + len(event.value) > max_records:
+            yield portion
+            portion, count = [], 0
+        portion.append(event)
+        count += len(event.value)
+    if portion:
+        yield portion
 
 
 _reporters: list[Callable[[BaseException], None]] = []

@@ -14,12 +14,16 @@ EXIT_FOREIGN_WRITER: Final = 71
 
 FLUSH_S: Final = 45.0
 
+MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
+"""Above the greatest record of any topic that a batch reads, encrypted into quarantine. librdkafka's own bound is below
+that of a landing topic: one record between the two would end the process at each start."""
+
 
 class Outputs:
     """One idempotent producer; used by one batch at a time."""
 
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
-        self._producer = Producer(dict(config))
+        self._producer = Producer({"message.max.bytes": MAX_RECORD_BYTES, **config})
         self._failed = 0
         self._offsets: dict[tuple[str, int], list[int]] = {}
 

@@ -48,7 +48,7 @@ class Log(BatchConsumer):
         self.committed = committed
         self.positions = {SOURCE: committed or 0, CHANGELOG: 0}
         self.ends = {SOURCE: 1000, CHANGELOG: 100}
-        self.broken_seek = False
+        self.stops_while_fetching = False
 
     def __del__(self) -> None:
         """Nothing was opened."""
@@ -58,6 +58,7 @@ class Log(BatchConsumer):
         return False
 
     async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], set[TP]]:
+        self.flow_active = not self.stops_while_fetching
         records = {}
         for tp, position in self.positions.items():
             end = min(position + 100, self.ends[tp])
@@ -75,7 +76,7 @@ class Log(BatchConsumer):
         self.positions[partition] = offset if offset <= self.ends[partition] else 0
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        if self.broken_seek:
+        if not self.flow_active:
             raise AssertionError("No partitions are currently assigned")
         if self.committed:  # as aiokafka's: with no commit, the position stays where fetching took it
             self.positions[SOURCE] = self.committed
@@ -128,8 +129,7 @@ async def test_a_seek_before_the_recovery_opens_nothing() -> None:
 
 async def test_a_seek_that_fails_while_the_flow_is_stopped_ends_nothing() -> None:
     consumer = Log(committed=300)
-    consumer.flow_active = False
-    consumer.broken_seek = True
+    consumer.stops_while_fetching = True
     assert await consumer.read(1) == []
 
 
