@@ -31,6 +31,10 @@ NAMED_TYPES: Final = frozenset({EntityType.BED, EntityType.STAFFING, EntityType.
 """Entity types whose id names no person and may be shown; of the others only a keyed digest is."""
 
 
+_LINES: Final = {OutcomeKind.PARKED: lines.WRITE_PARKED, OutcomeKind.FAILED: lines.WRITE_FAILED}
+"""Ends of an attempt that somebody may have to look at."""
+
+
 class Reports:
     """Observer of one delivery. A report that can't be published is left out: the next one holds newer figures."""
 
@@ -44,6 +48,7 @@ class Reports:
         self._window_start = now_ms()
         self._confirmed_at: Millis | None = None
         self._confirmed: Revision = NO_REVISION
+        self._open_since: Millis | None = None
         self.last: LagReport | None = None
 
     # -- told by the delivery
@@ -51,9 +56,10 @@ class Reports:
     def attempted(self, accepted: Accepted, kind: OutcomeKind, reason: Reason) -> None:
         """An attempt ended."""
         metrics.WRITER_ATTEMPTS.of(self._destination, kind.value, reason.value).inc()
-        if kind is OutcomeKind.PARKED:
+        line = _LINES.get(kind)
+        if line is not None:
             emit(
-                lines.WRITE_PARKED,
+                line,
                 destination=self._destination,
                 entity_type=accepted.entity_type.value,
                 lane=accepted.lane.value,
@@ -96,9 +102,18 @@ class Reports:
         figures = _figures(delivery, now)
         metrics.WRITER_BREAKER_OPEN.of(self._destination).set(float(figures.breaker_open))
         metrics.WRITER_OLDEST.of(self._destination).set(figures.oldest_wait_s)
+        self._tell_breaker(figures.breaker_open, now)
         entered = self._modes.judge(figures, now)
         if entered is not None:
             await self._enter(publisher, entered, figures, now)
+
+    def _tell_breaker(self, is_open: bool, now: Millis) -> None:
+        if is_open and self._open_since is None:
+            self._open_since = now
+            emit(lines.BREAKER_OPENED, destination=self._destination)
+        elif not is_open and self._open_since is not None:
+            emit(lines.BREAKER_CLOSED, destination=self._destination, duration_ms=float(now - self._open_since))
+            self._open_since = None
 
     async def _enter(self, publisher: Publisher, entered: Entered, figures: Figures, now: Millis) -> None:
         emit(
@@ -165,6 +180,7 @@ class Reports:
         try:
             await publisher.publish([OutRecord(topic, key, self._process.codec.encode(record))])
         except PublishFailed as error:
+            metrics.PUBLISH_FAILURES.of(error.reason.value).inc()
             emit(lines.PUBLISH_FAILED, topic=topic, reason=error.reason.value, count=1)
 
 
