@@ -31,7 +31,7 @@ STUCK_LISTED: Final = 50
 IDLE_WAIT_S: Final = 0.5
 
 RATE_PERIOD_S: Final = 0.1
-"""Time over which the rate is kept: a burst is a tenth of a second's worth at most."""
+"""Time over which the rate is kept: a burst is a tenth of a second's worth, or one request where that is less."""
 
 
 NOT_OURS_WAIT_MS: Final = 250
@@ -40,7 +40,8 @@ NOT_OURS_WAIT_MS: Final = 250
 FAULT_WAIT_MS: Final = 30_000
 """An entity whose write met a fault that could not even be recorded waits this long."""
 
-_ABSENCE: Final = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
+_ABSENCE: Final = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS, Reason.UNAUTHENTICATED})
+"""The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,12 @@ class Observer(Protocol):
     def failed_inside(self, error: BaseException) -> None: ...
 
 
+def rate_of(rate_per_s: float) -> AsyncLimiter:
+    """Keeps to a rate, also to one of less than a request in RATE_PERIOD_S."""
+    period_s = max(RATE_PERIOD_S, 1 / rate_per_s)
+    return AsyncLimiter(max(1.0, rate_per_s * period_s), period_s)
+
+
 class Delivery:
     """Runs on the loop of the writer's agent."""
 
@@ -120,7 +127,7 @@ class Delivery:
         self._troubled: dict[bytes, Pending] = {}
         self._cache: OrderedDict[bytes, tuple[int, Current]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rate = AsyncLimiter(max(1.0, limits.rate_per_s * RATE_PERIOD_S), RATE_PERIOD_S)
+        self._rate = rate_of(limits.rate_per_s)
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -358,6 +365,10 @@ class Delivery:
         self._cache.pop(key, None)
 
     def _remember(self, job: Job, current: Current) -> None:
+        """Keep the body, if there is a version that would discard it once somebody else wrote."""
+        if current.etag is None:
+            self._cache.pop(job.key, None)
+            return
         self._cache[job.key] = (job.partition, current)
         self._cache.move_to_end(job.key)
         while len(self._cache) > CURRENT_CACHE_BOUND:

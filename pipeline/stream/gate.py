@@ -138,6 +138,8 @@ class GateWork:
             if isinstance(content, Control) and content.kind is ControlKind.POLICY:
                 return content
             return Broken(Reason.BAD_KEY, "key", "this key is kept for policies", "key it tenant|type|namespace|id")
+        if isinstance(content, Control) and content.kind is ControlKind.POLICY:
+            return Broken(Reason.BAD_KEY, "key", "a policy has the key that is kept for it", "apply it by the command")
         try:
             EntityKey.decode(record.key)
         except ValueError:

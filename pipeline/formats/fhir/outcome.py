@@ -33,7 +33,7 @@ _BAD: Final = frozenset({"error", "fatal"})
 _BY_STATUS: Final[dict[int, Failure]] = {
     202: Failure(Meaning.UNKNOWN, Reason.AMBIGUOUS),
     400: Failure(Meaning.REFUSED, Reason.REFUSED_INVALID),
-    401: Failure(Meaning.REFUSED, Reason.REFUSED_FORBIDDEN),
+    401: Failure(Meaning.RETRY, Reason.UNAUTHENTICATED),
     403: Failure(Meaning.REFUSED, Reason.REFUSED_FORBIDDEN),
     404: Failure(Meaning.REFUSED, Reason.REFUSED_MISSING),
     408: Failure(Meaning.RETRY, Reason.TIMEOUT),

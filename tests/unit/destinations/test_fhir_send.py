@@ -165,7 +165,7 @@ def confirmed(etag: str | None) -> Confirmed:
         (202, None, Ambiguous()),
         (302, None, Refused(Reason.REFUSED_OTHER)),
         (400, outcome("invalid"), Refused(Reason.REFUSED_INVALID)),
-        (401, None, Refused(Reason.REFUSED_FORBIDDEN)),
+        (401, None, Retry(Reason.UNAUTHENTICATED)),
         (403, None, Refused(Reason.REFUSED_FORBIDDEN)),
         (404, outcome("not-found"), VersionMismatch()),
         (408, None, Retry(Reason.TIMEOUT)),
@@ -411,7 +411,7 @@ def test_a_resource_of_another_shape_is_refused_and_does_not_raise() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (401, None, Refused(Reason.REFUSED_FORBIDDEN)),
+        (401, None, Retry(Reason.UNAUTHENTICATED, 3.0)),
         (410, outcome("deleted"), Refused(Reason.REFUSED_GONE)),
         (429, None, Retry(Reason.RATE_LIMITED, 3.0)),
         (500, None, Retry(Reason.UNAVAILABLE, 3.0)),
