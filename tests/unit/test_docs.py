@@ -22,8 +22,9 @@ from pipeline.domain.modes import Mode
 from pipeline.domain.records import Reason
 from pipeline.kafka.render import DAY_MS
 from pipeline.kafka.specs import UNLIMITED, TopicSpec, load_templates
-from pipeline.ops import policy_reference, settings_reference
+from pipeline.ops import log_catalogue, policy_reference, settings_reference
 from pipeline.ops.log_catalogue import CATALOGUE as LINES
+from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import CATALOGUE as METRICS
 from pipeline.ops.watchdog import CODES
 from pipeline.resources import topics_dir
@@ -305,6 +306,24 @@ def test_the_runbook_says_what_to_do_for_each_reason_of_quarantine() -> None:
     section = text_of(RUNBOOK).partition("## Quarantine")[2].partition("\n## ")[0]
     assert "FUTURE_TIME" in reasons
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in section] == []
+
+
+def test_the_pages_for_the_night_lean_only_on_lines_and_metrics_that_the_code_really_makes() -> None:
+    named = set(INLINE.findall(text_of(RUNBOOK))) | set(INLINE.findall(text_of(REPOSITORY / "docs/operating/running.md")))
+    code = "".join(
+        file.read_text(encoding="utf-8")
+        for file in sorted((REPOSITORY / "pipeline").rglob("*.py"))
+        if file.name not in ("log_catalogue.py", "reference.py")
+    )
+    lines = {constant: value.name for constant, value in vars(log_catalogue).items() if isinstance(value, LogEvent)}
+    unused = {name for constant, name in lines.items() if not re.search(rf"\b{constant}\b", code)}
+    used_metrics = set(re.findall(r"\b([A-Z_]+)\.of\(", code))
+    declared = re.findall(
+        r"^([A-Z_]+): Final = _\w+\(\s*\"(surgeline_\w+)\"", (REPOSITORY / "pipeline/ops/metrics.py").read_text(), re.MULTILINE
+    )
+    unused |= {name for constant, name in declared if constant not in used_metrics}
+    assert len(declared) == len(METRICS)
+    assert {name for name in named if name.partition("{")[0] in unused} == set()
 
 
 # -- patient data
