@@ -7,6 +7,7 @@ in the way that the profile says, and nothing is ever deleted. What the server s
 import re
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Literal
 
 from pipeline.destinations.fhir_build import JSON_TYPE, Builder, Subject, encoded
@@ -117,7 +118,7 @@ class FhirDestination:
             self._learn_places(request, exchange.body)
         elif isinstance(outcome, Refused) and self._places.forget_if_used(request):
             return VersionMismatch()  # perhaps for an id that is wrong by now; built anew, the request does without it
-        return outcome
+        return replace(outcome, etag=self.builder.fence_of(outcome.etag)) if isinstance(outcome, Confirmed) else outcome
 
     async def read_back(self, request: Request) -> ReadBack:
         """What the server shows after an ambiguous write. It is confirmed only if revision and owned fields both show."""

@@ -103,10 +103,14 @@ class Builder:
         return changed_fields_at_ehr(body, subject.resource.shown(body, subject.ident, subject.naming), self.digest_key)
 
     def current_of(self, body: Body, etag: str | None) -> Current:
-        """A resource as read, with the revision that it carries."""
+        """A resource as read, with the revision that it carries. Without a fence no version is told: see `fence_of`."""
         mark = read_mark(body)
         revision, state_hash = (mark.revision, mark.state_hash) if mark else (NO_REVISION, None)
-        return Current(str(body.get("id", "")), etag, body, revision, state_hash)
+        return Current(str(body.get("id", "")), self.fence_of(etag), body, revision, state_hash)
+
+    def fence_of(self, etag: str | None) -> str | None:
+        """The version that fences the next write; None where none does, so that nobody builds it on what was read before."""
+        return etag if self.profile.fence == "if-match" else None
 
     def _update(self, write: PendingWrite, current: Current, known: Mapping[Ident, str]) -> Request | Suppressed | Refused:
         accepted, subject = write.accepted, self.subject(write.accepted)
@@ -116,7 +120,7 @@ class Builder:
             return Refused(Reason.REFUSED_OTHER)  # without a version there is no fence, and the profile promises one
         body = self._marked(subject, accepted, current.body, self._desired(subject, accepted, current.body))
         url = f"{subject.resource.resource_type}/{current.remote_id}"
-        fence = current.etag if self.profile.fence == "if-match" else None
+        fence = self.fence_of(current.etag)
         body, entries = _placed(subject, accepted, body, known)
         if entries:
             entry_request: Body = {"method": "PUT", "url": url} | ({"ifMatch": fence} if fence else {})
