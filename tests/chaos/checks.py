@@ -104,7 +104,10 @@ def other_states(expected: Mapping[Any, Any], shown: Mapping[Any, Any]) -> list[
     return [key for key, value in expected.items() if key not in shown or shown[key] != value]
 
 
-def broken_chains(findings: Iterable[Finding], disturbed: Iterable[str]) -> list[Finding]:
-    """Findings that nothing explains: a fork is explained where a process of the chain was killed or replaced."""
-    named = frozenset(disturbed)
+def broken_chains(findings: Iterable[Finding], replaced: Iterable[str]) -> list[Finding]:
+    """Findings that nothing explains. A fork is explained where a process of the chain worked beside its replacement.
+
+    A kill explains nothing: what was appended and not published is not in the chain, and its successor goes on from the end.
+    """
+    named = frozenset(replaced)
     return [f for f in findings if not f.harmless and not (f.fault is Fault.FORKED and f.chain in named)]

@@ -258,12 +258,11 @@ def _history(name: str, seen: Seen, clinician: Clinician) -> Check:
 
 
 def _chains(verified: Any, doings: Doings) -> Check:
-    disturbed = [f"{role}/0" for role in doings.killed] + [f"{role}/0" for role in doings.replaced]
-    broken = broken_chains(verified.findings, disturbed)
+    broken = broken_chains(verified.findings, [f"{role}/0" for role in doings.replaced])
     forks = sum(not finding.harmless for finding in verified.findings) - len(broken)
     problems = tuple(f"{f.chain} {f.sequence}-{f.last} {f.fault.value}: {f.detail}" for f in broken[:NAMED])
     heads = ", ".join(f"{head.chain} 1-{head.sequence}" for head in verified.heads)
-    return Check("the audit chains are whole", not broken, f"{heads}; forks named: {forks}", problems)
+    return Check("the audit chains are whole", not broken, f"{heads}; forks of zombies: {forks}", problems)
 
 
 def _processes(doings: Doings, kills: int) -> Check:

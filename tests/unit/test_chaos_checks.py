@@ -57,7 +57,7 @@ def test_a_head_that_misses_the_newest_statement_is_found() -> None:
     assert other_states({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 1}) == ["b", "c"]
 
 
-def test_a_fork_is_forgiven_only_where_a_process_of_the_chain_was_disturbed() -> None:
+def test_a_fork_is_forgiven_only_where_a_process_of_the_chain_was_replaced() -> None:
     forks = [Finding("writer-a/0", 5, 5, Fault.FORKED), Finding("writer-b/0", 7, 7, Fault.FORKED)]
     gap, repeat = Finding("writer-a/0", 9, 9, Fault.MISSING), Finding("writer-b/0", 3, 3, Fault.REPEATED)
     assert broken_chains([*forks, gap, repeat], ["writer-a/0"]) == [forks[1], gap]
