@@ -1,13 +1,13 @@
 """What the readers of this room need of Kafka, as a port: the real topics here, a fake one in tests."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pipeline.formats.avro import Record, Undecodable
-from pipeline.kafka.client import KafkaUnavailable, Message
+from pipeline.kafka.client import LOG, KafkaUnavailable, Message
 from pipeline.kafka.reader import begin_offsets, end_offsets, read_topic
 from pipeline.settings_model import KafkaSettings
 
@@ -65,7 +65,7 @@ class KafkaTopics:
         prefix = self._kafka.topic_prefix
         name = f"{prefix}{group}"
         try:
-            admin = AdminClient(self._kafka.client_config())
+            admin = AdminClient(dict[str, Any](self._kafka.client_config()), logger=LOG)
             wanted = [ConsumerGroupTopicPartitions(name)]
             answer = admin.list_consumer_group_offsets(wanted, request_timeout=GROUP_TIMEOUT_S)[name].result()
         except KafkaException as error:
