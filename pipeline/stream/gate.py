@@ -27,6 +27,10 @@ ACCEPTED_BOUND: Final = 512 * 1024
 """Bytes that an accepted record may have; a state that grew beyond is quarantined, or it would stop the partition."""
 
 
+KEY_BOUND: Final = 4 * 1024
+"""Bytes that a key may have. A greater one is no entity's, and with it a decision would not fit into its topic."""
+
+
 class InForce(msgspec.Struct, frozen=True, array_like=True):
     """A policy with the revision number of the position that put it into force."""
 
@@ -112,7 +116,8 @@ class GateWork:
                 self._send_accepted(accepted, encoded, record, outputs)
                 self._observe(accepted)
             case Suppress(new, decision, broken):
-                outputs.send(self._topics.decisions, record.partition, record.key, self._codec.encode(decision))
+                key = record.key if record.key is None or len(record.key) <= KEY_BOUND else None
+                outputs.send(self._topics.decisions, record.partition, key, self._codec.encode(decision))
                 if broken is not None:
                     self._send_quarantined(decision, broken, record, outputs)
                 self._observe(decision)
@@ -124,6 +129,8 @@ class GateWork:
         """The record's content, or the rule that it breaks."""
         if record.key is None:
             return Broken(Reason.NULL_KEY, "key", "a landing record has a key", "key it tenant|type|namespace|id, then replay")
+        if len(record.key) > KEY_BOUND:
+            return Broken(Reason.BAD_KEY, "key", f"a key has at most {KEY_BOUND} bytes", "shorten the identifier at the source")
         if record.value is None:
             return Broken(Reason.NULL_VALUE, "value", "a landing record has a value", "nothing is deleted by an empty record")
         if len(record.value) > self._max_record_bytes:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.destinations.protocol import Destination
+from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, Quarantined, Reason
 from pipeline.formats.avro import Codec, Undecodable
@@ -73,6 +74,10 @@ class WriterWork:
         except Undecodable as error:
             self._park(record, error.reason, outputs)
             return None
+        if isinstance(content, (Accepted, Outcome)) and not _is_in_its_place(record, content):
+            # Its outcome would go to another partition, so that the entity waited for ever; or nobody could name it.
+            self._park(record, Reason.KEY_MISMATCH, outputs)
+            return None
         match content:
             case Outcome() if record.topic == self._outcomes:
                 if content.destination != self._destination.name:
@@ -99,7 +104,7 @@ class WriterWork:
             partition=record.partition,
             offset=record.offset,
             reason=reason,
-            rule="lanes hold accepted records, outcomes hold outcomes, and a revision has one state",
+            rule="lanes hold accepted records, outcomes hold outcomes, each by its entity's key; a revision has one state",
             remedy="find who else writes to this topic; for a fork, reassert the entity",
             record_key=self._encrypt(record.key, context) if record.key is not None else None,
             record=self._encrypt(record.value, context) if record.value is not None else None,
@@ -107,3 +112,8 @@ class WriterWork:
         )
         place = f"{record.topic}|{record.partition}|{record.offset}".encode()
         outputs.send(self._quarantine, record.partition, place, self._codec.encode(quarantined))
+
+
+def _is_in_its_place(record: Any, content: Accepted | Outcome) -> bool:
+    key = EntityKey(content.tenant, content.entity_type.value, content.namespace, content.entity_id)
+    return bool(record.key == key.encode() and record.partition == content.partition)

@@ -1,0 +1,103 @@
+"""Attacks by records that no stage of ours wrote: none of them may end a worker, hold an entity or be skipped."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from pipeline.destinations.protocol import Destination
+from pipeline.domain.event import Bed, BedOccupancy, EntityType, Occupancy
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Quarantined, Reason
+from pipeline.formats.avro import Codec
+from pipeline.stream.batch import PartitionBatch
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.gate import KEY_BOUND, Destinations, GateWork
+from pipeline.stream.outputs import Outputs
+from pipeline.stream.writer import WriterWork
+from tests.support.fhir_lab import accepted
+from tests.support.policies import shipped_policy
+
+CODEC = Codec.shipped()
+KEY = b"t1|bed|MAIN|B1"
+BED = accepted(Bed(occupancy=BedOccupancy(Occupancy.VACANT)), "B1", 5)
+
+
+class Sent:
+    """Outputs in memory."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, bytes | None, bytes]] = []
+
+    def send(self, topic: str, _partition: int, key: bytes | None, value: bytes) -> None:
+        self.records.append((topic, key, value))
+
+
+class Changes:
+    """A delivery that only notes what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[Change] = []
+
+    def changed(self, changes: list[Change]) -> None:
+        self.seen += changes
+
+
+def record(topic: str, key: bytes | None, value: bytes | None, partition: int = 0) -> Any:
+    return SimpleNamespace(topic=topic, partition=partition, offset=9, key=key, value=value, timestamp=1_800_000_000_000)
+
+
+def batch_of(*records: Any) -> PartitionBatch:
+    empty: Any = SimpleNamespace(get=lambda keys: [None] * len(keys) if isinstance(keys, list) else None)
+    return PartitionBatch(0, empty, list(records))
+
+
+def folded(each: Any) -> tuple[PartitionBatch, Sent, Changes]:
+    """What a writer makes of one record."""
+    changes, sent, batch = Changes(), Sent(), batch_of(each)
+    destination = cast(Destination, SimpleNamespace(name="ehr", expects=lambda _: True))
+    work = WriterWork(
+        CODEC, destination, cast(Delivery, changes), dict.fromkeys(Lane, 60.0), "outcomes", "quarantine", lambda data, _: data
+    )
+    work.judge(batch, cast(Outputs, sent))
+    work.after([batch])
+    return batch, sent, changes
+
+
+def test_a_lane_record_in_its_place_is_pending() -> None:
+    batch, sent, changes = folded(record("lane.routine", KEY, CODEC.encode(BED)))
+    assert set(batch.puts) == {KEY}
+    assert sent.records == []
+    assert len(changes.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "elsewhere"),
+    [(None, False), (b"\x00positions", False), (b"no entity", False), (b"t1|bed|MAIN|B2", False), (KEY, True)],
+)
+def test_a_lane_record_out_of_its_place_is_kept_aside_and_stops_nothing(key: bytes | None, elsewhere: bool) -> None:
+    content = msgspec.structs.replace(BED, partition=3) if elsewhere else BED
+    batch, sent, changes = folded(record("lane.routine", key, CODEC.encode(content)))
+    assert batch.puts == {}
+    assert changes.seen == []
+    (kept,) = [CODEC.decode(value) for _, _, value in sent.records]
+    assert isinstance(kept, Quarantined)
+    assert kept.reason is Reason.KEY_MISMATCH
+
+
+def test_a_landing_record_with_an_endless_key_is_quarantined_under_no_key() -> None:
+    sent, seen = Sent(), list[Accepted | Decision]()
+    topics = Destinations("accepted", "decisions", "quarantine", {}, {"landing.bed": EntityType.BED}, {"landing.bed": 1})
+    gate = GateWork(CODEC, topics, shipped_policy(), lambda data, _: data, 900_000, seen.append)
+    batch = batch_of(record("landing.bed", b"t1|bed|MAIN|" + b"x" * KEY_BOUND, b"anything"))
+    gate.judge(batch, cast(Outputs, sent))
+    (decision,) = seen
+    assert isinstance(decision, Decision)
+    assert (decision.kind, decision.reason, decision.decided_at) == (
+        DecisionKind.QUARANTINED,
+        Reason.BAD_KEY,
+        Millis(1_800_000_000_000),
+    )
+    assert all(len(key or b"") <= KEY_BOUND for _, key, _ in sent.records)
+    assert batch.puts == {}
