@@ -2,6 +2,7 @@
 
 import asyncio
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ FILES = ("ownership.yaml", "lanes.yaml")
 def load_policy(folder: Path | None = None) -> Policy:
     """Policy from a folder with `ownership.yaml` and `lanes.yaml`; the shipped one without. BadPolicy lists all problems."""
     root = folder if folder is not None else files("pipeline") / "policies"
-    ownership, lanes = (_read(name, (root / name).read_text(encoding="utf-8")) for name in FILES)
+    ownership, lanes = (_read(root / name) for name in FILES)
     return policy_from(ownership, lanes)
 
 
-def _read(name: str, text: str) -> dict[str, Any]:
+def _read(file: Traversable) -> dict[str, Any]:
+    name = file.name
     try:
-        document = yaml.safe_load(text)
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise BadPolicy([f"{name}: can't be read"]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise BadPolicy([f"{name}: not YAML at line {mark.line + 1 if mark else '?'}"]) from None

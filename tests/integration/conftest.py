@@ -9,6 +9,8 @@ import pytest
 
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
+from pipeline.local.stack import Stack, Target
+from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end
 
 BOOTSTRAP: Final = os.environ.get("SURGELINE_TEST_BOOTSTRAP", "")
 
@@ -51,3 +53,20 @@ def ehr_replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ehr]:
     """An EHR in the part of a system that is fed the whole."""
     with Ehr(tmp_path_factory.mktemp("ehr-replica")) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def pipeline_of_all(broker: Broker | GivenBroker, ehr_replica: Ehr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Every role once, before an EHR that is fed the whole."""
+    target = Target("ehr", "replica", "sekmet-replica", ehr_replica.base_url)
+    with stopped_at_end(stack_at(tmp_path_factory.mktemp("pipeline"), broker.bootstrap, target)) as stack:
+        stack.start_all()
+        yield stack
+
+
+@pytest.fixture
+def pipeline(pipeline_of_all: Stack) -> Stack:
+    """The pipeline of all roles, each of them ready; what ended since is started again. Tests share its topics."""
+    pipeline_of_all.start_all()
+    pipeline_of_all.wait_ready(timeout_s=ANSWER_S * 2)
+    return pipeline_of_all
