@@ -83,6 +83,10 @@ class LaneScheduler:
             counts[entry.lane] += 1
         return counts
 
+    def oldest(self, count: int) -> list[Entry]:
+        """The `count` entities that have waited longest, longest first; linear in the number that wait."""
+        return heapq.nsmallest(count, (entry for entry, *_ in self._entries.values()), key=lambda entry: entry.since)
+
     def oldest_since(self) -> Millis | None:
         """Receipt of the oldest change that waits or is under way; None if nothing does."""
         return min((entry.since for entry, _ in self._entries.values()), default=None)

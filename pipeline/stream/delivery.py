@@ -207,10 +207,24 @@ class Delivery:
             await asyncio.wait(self._tasks, timeout=within_s)
 
     def stuck(self) -> tuple[int, tuple[Stuck, ...]]:
-        """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing)."""
-        parked = sum(1 for p in self._troubled.values() if p.is_parked)
-        worst = sorted(self._troubled.items(), key=lambda item: item[1].since)[:STUCK_LISTED]
+        """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing).
+
+        Stuck is what was given up, what failed several times, and what is over its lane's deadline.
+        """
+        parked = sum(1 for pending in self._troubled.values() if pending.is_parked)
+        stuck = {**self._overdue(), **self._troubled}
+        worst = sorted(stuck.items(), key=lambda item: item[1].since)[:STUCK_LISTED]
         return parked, tuple(stuck_of(key, pending) for key, pending in worst)
+
+    def _overdue(self) -> dict[bytes, Pending]:
+        """Of those that wait longest: which are over their deadline."""
+        now, overdue = self._clock(), {}
+        for entry in self.scheduler.oldest(STUCK_LISTED):
+            partition = self._partition_of.get(entry.key)
+            pending = self._pendings.get(partition, entry.key) if partition is not None else None
+            if pending is not None and pending.is_due and pending.deadline < now:
+                overdue[entry.key] = pending
+        return overdue
 
     async def _wait(self, at_most_ms: int | None) -> None:
         idle_ms = IDLE_WAIT_S * 1000

@@ -705,3 +705,13 @@ async def until(condition: Callable[[], bool], turns: int = 2_000) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError("the condition did not come true")
+
+
+async def test_what_is_over_its_deadline_is_listed_as_stuck_and_what_is_not_is_not() -> None:
+    world = World()
+    world.accept(change(5))
+    world.clock.now = world.table.rows[A].deadline
+    assert world.delivery.stuck() == (0, ())
+    world.clock.now = world.table.rows[A].deadline + 1
+    parked, stuck = world.delivery.stuck()
+    assert (parked, [each.revision for each in stuck]) == (0, [revision_of(1, 5)])
