@@ -85,13 +85,27 @@ class ProjectionEnded(RuntimeError):
     """A projection that must be fed as long as the process lives is fed no more."""
 
 
-async def outlived(*followers: Follower) -> None:
-    """Never returns while all followers run. Raises what ended one, of which only the type may be shown."""
-    while True:
+class ProducerFailed(RuntimeError):
+    """A producer that will never publish again."""
+
+
+class Producing(Protocol):
+    """What is asked of a producer (`pipeline.kafka.producer.Publisher`)."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is beyond repair."""
+        ...
+
+
+async def outlived(producer: Producing, *followers: Follower) -> None:
+    """Never returns while producer and followers live. Raises what ended one, of which only the type may be shown."""
+    while not producer.failed:
         for follower in followers:
             if follower.ended.is_set():
                 raise follower.failure or ProjectionEnded
         await asyncio.sleep(ENDED_POLL_S)
+    raise ProducerFailed
 
 
 def _decoded(decoder: Decoder, message: Message) -> Record | None:

@@ -51,8 +51,8 @@ class Intake:
         return is_current(self._follower)
 
     def followed(self, *others: Follower) -> "asyncio.Task[None]":
-        """Ends the process where a projection ended: it would be asked for answers that it can't know any more."""
-        return asyncio.create_task(or_die(outlived(self._follower, *others)))
+        """Ends the process where a projection ended, or the producer is beyond repair: it would refuse everything for ever."""
+        return asyncio.create_task(or_die(outlived(self.publisher, self._follower, *others)))
 
     async def close(self, drain_s: float) -> None:
         """Deliver what was taken."""

@@ -37,7 +37,7 @@ class TimersRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
-        watching = asyncio.create_task(or_die(outlived(self._follower)))
+        watching = asyncio.create_task(or_die(outlived(self._publisher, self._follower)))
         await self._timers.run(stop)
         watching.cancel()
         await asyncio.to_thread(self._follower.stop)

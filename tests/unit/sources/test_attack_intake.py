@@ -15,7 +15,7 @@ from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, frame
 from pipeline.formats.hl7v2.profile import profile_of
 from pipeline.kafka.client import KafkaUnavailable
-from pipeline.kafka.projections import ProjectionEnded, outlived
+from pipeline.kafka.projections import ProducerFailed, ProjectionEnded, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.sources.errors import Oversize
 from pipeline.sources.mllp import MllpSource
@@ -74,11 +74,22 @@ async def test_a_message_whose_records_are_too_large_is_refused_for_good_and_har
 async def test_a_projection_that_is_fed_no_more_is_noticed(failure: BaseException | None) -> None:
     """Else a way in would answer 503, and timers would end nothing, until somebody looks."""
     follower = cast(Follower, SimpleNamespace(ended=threading.Event(), failure=failure))
-    watching = asyncio.create_task(outlived(follower))
+    producer = SimpleNamespace(failed=False)
+    watching = asyncio.create_task(outlived(producer, follower))
     await asyncio.sleep(0)
     assert not watching.done()
     follower.ended.set()
     with pytest.raises(ProjectionEnded if failure is None else KafkaUnavailable):
+        await asyncio.wait_for(watching, BOUND_S)
+
+
+async def test_a_producer_that_will_never_publish_again_is_noticed() -> None:
+    producer = SimpleNamespace(failed=False)
+    watching = asyncio.create_task(outlived(producer))
+    await asyncio.sleep(0)
+    assert not watching.done()
+    producer.failed = True
+    with pytest.raises(ProducerFailed):
         await asyncio.wait_for(watching, BOUND_S)
 
 
