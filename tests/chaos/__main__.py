@@ -29,15 +29,17 @@ def main() -> int:
     try:
         report = asyncio.run(run(folder, given.seed, given.kills, given.events, given.rate, console))
     except LocalPlatformError as error:
-        console.print(f"could not be run: {error}", style="bold red", markup=False)
+        console.print(f"could not be run: {error}\ndata and logs: {folder}", style="bold red", markup=False, soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        return 130
     tell(report, console)
     if given.json is not None:
         write(report, given.json)
     if report.passed and not given.keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        console.print(f"data and logs: {folder}", highlight=False)
+        console.print(f"data and logs: {folder}", highlight=False, soft_wrap=True)
     return 0 if report.passed else 1
 
 

@@ -112,7 +112,11 @@ class EhrReader:
                 named = [(kind, i.get("system", ""), i.get("value", "")) for i in newest.get("identifier", [])]
                 names = [name for name in named if name in expected]
                 met.update(names)
-                self._judge(seen, f"{kind}/{remote_id}", [version_of(b, self._role) for b in bodies], names, expected)
+                path = f"{kind}/{remote_id}"
+                head = expected[names[0]] if names else None
+                self._judge(seen, path, [version_of(body, self._role) for body in bodies], head)
+                if head is not None and not self._builder.agrees(head, self._builder.current_of(newest, None)):
+                    seen.add([f"{path}: its content is not what the head says"])
 
             for kind in TYPES[self._role]:
                 ids = [body["id"] async for body in search(http, self._base_url, kind)]
@@ -123,16 +127,9 @@ class EhrReader:
         seen.add([f"{absent} entities have no resource"] if absent else [])
         return seen
 
-    def _judge(
-        self,
-        seen: Seen,
-        path: str,
-        versions: list[Version],
-        names: list[tuple[str, str, str]],
-        expected: dict[tuple[str, str, str], int],
-    ) -> None:
+    def _judge(self, seen: Seen, path: str, versions: list[Version], head: Accepted | None) -> None:
         edits = self._edits.get(path, {})
-        if not names:
+        if head is None:
             if any(version.revision is not None for version in versions):
                 seen.add([f"{path}: carries a revision of ours and is no entity that was accepted"])
             return
@@ -140,12 +137,12 @@ class EhrReader:
         seen.versions += len(versions)
         seen.edits += len(edits)
         seen.ours += len(versions) - len(edits)
-        seen.add(f"{path}: {problem}" for problem in history_problems(versions, edits, expected[names[0]]))
+        seen.add(f"{path}: {problem}" for problem in history_problems(versions, edits, head.revision))
 
-    def _expected(self, heads: Iterable[Accepted]) -> dict[tuple[str, str, str], int]:
+    def _expected(self, heads: Iterable[Accepted]) -> dict[tuple[str, str, str], Accepted]:
         expected = {}
         for accepted in heads:
             if self._builder.maps(EntityType(accepted.entity_type)):
                 subject = self._builder.subject(accepted)
-                expected[subject.resource.resource_type, subject.ident.system, subject.ident.value] = int(accepted.revision)
+                expected[subject.resource.resource_type, subject.ident.system, subject.ident.value] = accepted
         return expected

@@ -70,7 +70,7 @@ async def run(folder: Path, seed: int, kills: int, events: int, rate_per_s: floa
         scene = await _set_up(folder, seed, parts)
         load = make_load(seed, now_ms(), events, rate_per_s)
         plan = make_plan(seed, kills, load.span_s)
-        console.print(_announced(load, plan, time.monotonic() - began))
+        console.print(_announced(load, plan, time.monotonic() - began), soft_wrap=True)
         seconds = {"set_up": time.monotonic() - began}
         struck = await _chaos(scene, load, plan, console, seconds)
         findings = await _findings(scene, struck, console, seconds)
@@ -167,6 +167,7 @@ async def _tell(scene: Scene, load: Load, console: Console) -> None:
             f"  second {time.monotonic() - began:4.0f} of {load.span_s:.0f}: yes {scene.sender.answered} of {load.distinct}, "
             f"kills {doings.kills}, freezes {frozen}, restarts {doings.restarts}, edits {edits}",
             highlight=False,
+            soft_wrap=True,
         )
 
 
