@@ -177,11 +177,15 @@ def topics_apply(
 ) -> None:
     """Create and change topics as declared, and record the epochs of the landing topics. Safe to repeat."""
     from pipeline.kafka import admin
+    from pipeline.roles.operator_log import epoch_entries
     from pipeline.roles.process import codec_of, specs_of
 
     settings = _settings(config)
     codec = codec_of(settings)
-    applied = _kafka(lambda: admin.apply(settings.kafka, specs_of(settings), codec, _actor(), _now(), new_epoch=new_epoch))
+    told = epoch_entries(settings, codec) if new_epoch else lambda _: []
+    applied = _kafka(
+        lambda: admin.apply(settings.kafka, specs_of(settings), codec, _actor(), _now(), new_epoch=new_epoch, told=told)
+    )
     console.print(
         f"{len(applied.plan.create)} created, {len(applied.plan.change)} changed, {len(applied.recorded)} epochs recorded"
     )

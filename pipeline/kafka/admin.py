@@ -2,7 +2,7 @@
 
 import enum
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from pipeline.domain.records import TopicEpoch
 from pipeline.kafka import epochs
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable
 from pipeline.kafka.epochs import Codec, UnknownLife, read_epochs
+from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.specs import TopicSpec
 from pipeline.settings_model import KafkaSettings
 
@@ -118,12 +119,20 @@ def plan(settings: KafkaSettings, specs: Sequence[TopicSpec]) -> Plan:
 
 
 def apply(
-    settings: KafkaSettings, specs: Sequence[TopicSpec], codec: Codec, actor: str, now: Millis, *, new_epoch: bool = False
+    settings: KafkaSettings,
+    specs: Sequence[TopicSpec],
+    codec: Codec,
+    actor: str,
+    now: Millis,
+    *,
+    new_epoch: bool = False,
+    told: Callable[[Sequence[TopicEpoch]], Sequence[OutRecord]] = lambda _: (),
 ) -> Applied:
     """Create what is missing, change what differs, then record the ids of the landing topics in `epochs`.
 
     Repeating it changes nothing; two at once are safe. A wrong partition count refuses all of it. A landing topic with
     another id than the recorded one keeps its old epoch, and workers refuse it, until `new_epoch` gives it the next.
+    `told` makes the records that tell of new epochs; they are published together with them.
     """
     admin = _admin(settings)
     planned = _plan(settings, _state(admin, settings, specs))
@@ -132,7 +141,7 @@ def apply(
     by_name = _by_name(settings, specs)
     _create(admin, settings, [by_name[name] for name in planned.create])
     _change(admin, planned.change)
-    recorded, refused = _record_epochs(admin, settings, by_name, codec, actor, now, new_epoch=new_epoch)
+    recorded, refused = _record_epochs(admin, settings, by_name, codec, actor, now, new_epoch=new_epoch, told=told)
     return Applied(planned, recorded, refused)
 
 
@@ -283,11 +292,12 @@ def _record_epochs(
     now: Millis,
     *,
     new_epoch: bool,
+    told: Callable[[Sequence[TopicEpoch]], Sequence[OutRecord]],
 ) -> tuple[tuple[TopicEpoch, ...], tuple[Problem, ...]]:
     landing = [name for name, spec in by_name.items() if spec.name in epochs.LANDING]
     if not landing:
         return (), ()
     known = read_epochs(settings, codec)
     record, refuse = epochs.assign(settings, epochs.lives(admin, landing), known, actor, now, new_epoch=new_epoch)
-    epochs.write(settings, codec, record)
+    epochs.write(settings, codec, record, told(record))
     return tuple(record), tuple(Problem(item.topic, ProblemKind.UNKNOWN_ID, item.why) for item in refuse)

@@ -12,6 +12,7 @@ from pipeline import topology
 from pipeline.domain.identifiers import MAX_EPOCH, Millis
 from pipeline.domain.records import TopicEpoch
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable
+from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.reader import end_offsets, read_topic
 from pipeline.settings_model import KafkaSettings
 
@@ -120,17 +121,18 @@ def _holds_records(settings: KafkaSettings, life: Life) -> bool:
     return any(end_offsets(settings, topology.without_prefix(life.topic, settings.topic_prefix)).values())
 
 
-def write(settings: KafkaSettings, codec: Codec, records: Iterable[TopicEpoch]) -> None:
-    """Record epochs; returns when they are acknowledged. Repeating it changes nothing."""
+def write(settings: KafkaSettings, codec: Codec, records: Iterable[TopicEpoch], also: Iterable[OutRecord] = ()) -> None:
+    """Record epochs, and `also` what tells of them; returns when all is acknowledged. Repeating it changes nothing."""
     failures: list[str] = []
     producer = Producer(settings.producer_config(), logger=LOG)
-    name = topology.topic(topology.EPOCHS, settings.topic_prefix)
+    epochs = (OutRecord(topology.EPOCHS, record.topic.encode(), codec.encode(record)) for record in records)
     try:
-        for record in records:
+        for each in (*also, *epochs):
             producer.produce(
-                name,
-                key=record.topic.encode(),
-                value=codec.encode(record),
+                topology.topic(each.topic, settings.topic_prefix),
+                key=each.key,
+                value=each.value,
+                partition=-1 if each.partition is None else each.partition,
                 on_delivery=lambda error, _: failures.append(error.str()) if error else None,
             )
         left = producer.flush(settings.delivery_timeout_s + METADATA_TIMEOUT_S)

@@ -1,6 +1,5 @@
 """The shipped policy files, and putting a policy into force."""
 
-import asyncio
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +12,8 @@ from pipeline.domain.identifiers import EventId, Millis
 from pipeline.domain.policy import BadPolicy, Policy, encode_policy, policy_from
 from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro import Codec
-from pipeline.kafka.producer import OutRecord, Publisher
+from pipeline.kafka.producer import OutRecord
+from pipeline.roles.operator_log import operator_chain, publish_at_once
 from pipeline.settings import Settings
 from pipeline.stream.gate import POLICY_KEY
 
@@ -61,14 +61,18 @@ def policy_records(policy: Policy, codec: Codec, actor: str, reason: str, now: M
 
 
 def apply_policy(settings: Settings, codec: Codec, policy: Policy, actor: str, reason: str, now: Millis) -> int:
-    """Put a policy into force everywhere; the number of partitions told. Returns when all are acknowledged."""
+    """Put a policy into force everywhere, with its audit entry; the number of partitions told, once all is acknowledged.
 
-    async def publish() -> int:
-        publisher = Publisher(settings.kafka)
-        try:
-            records = policy_records(policy, codec, actor, reason, now)
-            return len(await publisher.publish(records))
-        finally:
-            await publisher.close(10)
-
-    return asyncio.run(publish())
+    KafkaUnavailable: some partitions may have been told; repeating it is right.
+    """
+    orders = policy_records(policy, codec, actor, reason, now)
+    entry = operator_chain(settings, codec, actor).append(
+        at=now,
+        actor=actor,
+        action="policy.applied",
+        subject=policy.version,
+        reason=reason,
+        detail={"partitions": str(len(orders))},
+    )
+    publish_at_once(settings, [entry, *orders])
+    return len(orders)
