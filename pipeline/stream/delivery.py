@@ -6,7 +6,6 @@ and its next write begins with a read.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -20,10 +19,8 @@ from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.stream.attempt import Attempt, Verdict
+from pipeline.stream.bodies import Bodies
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
-
-CURRENT_CACHE_BOUND: Final = 10_000
-"""Bodies kept to save the read before a write; the version in the write's condition discards one that is out of date."""
 
 STUCK_AFTER_ATTEMPTS: Final = 3
 STUCK_LISTED: Final = 50
@@ -125,7 +122,7 @@ class Delivery:
         self._tenures: dict[int, int] = {}
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
         self._troubled: dict[bytes, Pending] = {}
-        self._cache: OrderedDict[bytes, tuple[int, Current]] = OrderedDict()
+        self._bodies = Bodies()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = rate_of(limits.rate_per_s)
         self._wake = asyncio.Event()
@@ -156,8 +153,7 @@ class Delivery:
             self.scheduler.discard(key)
             self._partition_of.pop(key, None)
             self._troubled.pop(key, None)
-        for key in [key for key, (partition, _) in self._cache.items() if partition in partitions]:
-            del self._cache[key]
+        self._bodies.forget_all(partitions)
         # The outcome that these wait for will be read by whoever has the partition now.
         for key in [key for key, (partition, _) in self._awaiting.items() if partition in partitions]:
             del self._awaiting[key]
@@ -264,7 +260,7 @@ class Delivery:
             raise
         except Exception as error:  # noqa: BLE001 - a key left under way would never be written again
             self._observer.failed_inside(error)
-            self._cache.pop(key, None)
+            self._bodies.forget(key)
             self._put_off(key, FAULT_WAIT_MS, probe)
             return
         self._tell(job, judged)
@@ -297,9 +293,9 @@ class Delivery:
         now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
         judged = self._judged(pending, verdict, now)
         if verdict.current is not None and judged.kind is OutcomeKind.CONFIRMED and self._is_same_tenure(job):
-            self._remember(job, verdict.current)
+            self._bodies.keep(key, job.partition, verdict.current)
         else:
-            self._cache.pop(key, None)
+            self._bodies.forget(key)
         after = pending.confirmed
         if verdict.shown > pending.confirmed and verdict.shown < accepted.revision:
             # The destination shows a revision whose outcome was lost with an earlier process: it closes first.
@@ -371,22 +367,11 @@ class Delivery:
 
     def cached(self, key: bytes) -> Current | None:
         """Body of the last confirmed write, if it is still kept."""
-        kept = self._cache.get(key)
-        return kept[1] if kept is not None else None
+        return self._bodies.get(key)
 
     def forget(self, key: bytes) -> None:
         """The body kept is out of date."""
-        self._cache.pop(key, None)
-
-    def _remember(self, job: Job, current: Current) -> None:
-        """Keep the body, if there is a version that would discard it once somebody else wrote."""
-        if current.etag is None:
-            self._cache.pop(job.key, None)
-            return
-        self._cache[job.key] = (job.partition, current)
-        self._cache.move_to_end(job.key)
-        while len(self._cache) > CURRENT_CACHE_BOUND:
-            self._cache.popitem(last=False)
+        self._bodies.forget(key)
 
     # -- what an attempt needs
 

@@ -1,19 +1,14 @@
 """Attacks on the delivery: a slow rate, and a destination that fences nothing."""
 
-import random
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 from msgspec.structs import replace
 
 from pipeline.destinations.fhir_build import Builder
 from pipeline.destinations.fhir_profile import load_profile
 from pipeline.destinations.protocol import Current
-from pipeline.domain.identifiers import Millis, Revision
-from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.stream.delivery import Delivery, Limits, rate_of
-from pipeline.stream.outcomes import Job
+from pipeline.domain.identifiers import Revision
+from pipeline.stream.bodies import Bodies
+from pipeline.stream.delivery import rate_of
 
 KEY = b"t1|bed|MAIN|B1"
 DIGEST_KEY = b"a key for tests, of 32 bytes....."
@@ -26,31 +21,35 @@ def test_a_rate_is_kept_also_below_one_request_in_a_period(rate_per_s: float) ->
     assert limiter.max_rate >= 1
 
 
-def delivery() -> Delivery:
-    none = cast(Any, SimpleNamespace(name="ehr"))
-    return Delivery(
-        destination=none,
-        pendings=none,
-        ledger=none,
-        limiter=AdaptiveLimiter(4),
-        breaker=ConsecutiveBreaker(),
-        limits=Limits(10.0, 3, 100.0),
-        decode=lambda _: cast(Any, None),
-        observer=none,
-        clock=lambda: Millis(0),
-        draw=random.Random(1).random,
-        writer="ehr/0",
-    )
+def current(etag: str | None, size: int = 0) -> Current:
+    return Current("r1", etag, {"photo": "x" * size}, Revision(1), "0" * 16)
 
 
-async def test_a_body_that_no_version_would_discard_is_not_kept() -> None:
+def test_a_body_that_no_version_would_discard_is_not_kept() -> None:
     """A write made from it would undo what a clinician changed in the meantime."""
-    room = delivery()
-    job = cast(Job, SimpleNamespace(key=KEY, partition=0))
-    room._remember(job, Current("r1", 'W/"1"', {}, Revision(1), "0" * 16))
-    assert room.cached(KEY) is not None
-    room._remember(job, Current("r1", None, {}, Revision(2), "0" * 16))
-    assert room.cached(KEY) is None
+    bodies = Bodies()
+    bodies.keep(KEY, 0, current('W/"1"'))
+    assert bodies.get(KEY) is not None
+    bodies.keep(KEY, 0, current(None))
+    assert bodies.get(KEY) is None
+
+
+def test_bodies_are_bounded_by_number_and_by_bytes() -> None:
+    bodies = Bodies(max_bodies=5, max_bytes=10_000)
+    for number in range(20):
+        bodies.keep(b"small %d" % number, 0, current('W/"1"'))
+    assert len(bodies) == 5
+    for number in range(20):
+        bodies.keep(b"large %d" % number, 1, current('W/"1"', 3_000))
+    assert len(bodies) == 3
+    assert bodies.get(b"large 19") is not None
+    bodies.keep(b"huge", 0, current('W/"1"', 20_000))
+    assert bodies.get(b"huge") is None
+    bodies.keep(KEY, 0, current('W/"1"'))
+    bodies.forget_all((1,))
+    assert len(bodies) == 1
+    bodies.forget(KEY)
+    assert (len(bodies), bodies._bytes) == (0, 0)
 
 
 @pytest.mark.parametrize(("fence", "etag"), [("if-match", 'W/"7"'), ("none", None)])
