@@ -64,6 +64,7 @@ class BatchConsumer(driver.Consumer):
     _serving = False
     _fetched_in = 0
     _delivered: frozenset[TP] = frozenset()
+    _dropped: frozenset[TP] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,10 +80,13 @@ class BatchConsumer(driver.Consumer):
         """As Faust's; each partition begins anew, at its committed offset."""
         self._serving = False
         self._expected.clear()
+        self._dropped = frozenset()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """As Faust's, but a message is a batch, and what was fetched across a rebalance is read again."""
+        if self._serving and self._dropped:
+            await self._read_dropped()
         self._fetched_in = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         generation = self._fetched_in
@@ -103,14 +107,18 @@ class BatchConsumer(driver.Consumer):
                         return
                     yield tp, self._to_message(tp, record)
             elif not self._serving:
-                # It must come again, and Faust seeks only where something was committed: the next jump leads back to here.
                 self._expected.setdefault(tp, batch[0].offset)
+                self._dropped |= {tp}
             elif await self._contiguous(tp, batch[0].offset):
-                if tp in self._delivered and batch[0].offset < self._expected[tp]:
-                    self.on_anew(tp, self._expected[tp], batch[0].offset)
                 self._delivered |= {tp}
                 self._expected[tp] = batch[-1].offset + 1
                 yield tp, self._batch_message(tp, batch, generation)
+
+    async def _read_dropped(self) -> None:
+        """What was fetched in the moment between the seek and the serving comes again, be it the last record of its log."""
+        dropped, self._dropped = self._dropped, frozenset()
+        for tp in dropped & frozenset(self.assignment()):
+            await self.seek(tp, self._expected[tp])
 
     async def _wait_next_records(self, timeout: float) -> Any:
         """As Faust's; notes in which assignment the fetch begins, which is not the one in which the flow was stopped."""
@@ -156,7 +164,8 @@ class BatchConsumer(driver.Consumer):
 
     async def _contiguous(self, tp: TP, first: int) -> bool:
         expected = self._expected.get(tp)
-        if expected is None or first <= expected:
+        fell = expected is not None and first < expected and tp in self._delivered
+        if expected is None or (first <= expected and not fell):
             self._reread.pop(tp, None)
             return True
         if self._reread.get(tp) != first:
@@ -164,7 +173,8 @@ class BatchConsumer(driver.Consumer):
             await self.seek(tp, expected)
             return False
         self._reread.pop(tp, None)
-        self.on_hole(tp, expected, first)
+        told = self.on_anew if fell else self.on_hole
+        told(tp, expected, first)
         return True
 
     async def perform_seek(self) -> None:

@@ -110,6 +110,17 @@ async def test_what_was_fetched_before_the_seek_is_handed_out_after_it_and_once(
     assert len(offsets) >= 300
 
 
+async def test_the_last_record_of_a_log_is_not_left_behind_by_the_seek() -> None:
+    """Fetched between the seek and the serving it was dropped, and nothing would come after it to show the jump."""
+    consumer = Log(committed=None)
+    consumer.ends[SOURCE] = 1
+    consumer.recovered = False
+    await consumer.perform_seek()
+    assert await consumer.read(1) == []
+    consumer.recovered = consumer._serving = True
+    assert await consumer.read(1) == [0]
+
+
 async def test_nothing_is_judged_before_what_the_recovered_table_lacks() -> None:
     consumer = Log(committed=500, ready_for=200)
     assert await consumer.read(1) == []
@@ -151,8 +162,19 @@ async def test_a_log_that_was_made_again_under_us_is_noticed() -> None:
     await consumer.read(2)
     consumer.ends[SOURCE] = 10
     consumer.positions[SOURCE] = 0  # out of range: aiokafka goes to the beginning and says nothing
+    assert await consumer.read(1) == [], "perhaps fetched before a seek: read again once"
+    assert consumer.anew == []
     await consumer.read(1)
     assert consumer.anew == [(SOURCE, 500, 0)]
+
+
+async def test_what_comes_twice_because_it_was_fetched_before_a_seek_is_no_new_log() -> None:
+    consumer = Log(committed=300)
+    await consumer.perform_seek()
+    first = await consumer.read(1)
+    consumer.positions[SOURCE] = 300
+    assert first + await consumer.read(2) == list(range(300, 500))
+    assert consumer.anew == consumer.holes == []
 
 
 async def test_a_start_on_a_log_that_is_shorter_than_the_commit_does_not_fail_again_and_again() -> None:
