@@ -163,7 +163,8 @@ class Broker:
 
     def _format(self, java: list[str], properties: Path) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*java, "kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(properties)]
+        identity = f"--cluster-id={cluster_id}"  # in one word: an id may begin with a dash
+        command = [*java, "kafka.tools.StorageTool", "format", "--standalone", identity, "-c", str(properties)]
         done = subprocess.run(  # noqa: S603 (no shell, our own arguments)
             command, capture_output=True, timeout=FORMAT_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
         )

@@ -1,4 +1,4 @@
-"""The gate under everything that can happen to it: publish, duplicate, disorder, crash at each step, lost disk, zombie, policy."""
+"""The gate under all that can happen to it: publish, duplicate, disorder, crash at each step, lost disk, zombie, policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, Occupancy, sealed
-from pipeline.domain.event import BedOccupancy, Reference
+from pipeline.domain.event import Bed, BedOccupancy, EntityType, Environment, Event, EventType, Occupancy, Reference, sealed
 from pipeline.domain.head import decode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, derive_event_id
 from pipeline.domain.policy import Policy, encode_policy
@@ -33,6 +32,8 @@ FIELDS: tuple[dict[str, object], ...] = (
     {"occupancy": BedOccupancy(Occupancy.VACANT, Reference("N", "V2"))},
     {"environment": Environment.CLEANING, "surge": True},
 )
+STEPS = ("some outputs", "outputs", "changelog", "store")
+GARBAGE = (b"", b"garbage", None, b"\x00\x00\x00\xff\xffx")
 SYSTEMS = ("EPICADT", "capacity", "stranger")
 
 
@@ -130,7 +131,9 @@ class GateMachine(RuleBasedStateMachine):
         key, value = data.draw(st.sampled_from(self.published[-8:]))
         self._land(key, value)
 
-    @rule(value=st.sampled_from((b"", b"garbage", None, b"\x00\x00\x00\xff\xffx")), key=st.sampled_from((None, b"x", b"t|bed|N|A")))
+    @rule(
+        value=st.sampled_from((b"", b"garbage", None, b"\x00\x00\x00\xff\xffx")), key=st.sampled_from((None, b"x", b"t|bed|N|A"))
+    )
     def publish_garbage(self, value: bytes | None, key: bytes | None) -> None:
         self._append(key, value)
 
@@ -177,7 +180,7 @@ class GateMachine(RuleBasedStateMachine):
         self._cycle(most, die_after=None)
 
     @precondition(lambda self: self.committed < len(self.log))
-    @rule(most=st.integers(1, 7), die_after=st.sampled_from(("some outputs", "outputs", "changelog", "store")), wipe=st.booleans())
+    @rule(most=st.integers(1, 7), die_after=st.sampled_from(STEPS), wipe=st.booleans())
     def die_in_the_middle(self, most: int, die_after: str, wipe: bool) -> None:
         try:
             self._cycle(most, die_after)
@@ -261,9 +264,7 @@ class GateMachine(RuleBasedStateMachine):
     def _every_position_has_its_verdict(self) -> None:
         judged = {r.offset for r in self._accepted()} | {r.offset for r in self._decisions()}
         assert judged == set(range(len(self.log)))
-        quarantined = {
-            q.offset for t, v in self.outputs if t == "quarantine" and isinstance(q := CODEC.decode(v), Quarantined)
-        }
+        quarantined = {q.offset for t, v in self.outputs if t == "quarantine" and isinstance(q := CODEC.decode(v), Quarantined)}
         assert quarantined == {d.offset for d in self._decisions() if d.kind is DecisionKind.QUARANTINED}
 
     def _revisions_form_one_chain(self) -> None:
@@ -284,7 +285,9 @@ class GateMachine(RuleBasedStateMachine):
         assert mine == dict(calm)
 
     def _accepted(self) -> Sequence[Accepted]:
-        return [r for t, v in getattr(self, "outputs", ()) if t == "events.accepted" and isinstance(r := CODEC.decode(v), Accepted)]
+        return [
+            r for t, v in getattr(self, "outputs", ()) if t == "events.accepted" and isinstance(r := CODEC.decode(v), Accepted)
+        ]
 
     def _decisions(self) -> Sequence[Decision]:
         return [r for t, v in self.outputs if t == "decisions" and isinstance(r := CODEC.decode(v), Decision)]
@@ -296,4 +299,3 @@ def replace_roles(rule_: object, roles: tuple[str, ...]) -> object:
 
 GateMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestGateMachine = GateMachine.TestCase
-

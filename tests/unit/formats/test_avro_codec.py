@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.avro_records import any_record, identical, records
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
@@ -29,6 +28,7 @@ from pipeline.formats.avro.codec import HEADER_BYTES, MAX_RESOLVED
 from pipeline.formats.avro.generate import schema_of
 from pipeline.formats.avro.resolving import plain_writer, resolving_reader
 from pipeline.formats.avro.shipped import SHIPPED_ID_BASE, newest, shipped_schemas
+from tests.support.avro_records import any_record, identical, records
 
 CODEC = Codec.shipped()
 CURRENT = newest(shipped_schemas())
