@@ -159,6 +159,11 @@ class _App(faust.App):
         report(reason)
         die(EXIT_NOT_DURABLE)
 
+    def _crash(self, reason: BaseException) -> None:
+        """A service of the app's has crashed, for instance the recovery: a start that waits for it would wait for ever."""
+        report(reason)
+        die(EXIT_NOT_DURABLE)
+
 
 def _create_app(spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings) -> _App:
     spec.data_dir.mkdir(parents=True, exist_ok=True)
