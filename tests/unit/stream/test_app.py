@@ -25,7 +25,7 @@ async def test_a_crash_of_the_recovery_ends_the_process_at_once(tmp_path: Path, 
         raise Ended
 
     monkeypatch.setattr(stream_app, "die", end)
+    recovery = app.tables.recovery  # type: ignore[attr-defined]  # the manager has it, its interface does not say so
     with pytest.raises(Ended):
-        recovery = app.tables.recovery  # type: ignore[attr-defined]  # the manager has it, its interface does not say so
         await recovery.crash(RuntimeError("the disk is ahead of its changelog"))
     assert codes == [EXIT_NOT_DURABLE]
