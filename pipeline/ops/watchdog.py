@@ -85,13 +85,20 @@ class Watchdog:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="surgeline-watchdog", daemon=True)
+        self._watches_loop = True
 
-    def start(self) -> "Watchdog":
-        """Begin to watch; call before the process joins a group."""
+    def start(self, *, loop: bool = True) -> "Watchdog":
+        """Begin to watch; call before anything is read that another instance may change. Without `loop` only clock and phases."""
         self._last = self._clock()
+        self._watches_loop = loop
         self._heartbeat.beat()
         self._thread.start()
         return self
+
+    def watch_loop(self) -> None:
+        """The loop runs from now on: it must not stall."""
+        self._heartbeat.beat()
+        self._watches_loop = True
 
     def stop(self) -> None:
         """Watch no longer: for an orderly end, which has a bound of its own."""
@@ -118,7 +125,7 @@ class Watchdog:
     def check(self) -> None:
         """One tick: clock, loop, phases, in this order."""
         self.check_clock()
-        if (age_s := self._heartbeat.age_s) > self._bounds.stall_s:
+        if self._watches_loop and (age_s := self._heartbeat.age_s) > self._bounds.stall_s:
             self._end(Cause.LOOP_STALLED, age_s)
         now = self._clock()
         with self._lock:

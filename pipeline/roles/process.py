@@ -163,12 +163,14 @@ def _prepare(settings: Settings, role: str, instance: str) -> Process:
 
 async def _serve(process: Process, build: Build) -> int:
     settings, started = process.settings, time.monotonic()
+    # Before the role reads where its audit chain ends: stopped behind that and resumed, it would continue an old end.
+    process.watchdog.start(loop=False)
     running = build(process)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _begin_stop, stop, settings.worker.drain_s)
-    process.watchdog.start()
+    process.watchdog.watch_loop()
     health = Health(process.heartbeat, settings.worker.stall_timeout_s, running.checks(), running.status)
     server = HealthServer(health, settings.health.host, settings.health.base_port).start()
     emit(lines.SERVER_LISTENING, source="health", port=server.port)

@@ -52,6 +52,18 @@ def test_a_loop_that_stands_still_ends_the_process() -> None:
     assert run.tick(2, beats=False) == [Cause.LOOP_STALLED]
 
 
+def test_before_the_loop_runs_a_stall_is_none_and_a_jump_of_the_clock_is_one() -> None:
+    run = Run()
+    run.dog.start(loop=False)
+    assert run.tick(6, beats=False) == []
+    run.dog.watch_loop()
+    assert run.tick(4, beats=False) == []
+    run.dog.stop()
+    run.boot.now += 11
+    run.dog.check()
+    assert run.ended == [Cause.CLOCK_JUMPED]
+
+
 def test_a_suspended_machine_is_noticed_though_the_steady_clock_stood_still() -> None:
     run = Run()
     run.boot.now += 11
