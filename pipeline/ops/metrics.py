@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pipeline.domain.event import EntityType
 from pipeline.domain.modes import Mode
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
+from pipeline.topology import HEADS_TABLE, PENDING_TABLE
 
 OTHER: Final = "other"
 LAG_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -47,21 +48,22 @@ def _label(name: str, values: Iterable[str]) -> Label:
 LANE: Final = _label("lane", (lane.value for lane in Lane))
 ENTITY_TYPE: Final = _label("entity_type", (entity_type.value for entity_type in EntityType))
 REASON: Final = _label("reason", (reason.value for reason in Reason))
-VERDICT: Final = _label("kind", ("ACCEPTED", *(kind.value for kind in DecisionKind)))
+ACCEPTED: Final = "ACCEPTED"
+VERDICT: Final = _label("kind", (ACCEPTED, *(kind.value for kind in DecisionKind)))
 OUTCOME: Final = _label("outcome", (kind.value for kind in OutcomeKind))
 MODE: Final = _label("mode", (mode.value for mode in Mode))
-SOURCE: Final = _label("source", ("http", "mllp", "fhir", "files", "timers", "operator"))
+SOURCE: Final = _label("source", ("http", "mllp"))
 CODE: Final = _label(
     "code",
     (
         "200",
         "202",
-        "204",
-        "400",
+        "207",
         "401",
         "403",
         "404",
-        "409",
+        "405",
+        "408",
         "413",
         "415",
         "422",
@@ -71,9 +73,6 @@ CODE: Final = _label(
         "AA",
         "AE",
         "AR",
-        "CA",
-        "CE",
-        "CR",
     ),
 )
 CAUSE: Final = _label("cause", ("line", "field", "value"))
@@ -81,7 +80,9 @@ CHANGE: Final = _label("change", ("assigned", "revoked"))
 FAILURE: Final = _label(
     "reason", ("TIMED_OUT", "QUEUE_FULL", "TOO_LARGE", "UNKNOWN_TOPIC", "FORBIDDEN", "BROKER", "FATAL", "CLOSED")
 )
-FOUND: Final = _label("found", ("verdict", "state", "changelog", "audit"))
+FOUND: Final = _label("found", ("state", "changelog"))
+TABLE: Final = _label("table", (HEADS_TABLE, PENDING_TABLE))
+ASKED: Final = _label("operation", ("read", "send", "read_back"))
 DESTINATION: Final = Label("destination", None)
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
@@ -156,33 +157,40 @@ INTAKE_EVENTS: Final = _counter("surgeline_intake_events_total", "events publish
 INTAKE_SECONDS: Final = _histogram(
     "surgeline_intake_seconds", "from the message's last byte to the answer", TIME_BUCKETS_S, SOURCE
 )
-INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "senders connected", SOURCE)
+INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "senders connected (over HTTP they are not counted)", SOURCE)
 INTAKE_PRESSURE: Final = _gauge("surgeline_intake_pressure_ratio", "how full the way to the broker is, 0 to 1", SOURCE)
 
 # Gate.
 GATE_DECISIONS: Final = _counter("surgeline_gate_decisions_total", "landing positions judged", VERDICT, REASON, ENTITY_TYPE)
 GATE_ACCEPTED: Final = _counter("surgeline_gate_accepted_total", "accepted changes, by lane", LANE, ENTITY_TYPE)
 GATE_REDELIVERED: Final = _counter("surgeline_gate_redelivered_total", "positions skipped because they are durable downstream")
-GATE_BATCH_SECONDS: Final = _histogram("surgeline_gate_batch_seconds", "one cycle: judge, publish, store", TIME_BUCKETS_S)
-GATE_BATCH_RECORDS: Final = _histogram("surgeline_gate_batch_records", "records in one cycle", COUNT_BUCKETS)
 GATE_SEQUENCE_RESETS: Final = _counter("surgeline_gate_sequence_resets_total", "a source's sequence fell while its time rose")
-FORKS: Final = _counter("surgeline_forks_total", "one position or revision told in two ways", FOUND)
+
+# Gate and writers.
+BATCH_SECONDS: Final = _histogram(
+    "surgeline_batch_seconds", "one cycle of an agent: judge, publish, store; heads: gate, pending: writer", TIME_BUCKETS_S, TABLE
+)
+BATCH_RECORDS: Final = _histogram("surgeline_batch_records", "records in one cycle of an agent", COUNT_BUCKETS, TABLE)
+FORKS: Final = _counter(
+    "surgeline_forks_total", "one revision with two states, or records that another process wrote to our changelog", FOUND
+)
 
 # Writers.
 WRITER_ATTEMPTS: Final = _counter(
     "surgeline_writer_attempts_total", "attempts to write, by how they ended", DESTINATION, OUTCOME, REASON
 )
 WRITER_CONFIRMED: Final = _counter("surgeline_writer_confirmed_total", "revisions confirmed", DESTINATION, LANE, ENTITY_TYPE)
-WRITER_SUPERSEDED: Final = _counter(
-    "surgeline_writer_superseded_total", "revisions closed by a newer one's confirmation", DESTINATION
-)
 WRITER_PARKED: Final = _gauge("surgeline_writer_parked_entities", "entities given up until something newer comes", DESTINATION)
 WRITER_PENDING: Final = _gauge("surgeline_writer_pending_entities", "entities that wait", DESTINATION, LANE)
 WRITER_IN_FLIGHT: Final = _gauge("surgeline_writer_in_flight_writes", "writes under way", DESTINATION)
 WRITER_CONCURRENCY: Final = _gauge("surgeline_writer_concurrency_writes", "writes allowed at once", DESTINATION)
 WRITER_OLDEST: Final = _gauge("surgeline_writer_oldest_open_seconds", "age of the oldest change that waits", DESTINATION)
 WRITER_REQUEST_SECONDS: Final = _histogram(
-    "surgeline_writer_request_seconds", "one request to the destination", TIME_BUCKETS_S, DESTINATION
+    "surgeline_writer_request_seconds",
+    "one question or write, until its answer or its deadline",
+    TIME_BUCKETS_S,
+    DESTINATION,
+    ASKED,
 )
 WRITER_BREAKER_OPEN: Final = _gauge("surgeline_writer_breaker_open", "1 while the destination is left alone", DESTINATION)
 WRITER_MODE: Final = _gauge("surgeline_writer_mode", "1 for the mode that the destination is in, else 0", DESTINATION, MODE)
@@ -204,12 +212,6 @@ PUBLISH_FAILURES: Final = _counter("surgeline_publish_failures_total", "batches 
 PARTITIONS_CHANGED: Final = _counter("surgeline_partitions_changed_total", "partitions that came or went", CHANGE)
 LOOP_STALL_SECONDS: Final = _histogram("surgeline_loop_stall_seconds", "how late the event loop's heartbeat came", TIME_BUCKETS_S)
 LOGS_REFUSED: Final = _counter("surgeline_logs_refused_total", "log lines, fields or values outside of the catalogue", CAUSE)
-
-
-def enter_mode(destination: str, mode: str) -> None:
-    """Show `mode` as the one that the destination is in."""
-    for known in Mode:
-        WRITER_MODE.of(destination, known.value).set(float(known.value == mode))
 
 
 def exposition() -> bytes:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipeline import topology
-from pipeline.domain.records import Accepted, Decision, DecisionKind
+from pipeline.domain.gate import Redelivered
+from pipeline.domain.records import Accepted, Decision, DecisionKind, Reason
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
-from pipeline.ops.logs import emit
+from pipeline.ops.logs import code_of, emit
 from pipeline.roles.policies import load_policy
 from pipeline.roles.process import Process, or_die
 from pipeline.roles.tables import table_hooks
@@ -82,14 +83,18 @@ class GateRole:
         """Nothing more to do: heads are read from the store as they are needed."""
 
 
-def _observe(verdict: Accepted | Decision) -> None:
+def _observe(verdict: Accepted | Decision | Redelivered) -> None:
     match verdict:
+        case Redelivered():
+            metrics.GATE_REDELIVERED.of().inc()
         case Accepted():
+            metrics.GATE_DECISIONS.of(metrics.ACCEPTED, Reason.NONE.value, verdict.entity_type.value).inc()
             metrics.GATE_ACCEPTED.of(verdict.lane.value, verdict.entity_type.value).inc()
             if verdict.sequence_reset:
                 metrics.GATE_SEQUENCE_RESETS.of().inc()
                 emit(
                     lines.SEQUENCE_RESET,
+                    source=code_of(verdict.source_system),
                     topic=topology.LANDING[verdict.entity_type],
                     partition=verdict.partition,
                     offset=verdict.offset,

@@ -2,15 +2,14 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 
-from pipeline.domain.event import EntityType
+from pipeline.domain.event import EntityType, Event
 from pipeline.formats.hl7v2.profile import Profile, profile_of
-from pipeline.kafka.producer import Publisher
 from pipeline.kafka.projections import follow_history, follow_receipts, is_current, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.kafka.receipts import Receipts
@@ -20,10 +19,12 @@ from pipeline.ops import metrics
 from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import Process, Refused, now_ms, or_die
+from pipeline.roles.publishing import WatchedPublisher
 from pipeline.settings import Settings
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_tracker import Tracker
 from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
+from pipeline.sources.protocol import RawMessage, Receipted, Sink, Stored
 
 DEFAULT_PROFILE: Final = "default"
 
@@ -31,12 +32,12 @@ DEFAULT_PROFILE: Final = "default"
 class Intake:
     """The durable side of a way in: publisher, receipts and sink."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, source: str) -> None:
         settings = process.settings
-        self.publisher = Publisher(settings.kafka)
+        self.publisher = WatchedPublisher(settings.kafka)
         receipts = Receipts(now_ms)
         self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
-        self.sink = KafkaSink(
+        durable = KafkaSink(
             self.publisher,
             process.codec,
             process.cipher,
@@ -45,6 +46,8 @@ class Intake:
             clock=now_ms,
             max_event_bytes=settings.gate.max_record_bytes,
         )
+        self.sink = _CountedSink(durable, source)
+        metrics.INTAKE_PRESSURE.of(source).set_function(self.sink.pressure)
 
     def ready(self) -> bool:
         """Whether earlier answers are known."""
@@ -60,6 +63,26 @@ class Intake:
         await asyncio.to_thread(self._follower.stop)
 
 
+class _CountedSink:
+    """The sink, with the events counted that it took in."""
+
+    def __init__(self, sink: Sink, source: str) -> None:
+        self._sink = sink
+        self._source = source
+
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+        """See `Sink`."""
+        receipted = await self._sink.accept(raw, events, answer)
+        if isinstance(receipted, Stored):
+            for event in events:
+                metrics.INTAKE_EVENTS.of(self._source, event.entity_type.value).inc()
+        return receipted
+
+    def pressure(self) -> float:
+        """See `Sink`."""
+        return self._sink.pressure()
+
+
 class HttpRole:
     """The HTTP way in, with the status of each event."""
 
@@ -68,7 +91,7 @@ class HttpRole:
         if not settings.http.clients:
             raise Refused(["http.clients: nobody may send; name a client with its token"])
         self._process = process
-        self._intake = Intake(process)
+        self._intake = Intake(process, "http")
         tracker = Tracker(expectations(settings))
         self._history = follow_history(settings.kafka, process.codec, tracker, now_ms())
         self._source = HttpSource(settings.http, tracker, ready=self._intake.ready, clock=now_ms, observer=_HttpObserver())
@@ -97,7 +120,7 @@ class MllpRole:
         settings = process.settings
         section = settings.mllp
         self._process = process
-        self._intake = Intake(process)
+        self._intake = Intake(process, "mllp")
         self._source = MllpSource(
             host=section.host,
             port=section.port,
@@ -158,17 +181,35 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return server_context(section.tls_cert_file, section.tls_key_file, section.tls_client_ca_file)
 
 
+_SAID_OF: Final = {"UNAVAILABLE": lines.INTAKE_UNAVAILABLE, "TOO_MANY_CONNECTIONS": lines.CONNECTION_REFUSED}
+"""Reasons of the MLLP way in that say nothing against the message."""
+
+_TRY_AGAIN: Final = frozenset({408, 429, 503})
+"""HTTP statuses that say nothing against the request."""
+
+
 class _MllpObserver:
+    def connected(self, connections: int) -> None:
+        """A sender connected."""
+        metrics.INTAKE_CONNECTIONS.of("mllp").set(connections)
+        emit(lines.CONNECTION_OPENED, source="mllp", count=connections)
+
+    def disconnected(self, connections: int) -> None:
+        """A sender's connection ended."""
+        metrics.INTAKE_CONNECTIONS.of("mllp").set(connections)
+        emit(lines.CONNECTION_CLOSED, source="mllp", count=connections)
+
     def message_in(self) -> None:
         """Counted when it is answered."""
 
-    def answered(self, code: str) -> None:
+    def answered(self, code: str, seconds: float) -> None:
         """An answer was sent."""
         metrics.INTAKE_ANSWERED.of("mllp", code).inc()
+        metrics.INTAKE_SECONDS.of("mllp").observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """A message was rejected."""
-        emit(lines.INTAKE_REFUSED, source="mllp", reason=reason)
+        """A message was rejected, could not be taken now, or a sender was not let in."""
+        emit(_SAID_OF.get(reason, lines.INTAKE_REFUSED), source="mllp", reason=reason)
 
 
 class _HttpObserver:
@@ -177,7 +218,8 @@ class _HttpObserver:
         metrics.INTAKE_ANSWERED.of("http", str(status)).inc()
         metrics.INTAKE_SECONDS.of("http").observe(seconds)
         if problem:
-            emit(lines.INTAKE_REFUSED, source="http", reason=problem, status=status)
+            line = lines.INTAKE_UNAVAILABLE if status in _TRY_AGAIN else lines.INTAKE_REFUSED
+            emit(line, source="http", reason=problem, status=status)
 
     def faulted(self, operation: str, fault: Exception) -> None:
         """A fault of ours: its type and place, never its text."""

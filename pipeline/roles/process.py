@@ -143,7 +143,11 @@ def _prepare(settings: Settings, role: str, instance: str) -> Process:
     problems = admin.check(settings.kafka, specs_of(settings), codec)
     if problems:
         for problem in problems:
-            emit(lines.TOPIC_MISSING, topic=problem.topic, cause=problem.kind.value)
+            emit(
+                lines.TOPIC_MISSING,
+                topic=topology.without_prefix(problem.topic, settings.kafka.topic_prefix),
+                cause=problem.kind.value,
+            )
         raise Refused([f"{problem.topic}: {problem.detail}" for problem in problems])
     worker = settings.worker
     heartbeat = Heartbeat()

@@ -1,6 +1,7 @@
 """What a writer tells of itself: metrics, lag windows, modes, and what is stuck."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ from pipeline import topology
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
 from pipeline.domain.lag import LagWindows
-from pipeline.domain.modes import Entered, Figures, Modes
+from pipeline.domain.modes import Entered, Figures, Mode, Modes
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, LagReport, ModeChange, OutcomeKind, Reason, Stuck
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
@@ -50,6 +51,7 @@ class Reports:
         self._confirmed: Revision = NO_REVISION
         self._open_since: Millis | None = None
         self.last: LagReport | None = None
+        self._show_mode(self._modes.mode)
 
     # -- told by the delivery
 
@@ -123,7 +125,7 @@ class Reports:
             previous_mode=entered.previous.value,
             cause=entered.cause,
         )
-        metrics.enter_mode(self._destination, entered.mode.value)
+        self._show_mode(entered.mode)
         told = {"pending": float(figures.pending), "oldest_wait_s": figures.oldest_wait_s}
         change = ModeChange(
             destination=self._destination,
@@ -139,6 +141,10 @@ class Reports:
         await self._ledger.note(
             f"mode.{entered.mode.value}", self._destination, self._destination, entered.cause, shown, now, self._instance
         )
+
+    def _show_mode(self, mode: Mode) -> None:
+        for known in Mode:
+            metrics.WRITER_MODE.of(self._destination, known.value).set(float(known is mode))
 
     def _report(self, delivery: Delivery, partitions: list[int], now: Millis) -> LagReport:
         counts = delivery.scheduler.counts()
@@ -177,11 +183,8 @@ class Reports:
         return msgspec.structs.replace(stuck, subject=digest)
 
     async def _publish(self, publisher: Publisher, topic: str, key: bytes, record: LagReport | ModeChange) -> None:
-        try:
+        with contextlib.suppress(PublishFailed):  # the publisher has told of it
             await publisher.publish([OutRecord(topic, key, self._process.codec.encode(record))])
-        except PublishFailed as error:
-            metrics.PUBLISH_FAILURES.of(error.reason.value).inc()
-            emit(lines.PUBLISH_FAILED, topic=topic, reason=error.reason.value, count=1)
 
 
 def _figures(delivery: Delivery, now: Millis) -> Figures:

@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable
 
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
+from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.logs import emit
 from pipeline.roles.process import Process
 from pipeline.stream.app import Hooks
+from pipeline.topology import without_prefix
 
 REBALANCE = "rebalance"
 
@@ -40,10 +42,13 @@ def table_hooks(
         process.watchdog.finish("start")
         process.watchdog.finish(REBALANCE)
 
+    def at(line: LogEvent, topic: str, partition: int, offset: int) -> None:
+        emit(line, topic=without_prefix(topic, process.prefix), partition=partition, offset=offset)
+
     return Hooks(
         recovered=on_recovered,
         revoked=on_revoked,
         started=on_started,
-        on_hole=lambda tp, _, first: emit(lines.LOG_TRUNCATED, topic=tp.topic, partition=tp.partition, offset=first),
-        on_rewind=lambda tp, _, start: emit(lines.POSITION_SOUGHT_BACK, topic=tp.topic, partition=tp.partition, offset=start),
+        on_hole=lambda tp, _, first: at(lines.LOG_TRUNCATED, tp.topic, tp.partition, first),
+        on_rewind=lambda tp, _, start: at(lines.POSITION_SOUGHT_BACK, tp.topic, tp.partition, start),
     )

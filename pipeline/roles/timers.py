@@ -9,11 +9,12 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Accepted, Control
 from pipeline.kafka.client import Message
-from pipeline.kafka.producer import OutRecord, Publisher
+from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.projections import is_current, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.ops.topics import decoded
 from pipeline.roles.process import Process, now_ms, or_die
+from pipeline.roles.publishing import WatchedPublisher
 from pipeline.sources.timers import Ends, Timers
 
 
@@ -23,7 +24,7 @@ class TimersRole:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._ends = Ends()
-        self._publisher = Publisher(process.settings.kafka)
+        self._publisher = WatchedPublisher(process.settings.kafka)
         self._follower = Follower(process.settings.kafka, (topology.ACCEPTED,), self._apply).start()
         self._timers = Timers(self._ends, self._publish, self._ready, now_ms)
 

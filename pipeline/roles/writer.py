@@ -9,14 +9,15 @@ from pipeline import topology
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
 from pipeline.domain.pending import Pending, decode_pending
 from pipeline.domain.records import Accepted, Lane
-from pipeline.kafka.producer import Publisher
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.destinations import destination_of
 from pipeline.roles.process import Process, Refused, now_ms, or_die
+from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.reports import Reports
 from pipeline.roles.tables import table_hooks
+from pipeline.roles.timed import Timed
 from pipeline.settings import WriterSettings
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import Cycle
@@ -44,8 +45,8 @@ class WriterRole:
         section = settings.writers[name]
         self._process = process
         self._name = name
-        self._destination = destination_of(name, section, settings.digest_key())
-        self._publisher = Publisher(settings.kafka)
+        self._destination = Timed(destination_of(name, section, settings.digest_key()))
+        self._publisher = WatchedPublisher(settings.kafka)
         chain = AuditChain.continued(
             KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{name}/{section.instance}"
         )
@@ -80,6 +81,7 @@ class WriterRole:
             outcomes,
             process.topic(topology.QUARANTINE),
             process.seal,
+            process.prefix,
         )
         spec = AppSpec(
             app_id=process.topic(topology.writer_app(self._name)),

@@ -51,12 +51,20 @@ class MllpLimits:
 class Observer(Protocol):
     """What metrics and logs are told; never patient data."""
 
+    def connected(self, connections: int) -> None:
+        """A sender connected; so many are connected now."""
+        ...
+
+    def disconnected(self, connections: int) -> None:
+        """A sender's connection ended; so many are left."""
+        ...
+
     def message_in(self) -> None:
         """A whole block was received."""
         ...
 
-    def answered(self, code: str) -> None:
-        """An answer was sent: AA, AE or AR."""
+    def answered(self, code: str, seconds: float) -> None:
+        """An answer was sent: AA, AE or AR; the time is from the message's last byte on."""
         ...
 
     def rejected(self, reason: str) -> None:
@@ -67,10 +75,16 @@ class Observer(Protocol):
 class Silent:
     """An observer that does nothing."""
 
+    def connected(self, connections: int) -> None:
+        """Nothing."""
+
+    def disconnected(self, connections: int) -> None:
+        """Nothing."""
+
     def message_in(self) -> None:
         """Nothing."""
 
-    def answered(self, code: str) -> None:
+    def answered(self, code: str, seconds: float) -> None:
         """Nothing."""
 
     def rejected(self, reason: str) -> None:
@@ -183,7 +197,12 @@ class MllpSource:
         connection = _Connection(reader, writer, deframer)
         task = asyncio.get_running_loop().create_task(self._guarded(sink, connection))
         self._connections[task] = connection
-        task.add_done_callback(lambda done: self._connections.pop(done, None))
+        self._observer.connected(len(self._connections))
+        task.add_done_callback(self._disconnected)
+
+    def _disconnected(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task, None)
+        self._observer.disconnected(len(self._connections))
 
     async def _guarded(self, sink: Sink, connection: _Connection) -> None:
         """One connection; what a peer can do ends it, a fault of the program ends the service."""
@@ -218,7 +237,8 @@ class MllpSource:
             match block:
                 case Block(body):
                     self._observer.message_in()
-                    await self._send(connection, await self._answer(sink, body))
+                    begun = asyncio.get_running_loop().time()
+                    await self._send(connection, await self._answer(sink, body), begun)
                 case TooLong(head):
                     await self._too_long(connection, head)
                     return
@@ -313,7 +333,8 @@ class MllpSource:
         For a bounded time the rest is read and dropped: closing over unread bytes would reset the answer away.
         """
         self._observer.rejected(Reason.TOO_LONG.value)
-        await self._send(connection, ack.too_long(head, self._profile.charset_fallback))
+        begun = asyncio.get_running_loop().time()
+        await self._send(connection, ack.too_long(head, self._profile.charset_fallback), begun)
         if connection.writer.can_write_eof():
             connection.writer.write_eof()
         with contextlib.suppress(TimeoutError):
@@ -321,11 +342,11 @@ class MllpSource:
                 while await connection.reader.read(READ_BYTES):
                     pass
 
-    async def _send(self, connection: _Connection, answer: bytes) -> None:
+    async def _send(self, connection: _Connection, answer: bytes, begun: float) -> None:
         connection.writer.write(frame(answer))
         async with asyncio.timeout(self._limits.write_timeout_s):
             await connection.writer.drain()
-        self._observer.answered(ack.code_of(answer))
+        self._observer.answered(ack.code_of(answer), asyncio.get_running_loop().time() - begun)
 
 
 def _read(message: Message | None) -> Message:

@@ -14,6 +14,9 @@ import msgspec
 from faust.types import TP, AppT, EventT
 from rocksdict import Rdict
 
+from pipeline.ops.log_catalogue import FOREIGN_WRITER
+from pipeline.ops.logs import emit
+from pipeline.ops.metrics import BATCH_RECORDS, BATCH_SECONDS, FORKS
 from pipeline.stream.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import POSITIONS_KEY, BatchTable
 from pipeline.stream.transport import generation_is_current
@@ -98,7 +101,10 @@ class BatchRunner:
         batches = self._by_partition(events)
         if batches:
             loop = asyncio.get_running_loop()
+            began_s = loop.time()
             await loop.run_in_executor(self._thread, self._durably, batches)
+            BATCH_SECONDS.of(self._table.name).observe(loop.time() - began_s)
+            BATCH_RECORDS.of(self._table.name).observe(sum(len(batch.records) for batch in batches))
             self._work.after(batches)
 
     def _by_partition(self, events: Sequence[EventT[Any]]) -> list[PartitionBatch]:
@@ -136,6 +142,7 @@ class BatchRunner:
         expected = self._next_changelog.get(partition)
         for offset in written:
             if expected is not None and offset != expected:
+                emit(FOREIGN_WRITER, topic=self._table.name, partition=partition, offset=expected, count=offset - expected)
                 die(EXIT_FOREIGN_WRITER)
             expected = offset + 1
         if expected is not None:
@@ -151,6 +158,7 @@ class BatchRunner:
             persisted = store.persisted_offset(changelog)
             if persisted is not None:
                 self._next_changelog[partition] = persisted + 1
+            self._tell_late(partition, store.late.pop(partition, 0), persisted)
             regressed = store.regressed.pop(partition, None)
             if regressed:
                 db = store.handle(partition)
@@ -159,6 +167,11 @@ class BatchRunner:
                 again[partition] = (db, {key: value for key, value in values.items() if value is not None})
         if again:
             await asyncio.get_running_loop().run_in_executor(self._thread, self.store, again)
+
+    def _tell_late(self, partition: int, late: int, persisted: int | None) -> None:
+        if late:
+            FORKS.of("changelog").inc(late)
+            emit(FOREIGN_WRITER, topic=self._table.name, partition=partition, offset=persisted or 0, count=late)
 
 
 def portions(events: Sequence[EventT[Any]], max_records: int) -> Iterator[Sequence[EventT[Any]]]:

@@ -13,9 +13,12 @@ from pipeline.domain.identifiers import EntityKey, Millis, revision_of
 from pipeline.domain.policy import Policy, decode_policy
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, Quarantined, Reason
 from pipeline.formats.avro import Codec, Undecodable
+from pipeline.ops.log_catalogue import POLICY_APPLIED
+from pipeline.ops.logs import emit
 from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED, join_positions
+from pipeline.topology import LANDING
 
 POLICY_KEY: Final = b"\x00policy"
 """Key of policy records in a landing topic, and beginning of the key under which a partition keeps them."""
@@ -80,7 +83,7 @@ class GateWork:
         fallback: Policy,
         encrypt: Callable[[bytes, bytes], bytes],
         max_record_bytes: int,
-        observe: Callable[[Accepted | Decision], None],
+        observe: Callable[[Accepted | Decision | Redelivered], None],
     ) -> None:
         self._codec = codec
         self._topics = topics
@@ -111,6 +114,7 @@ class GateWork:
         verdict, encoded = self._verdict(head, at, record.key, content, policy)
         match verdict:
             case Redelivered():
+                self._observe(verdict)
                 return
             case Accept(new, accepted):
                 self._send_accepted(accepted, encoded, record, outputs)
@@ -217,6 +221,8 @@ class _Policies:
             known = tuple(sorted((*known, InForce(since, order.policy or "")), key=lambda p: p.since))[-POLICY_HISTORY:]
             self._known[topic] = known
             self._batch.puts[_policy_key(topic)] = POLICY_MARK + msgspec.msgpack.encode(known)
+            place = LANDING[at.entity_type]
+            emit(POLICY_APPLIED, version=order.policy_version or "", topic=place, partition=at.partition, offset=at.offset)
         return order
 
     def _of(self, topic: str) -> tuple[InForce, ...]:

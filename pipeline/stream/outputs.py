@@ -4,7 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from pipeline.kafka.producer import PublishError, reason_of
+from pipeline.ops.log_catalogue import PUBLISH_FAILED
+from pipeline.ops.logs import emit
 
 EXIT_NOT_DURABLE: Final = 70
 """Exit code when an output could not be made durable: nothing was acknowledged, a restart reads it again."""
@@ -25,6 +29,7 @@ class Outputs:
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
         self._producer = Producer({"message.max.bytes": MAX_RECORD_BYTES, **config})
         self._failed = 0
+        self._failure: PublishError | None = None
         self._offsets: dict[tuple[str, int], list[int]] = {}
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
@@ -35,26 +40,31 @@ class Outputs:
                 return
             except BufferError:
                 self._producer.poll(0.05)
-            except KafkaException:
-                die(EXIT_NOT_DURABLE)
+            except KafkaException as error:
+                self._fail(reason_of(error.args[0]), 1)
 
     def flush(self) -> Mapping[tuple[str, int], list[int]]:
         """Wait until all is durable; the offsets by topic and partition, in order. Ends the process where one is not."""
         left = self._producer.flush(FLUSH_S)
         if left or self._failed:
-            die(EXIT_NOT_DURABLE)
+            self._fail(self._failure or PublishError.TIMED_OUT, left + self._failed)
         offsets, self._offsets = self._offsets, {}
         return offsets
 
-    def _delivered(self, error: object, message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._failed += 1
+            self._failure = self._failure or reason_of(error)
             return
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         if topic is None or partition is None or offset is None:
             self._failed += 1
             return
         self._offsets.setdefault((topic, partition), []).append(offset)
+
+    def _fail(self, reason: PublishError, count: int) -> NoReturn:
+        emit(PUBLISH_FAILED, reason=reason.value, count=count)
+        die(EXIT_NOT_DURABLE)
 
 
 def die(code: int) -> NoReturn:

@@ -5,7 +5,7 @@ the records of a key by what they say (a head by its landing position, a pending
 for which an old record came late, and `regressed` lets the owner write those again.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +49,8 @@ class BatchStore(Store):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.regressed: defaultdict[int, set[bytes]] = defaultdict(set)
+        self.late: Counter[int] = Counter()
+        """Per partition: records of entities that came after a later one and said nothing new, as a foreign writer's do."""
 
     def handle(self, partition: int) -> Rdict:
         """The partition's database. Call on the loop's thread only, where no rebalance is under way."""
@@ -82,6 +84,7 @@ class BatchStore(Store):
             kept = message.value if before is None else self.latest_of(before, message.value)
             if kept != message.value and before is not None:
                 self.regressed[partition].add(message.key)
+                self.late[partition] += kept == before and not message.key.startswith(RESERVED)
             else:
                 self.regressed[partition].discard(message.key)
             known[message.key] = kept

@@ -8,10 +8,14 @@ from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, Quarantined, Reason
 from pipeline.formats.avro import Codec, Undecodable
+from pipeline.ops import log_catalogue as lines
+from pipeline.ops.logs import emit
+from pipeline.ops.metrics import FORKS
 from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.delivery import Change, Delivery
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED, join_positions
+from pipeline.topology import without_prefix
 
 PENDING_MARK: Final = 1
 
@@ -38,7 +42,9 @@ class WriterWork:
         outcomes: str,
         quarantine: str,
         encrypt: Callable[[bytes, bytes], bytes],
+        prefix: str = "",
     ) -> None:
+        """`prefix` is what the cluster's topic names have before those of the map; the other names have it already."""
         self._codec = codec
         self._destination = destination
         self._delivery = delivery
@@ -46,6 +52,7 @@ class WriterWork:
         self._outcomes = outcomes
         self._quarantine = quarantine
         self._encrypt = encrypt
+        self._prefix = prefix
         self._changes: list[Change] = []
 
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
@@ -90,6 +97,7 @@ class WriterWork:
                 try:
                     return on_accepted(known, content, record.value, self._deadlines_s[content.lane])
                 except Fork:
+                    self._tell_fork(record, content)
                     self._park(record, Reason.FORK, outputs)
                     return None
             case _:
@@ -98,9 +106,10 @@ class WriterWork:
 
     def _park(self, record: Any, reason: Reason, outputs: Outputs) -> None:
         """A record that no stage of ours wrote here, or a fork: kept, with its place."""
-        context = f"{record.topic}/{record.partition}/{record.offset}".encode()
+        topic = without_prefix(record.topic, self._prefix)
+        context = f"{topic}/{record.partition}/{record.offset}".encode()
         quarantined = Quarantined(
-            topic=record.topic,
+            topic=topic,
             partition=record.partition,
             offset=record.offset,
             reason=reason,
@@ -110,8 +119,28 @@ class WriterWork:
             record=self._encrypt(record.value, context) if record.value is not None else None,
             at=record.timestamp,
         )
-        place = f"{record.topic}|{record.partition}|{record.offset}".encode()
+        place = f"{topic}|{record.partition}|{record.offset}".encode()
         outputs.send(self._quarantine, record.partition, place, self._codec.encode(quarantined))
+        emit(
+            lines.WRITER_QUARANTINED,
+            destination=self._destination.name,
+            topic=topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason.value,
+        )
+
+    def _tell_fork(self, record: Any, accepted: Accepted) -> None:
+        FORKS.of("state").inc()
+        emit(
+            lines.WRITE_FORK,
+            destination=self._destination.name,
+            entity_type=accepted.entity_type.value,
+            topic=without_prefix(record.topic, self._prefix),
+            partition=record.partition,
+            offset=record.offset,
+            revision=accepted.revision,
+        )
 
 
 def _is_in_its_place(record: Any, content: Accepted | Outcome) -> bool:

@@ -41,13 +41,6 @@ def test_names_of_destinations_are_bounded_in_number() -> None:
     assert len(family.samples) == DESTINATION_LIMIT + 1
 
 
-def test_one_mode_is_shown_at_a_time() -> None:
-    metrics.enter_mode("ehr", "outage")
-    metrics.enter_mode("ehr", "recovery")
-    shown = {mode: sample("surgeline_writer_mode", destination="ehr", mode=mode) for mode in ("normal", "outage", "recovery")}
-    assert shown == {"normal": 0, "outage": 0, "recovery": 1}
-
-
 def test_lag_reaches_from_five_milliseconds_to_half_an_hour() -> None:
     metrics.LAG_SECONDS.of("ehr", Lane.CRITICAL, EntityType.BED).observe(0.004)
     assert (metrics.LAG_BUCKETS_S[0], metrics.LAG_BUCKETS_S[-1]) == (0.005, 1800)

@@ -7,8 +7,10 @@ import pytest
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.modes import Mode
 from pipeline.domain.records import Lane, OutcomeKind, Reason
 from pipeline.ops import log_catalogue as lines
+from pipeline.ops import metrics
 from pipeline.roles import reports
 from pipeline.roles.reports import Reports
 
@@ -40,6 +42,20 @@ def test_a_failed_and_a_parked_attempt_are_logged_with_a_digest_and_a_confirmed_
     assert [(name, fields["reason"]) for name, fields in said] == [("write.failed", "TIMEOUT"), ("write.parked", "REFUSED_GONE")]
     assert all(set(fields) <= getattr(lines, name.upper().replace(".", "_")).fields for name, fields in said)
     assert "4711" not in str(said)
+
+
+def test_one_mode_is_shown_at_a_time_and_the_first_from_the_start() -> None:
+    def shown() -> set[str]:
+        known = {mode: {"destination": "ehr", "mode": mode.value} for mode in Mode}
+        return {
+            mode.value for mode, labels in known.items() if metrics.REGISTRY.get_sample_value("surgeline_writer_mode", labels)
+        }
+
+    watched = new_reports()
+    assert shown() == {"normal"}
+    watched._show_mode(Mode.OUTAGE)
+    watched._show_mode(Mode.RECOVERY)
+    assert shown() == {"recovery"}
 
 
 def test_an_open_breaker_is_logged_once_and_its_closing_with_how_long_it_was_open(

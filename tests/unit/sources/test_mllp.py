@@ -71,13 +71,21 @@ class Notes:
 
     def __init__(self) -> None:
         self.messages = 0
+        self.connections: list[int] = []
         self.codes: list[str] = []
         self.reasons: list[str] = []
 
     def message_in(self) -> None:
         self.messages += 1
 
-    def answered(self, code: str) -> None:
+    def connected(self, connections: int) -> None:
+        self.connections.append(connections)
+
+    def disconnected(self, connections: int) -> None:
+        self.connections.append(connections)
+
+    def answered(self, code: str, seconds: float) -> None:
+        assert seconds >= 0
         self.codes.append(code)
 
     def rejected(self, reason: str) -> None:
