@@ -35,6 +35,7 @@ from pipeline.formats.fhir.revision import read_mark
 from pipeline.kafka.reader import read_topic
 from pipeline.local.child import Child
 from pipeline.local.ehr import Ehr
+from pipeline.local.errors import LocalPlatformError
 from pipeline.local.faults import Fault
 from pipeline.local.ports import HOST, free_port
 from pipeline.local.stack import Stack, Target, wait_for
@@ -237,7 +238,9 @@ class Site:
 
     def append(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> list[Revision]:
         """Append raw records (topic, key, value); the offsets, in order. Returns when all are acknowledged."""
-        producer, offsets, failed = Producer(dict(self.kafka.producer_config())), [], []
+        producer = Producer(dict(self.kafka.producer_config()))
+        offsets: list[int | None] = []
+        failed: list[int | None] = []
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             (failed if error else offsets).append(message.offset())
@@ -433,13 +436,24 @@ def site(folder: Path, bootstrap: str, targets: Mapping[str, str], **overrides: 
     worker = {"session_timeout_s": SESSION_S, "heartbeat_s": 1.5, **overrides.pop("worker", {})}
     stack = Stack(folder, bootstrap, parts, prefix=f"h{number}.", overrides={"worker": worker, **overrides})
     stack.write_settings()
-    stack.complete("topics", "apply")
+    until(lambda: _applied(stack), "the topics")
     made = Site(stack, f"h{number}")
     try:
         yield made
     finally:
         for name in stack.roles:
             made.kill(name)
+
+
+def _applied(stack: Stack) -> bool:
+    """Just after its start, and on a busy machine, a broker has topics without a leader: the command says to try again."""
+    try:
+        stack.complete("topics", "apply")
+    except LocalPlatformError as error:
+        if "ended with 75" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _profile(name: str) -> str:

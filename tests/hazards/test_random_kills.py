@@ -5,18 +5,16 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import Raw
 from pipeline.local.broker import Broker
 from pipeline.local.drive import Driver, Sent
 from pipeline.local.ehr import Ehr
 from pipeline.local.trace import surge_trace
-from pipeline.topology import LANDING, RAW
+from pipeline.topology import LANDING
 from tests.hazards.faulty import Strike
 from tests.hazards.harness import OWNER, SHORT, STATES, Site, Stream, flowing, revisions_of, site
 
@@ -104,14 +102,12 @@ def _played_amid_kills(to: Site, names: list[str]) -> Sent:
     return driver.sent
 
 
-def _identities(to: Site) -> set[Any]:
-    """Of each message: its control id or idempotency key in landing, or its raw bytes where it makes no event."""
-    landed = {
+def _identities(to: Site) -> set[str | None]:
+    """Control ids and idempotency keys of all events in landing."""
+    return {
         identity
         for topic in LANDING.values()
         for _, record in to.records(topic)
         if isinstance(record, Event)
         for identity in (record.control_id, record.idempotency_key)
     }
-    raw = [record.identity for _, record in to.records(RAW["mllp"]) if isinstance(record, Raw)]
-    return landed | {identity.rpartition("|")[2] for identity in raw} | set(raw)
