@@ -67,6 +67,5 @@ def pipeline_of_all(broker: Broker | GivenBroker, ehr_replica: Ehr, tmp_path_fac
 @pytest.fixture
 def pipeline(pipeline_of_all: Stack) -> Stack:
     """The pipeline of all roles, each of them ready; what ended since is started again. Tests share its topics."""
-    pipeline_of_all.start_all()
-    pipeline_of_all.wait_ready(timeout_s=ANSWER_S * 2)
+    pipeline_of_all.wait_ready(*pipeline_of_all.start_all(), timeout_s=ANSWER_S * 2)
     return pipeline_of_all

@@ -207,8 +207,7 @@ def test_every_role_ends_in_good_order_within_its_bound_under_load_and_nothing_a
             code = terminated(pipeline, name)
             took[name] = time.monotonic() - began
             assert code == 0, f"{name}: {code}"
-        pipeline.start_all()
-        pipeline.wait_ready(timeout_s=ANSWER_S * 2)
+        pipeline.wait_ready(*pipeline.start_all(), timeout_s=ANSWER_S * 2)
         heard = len(load.yes)
         wait_for(lambda: len(load.yes) > heard, ANSWER_S, "the senders are heard again")
     assert max(took.values()) < TERM_S, took
