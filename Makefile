@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# Arguments of `make demo` and `make bench`, as in: make demo ARGS="--help"
+# Arguments of `make demo`, `make bench` and `make chaos`, as in: make demo ARGS="--help"
 ARGS ?=
 # `make hazards HAZARDS=short` runs each hazard once, briefly.
 HAZARDS ?= full
@@ -49,7 +49,7 @@ hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hazards
 
 chaos: $(READY) ## kill processes at random while events flow, then balance the books
-	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS)
+	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS) $(ARGS)
 
 lint: $(READY) ## style, types, layering, and schemas against the code that they are made from
 	$(BIN)/ruff check $(CODE)
