@@ -1,4 +1,4 @@
-"""Where outcomes become durable: on `outcomes`, each with its entry in the audit chain, in one publication."""
+"""Where outcomes become durable: first the entry in the audit chain, then on `outcomes`, so that no outcome lacks its entry."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,10 @@ class OutcomeLedger:
         self._subject = subject
 
     async def record(self, outcome: Outcome, key: bytes) -> None:
-        """Publish an outcome to its entity's partition, with the audit entry. Ends the process if that fails."""
+        """Publish the audit entry, then the outcome to its entity's partition. Ends the process if that fails.
+
+        A crash between the two leaves an entry without an outcome: the next attempt reads, and says the same once more.
+        """
         entry = self._chain.append(
             at=outcome.at,
             actor=outcome.writer,
@@ -40,7 +43,8 @@ class OutcomeLedger:
             detail={"attempts": str(outcome.attempts), "lane": outcome.lane.value},
         )
         record = OutRecord(OUTCOMES, key, self._codec.encode(outcome), outcome.partition)
-        await self._publish(record, entry)
+        await self._publish(entry)
+        await self._publish(record)
 
     async def note(
         self, action: str, subject: str, destination: str, cause: str, figures: dict[str, str], at: Millis, actor: str
@@ -51,9 +55,9 @@ class OutcomeLedger:
         )
         await self._publish(entry)
 
-    async def _publish(self, *records: OutRecord) -> None:
+    async def _publish(self, record: OutRecord) -> None:
         try:
-            await self._publisher.publish(records)
+            await self._publisher.publish([record])
         except PublishFailed:
             # A chain with a hole can't be continued, and an outcome that isn't durable must be found by a read.
             die(EXIT_NOT_DURABLE)
