@@ -247,6 +247,36 @@ def test_the_topics_are_as_declared_and_applying_again_changes_nothing(pipeline:
     assert applied.stdout.startswith("0 created, 0 changed, 0 epochs")
 
 
+MOVED: Final = {
+    "gate-0": (
+        "batch_seconds_count",
+        "batch_records_count",
+        "gate_accepted_total",
+        'gate_decisions_total{entity_type="bed",kind="ACCEPTED"',
+    ),
+    "http-0": ("intake_events_total", "intake_answered_total", "intake_seconds_count"),
+    "writer-ehr-0": ("batch_seconds_count", "writer_request_seconds_count", "writer_confirmed_total", "writer_mode{"),
+}
+"""Series of each role that one write moves."""
+
+
+def test_one_write_is_seen_in_the_metrics_of_every_role_on_its_way(pipeline: Stack) -> None:
+    entity = f"M-{next(NUMBERS)}"
+    assert post(pipeline, bed(0, "CLEAN") | {"entity_id": entity}, f"metrics-{time.time_ns()}")[0] == 202
+    for role, names in MOVED.items():
+        for name in names:
+            wait_for(
+                lambda role=role, name=name: value_of(pipeline, role, name) > 0, ANSWER_S, f"{role} shows {name}", poll_s=0.5
+            )
+    assert value_of(pipeline, "http-0", "intake_pressure_ratio", default=-1) >= 0
+
+
+def value_of(stack: Stack, role: str, series: str, default: float = 0.0) -> float:
+    """Sum of the series of a role that begin so."""
+    lines = [line for line in health(stack, role, "/metrics")[1].splitlines() if line.startswith(f"surgeline_{series}")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines) if lines else default
+
+
 def test_the_status_answers_the_four_questions_for_people_and_for_programs(pipeline: Stack) -> None:
     assert post(pipeline, bed(0), f"status-{time.time_ns()}")[0] == 202
     wait_for(lambda: verdict(pipeline) == "current", ANSWER_S, "the status is current", poll_s=1)
@@ -305,6 +335,9 @@ def test_a_policy_takes_effect_for_later_records_and_every_verdict_names_its_pol
     applied = surgeline(pipeline, "policy", "apply", "--folder", str(folder), "--reason", "a test")
     assert applied.returncode == 0
     assert changed in applied.stdout
+    told = entries(pipeline, "policy.applied")[-1]
+    assert (told["subject"], told["reason"]) == (changed, "a test")
+    assert told["actor"] == told["chain"].replace("operator/", "operator:")
     try:
         assert post(pipeline, bed(0) | {"entity_id": after}, after)[0] == 202
         wait_for(lambda: accepted_of(pipeline, after), ANSWER_S, "the second record is judged", poll_s=0.5)
