@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections import deque
 from contextlib import ExitStack
 from typing import Final
 
@@ -13,6 +14,9 @@ LAST_PORT: Final = 31_999
 """Below the range from which systems draw the local ports of outgoing connections (32768 and up on Linux): a server
 that is killed and started again on its port never finds some client's connection there."""
 MAX_TRIES: Final = 500
+REMEMBERED: Final = 2_000
+_given: Final[deque[int]] = deque(maxlen=REMEMBERED)
+"""Ports that this process was told of last, bound yet or not: none is told twice."""
 
 
 def free_port() -> int:
@@ -33,12 +37,15 @@ def free_ports(count: int) -> list[int]:
             if len(found) == count:
                 return found
             port = chance.randint(FIRST_PORT, LAST_PORT)
+            if port in _given:
+                continue
             probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             try:
                 probe.bind((HOST, port))
             except OSError:
                 continue
             found.append(port)
+            _given.append(port)
     if len(found) == count:
         return found
     raise LocalPlatformError(f"no {count} free ports between {FIRST_PORT} and {LAST_PORT}")
