@@ -40,6 +40,11 @@ _lock: Final = threading.Lock()
 _LIST: Final = msgspec.json.Decoder(list[Strike])
 
 
+def resumed(file: Path) -> Path:
+    """Made by whoever sends SIGCONT, before it."""
+    return file.with_name(f"{file.name}.resumed")
+
+
 def _due(point: Point) -> Strike | None:
     """The fault to strike now, if any."""
     file = Path(os.environ[FILE])
@@ -73,6 +78,9 @@ def _strike(strike: Strike) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            # The thread that sends the signal may run on for a moment before it is stopped with the others.
+            while not resumed(Path(os.environ[FILE])).exists():
+                time.sleep(0.005)
         case "exit":
             os._exit(EXIT_STRUCK)
         case "raise":

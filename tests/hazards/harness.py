@@ -29,7 +29,7 @@ from pipeline.domain.books import Books
 from pipeline.domain.deliveries import rising
 from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, Revision, derive_event_id, partition_of
-from pipeline.domain.records import Accepted, Decision, Outcome
+from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind
 from pipeline.formats.avro import Codec, Record
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.kafka.reader import read_topic
@@ -151,6 +151,8 @@ class Site:
         return set(told.get("partitions", ())) if isinstance(told, dict) else set()
 
     def signal(self, name: str, number: signal.Signals) -> None:
+        if number is signal.SIGCONT:
+            faulty.resumed(self.faults(name)).touch()
         os.kill(self.stack.roles[name].pid, number)
 
     def ended(self, name: str) -> bool:
@@ -193,7 +195,8 @@ class Site:
     def arm(self, name: str, *strikes: Strike) -> None:
         """From now on these faults strike, in this order, each once."""
         file = self.faults(name)
-        file.with_name(f"{file.name}.struck").unlink(missing_ok=True)
+        for left in (file.with_name(f"{file.name}.struck"), faulty.resumed(file)):
+            left.unlink(missing_ok=True)
         new = file.with_name(f"{file.name}.armed")
         new.write_bytes(msgspec.json.encode(list(strikes)))
         new.rename(file)
@@ -280,12 +283,13 @@ class Site:
                 newest[key] = record
         return newest
 
-    def wait_confirmed(self, revision: Revision, destination: str = OWNER) -> None:
-        wait_for(lambda: self.is_confirmed(revision, destination), ANSWER_S, "a confirmation", 0.3)
+    def wait_confirmed(self, accepted: Accepted, destination: str = OWNER) -> None:
+        wait_for(lambda: self.is_confirmed(accepted, destination), ANSWER_S, "a confirmation", 0.3)
 
-    def is_confirmed(self, revision: Revision, destination: str = OWNER) -> bool:
-        closing = ("CONFIRMED",)
-        return any(o.revision == revision and o.destination == destination and o.kind.value in closing for o in self.outcomes())
+    def is_confirmed(self, accepted: Accepted, destination: str = OWNER) -> bool:
+        """Whether exactly this revision is; the same number may be another entity's in another partition."""
+        wanted = (accepted.entity_id, accepted.revision, destination, OutcomeKind.CONFIRMED)
+        return any((o.entity_id, o.revision, o.destination, o.kind) == wanted for o in self.outcomes())
 
     def wait_judged(self, *event_ids: str) -> None:
         """Until the gate has said what it makes of these."""

@@ -78,7 +78,7 @@ def test_a_write_that_a_clinician_overtakes_each_time_takes_nothing_of_hers_back
         to.start("gate", wait=False)
         to.start("writer", OWNER)
         to.publish(to.bed(BED, STATES[0]))
-        to.wait_confirmed(to.wait_head(BED).revision)
+        to.wait_confirmed(to.wait_head(BED))
         clinician = Clinician(owner.base_url, to.tenant)
         clinician.edit()
         proxy.set(Fault(kind=FaultKind.LATENCY, methods=("PUT",), amount=HELD_S))
@@ -94,7 +94,7 @@ def test_a_write_that_a_clinician_overtakes_each_time_takes_nothing_of_hers_back
         last = to.bed(BED, STATES[2])
         to.publish(last)
         head = to.wait_head(BED, last.event_id)
-        to.wait_confirmed(head.revision)
+        to.wait_confirmed(head)
         clinician.edit()
         to.settle(ehrs={OWNER: owner.base_url})
         versions = [version_of(body, "owner") for body in to.versions(BED, owner.base_url)]

@@ -58,13 +58,12 @@ def test_a_write_that_hangs_as_its_writer_dies_is_written_by_the_next_and_its_of
         to.publish(slow)
         until(lambda: proxy.struck() == 1, "a write that hangs")
         to.publish(*(to.bed(f"ICU/{n}/A", STATES[2]) for n in range(1, 8)))
-        others = [to.wait_head(f"ICU/{n}/A", previous=1).revision for n in range(1, 8)]
-        for revision in others:
-            to.wait_confirmed(revision)
+        for other in [to.wait_head(f"ICU/{n}/A", previous=1) for n in range(1, 8)]:
+            to.wait_confirmed(other)
         to.kill(name)
         held = to.wait_head("ICU/0/A", slow.event_id)
         assert pendings(to)[to.key("ICU/0/A")].newest_revision == held.revision
-        assert not to.is_confirmed(held.revision)
+        assert not to.is_confirmed(held)
         check_committed_is_pending(to)
         proxy.set()
         to.wipe(name)

@@ -18,7 +18,7 @@ def change(to: Site, step: int) -> None:
     events = [to.bed(bed, STATES[step]) for bed in BEDS]
     to.publish(*events)
     for event in events:
-        to.wait_confirmed(to.wait_head(event.entity_id, event.event_id).revision)
+        to.wait_confirmed(to.wait_head(event.entity_id, event.event_id))
 
 
 @pytest.mark.timeout(240)

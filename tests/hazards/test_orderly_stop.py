@@ -26,7 +26,7 @@ def test_a_writer_that_is_told_to_stop_amid_a_write_leaves_in_time_and_the_write
         to.start("gate")
         name = to.start("writer", OWNER)
         to.publish(to.bed("T/1/A", STATES[0]))
-        to.wait_confirmed(to.wait_head("T/1/A").revision)
+        to.wait_confirmed(to.wait_head("T/1/A"))
         proxy.set(Fault(kind=FaultKind.LATENCY, methods=("PUT",), amount=90, times=1))
         to.publish(to.bed("T/1/A", STATES[1]))
         until(lambda: proxy.struck() == 1, "a write that hangs")

@@ -51,20 +51,20 @@ def test_an_outcome_that_died_with_its_writer_is_found_by_reading_and_written_on
         to.start("gate")
         name = to.start("writer", OWNER, with_faults=True)
         to.publish(to.bed("ICU/1/A", STATES[0]))
-        to.wait_confirmed(to.wait_head("ICU/1/A").revision)
+        to.wait_confirmed(to.wait_head("ICU/1/A"))
         for step in (1, 2):
             to.arm(name, Strike("sent", "kill"))
             event = to.bed("ICU/1/A", STATES[step])
             to.publish(event)
             to.wait_struck(name)
             assert to.exit_code(name) == -9
-            revision = to.wait_head("ICU/1/A", event.event_id).revision
-            assert revisions_of(to.versions("ICU/1/A"))[-1] == revision, "the EHR has it"
-            assert not to.is_confirmed(revision), "and nobody knows"
+            head = to.wait_head("ICU/1/A", event.event_id)
+            assert revisions_of(to.versions("ICU/1/A"))[-1] == head.revision, "the EHR has it"
+            assert not to.is_confirmed(head), "and nobody knows"
             if step == 2:
                 to.wipe(name)
             to.start("writer", OWNER, with_faults=True)
-            to.wait_confirmed(revision)
+            to.wait_confirmed(head)
         to.settle()
         marks = revisions_of(to.versions("ICU/1/A"))
         assert len(to.versions("ICU/1/A")) == len(marks) == 3, "each revision was written once"

@@ -32,12 +32,12 @@ def test_reassert_expiry_and_replay_do_what_they_say_and_no_more(broker: Broker,
         reserved = Allocation(AllocationStatus.RESERVED, until=until_ms)
         to.publish(to.bed("R/1/A", STATES[2], allocation=reserved), to.bed("R/2/A", STATES[0]))
         first = to.wait_head("R/1/A")
-        to.wait_confirmed(first.revision)
+        to.wait_confirmed(first)
 
         order(to, "R/1/A", 1, ControlKind.REASSERT, seen_revision=first.revision)
         again = to.wait_head("R/1/A", previous=1)
         assert (again.event_type, again.state, again.changed) == (EventType.REASSERT, first.state, ())
-        to.wait_confirmed(again.revision)
+        to.wait_confirmed(again)
 
         order(to, "R/1/A", 2, ControlKind.REASSERT, seen_revision=first.revision)  # the head has moved
         order(to, "R/9/A", 3, ControlKind.REASSERT, seen_revision=Revision(1))  # nobody knows it

@@ -58,9 +58,8 @@ def test_a_zombie_writer_never_takes_the_ehr_back(broker: Broker, owner: Ehr, tm
         heir = to.start("writer", OWNER, instance="b", wait=False)
         until(lambda: len(to.share("b")) == 8, "the other writer has all partitions")
         to.publish(*(to.bed(bed, STATES[2]) for bed in BEDS))
-        heads = [to.wait_head(bed, previous=2).revision for bed in BEDS]
-        for revision in heads:
-            to.wait_confirmed(revision)
+        for head in [to.wait_head(bed, previous=2) for bed in BEDS]:
+            to.wait_confirmed(head)
         to.signal(zombie, signal.SIGCONT)
         if not unfenced:
             assert to.exit_code(zombie) == JUMPED_CODE
