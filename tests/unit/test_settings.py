@@ -181,9 +181,13 @@ def test_what_is_unsafe_refuses_to_start(tmp_path: Path, change: dict[str, Any],
     assert setting in problems(write(tmp_path, safe(tmp_path) | change))
 
 
-def test_a_demo_may_listen_in_plain_text(tmp_path: Path) -> None:
-    document = {"demo": True, "http": {"host": "0.0.0.0"}, "kafka": {"bootstrap_servers": "10.0.0.5:9092"}}
-    assert load(write(tmp_path, document)).http.host == "0.0.0.0"
+def test_a_demo_listens_in_plain_text_and_with_its_known_token_on_loopback_only(tmp_path: Path) -> None:
+    token = hashlib.sha256(DEMO_TOKEN.encode()).hexdigest()
+    client = {"name": "a", "tenant": "t", "source_systems": ["S"], "token_sha256": token}
+    document = {"demo": True, "http": {"clients": [client]}, "kafka": {"bootstrap_servers": "10.0.0.5:9092"}}
+    assert load(write(tmp_path, document)).http.host == "127.0.0.1"
+    told = problems(write(tmp_path, document | {"http": {"host": "0.0.0.0", "clients": [client]}, "mllp": {"host": "0.0.0.0"}}))
+    assert {"http.tls_cert_file", "mllp.tls_cert_file", "http.clients.0"} <= set(told)
 
 
 def test_keys_and_tokens_of_the_demo_open_nothing_else(tmp_path: Path) -> None:
