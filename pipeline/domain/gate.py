@@ -91,6 +91,8 @@ def decide(head: Head | None, at: Position, key: bytes | None, record: Event | C
     Checked in this order: already applied; readable and addressed to this entity; published twice; ignored by rule;
     each field: may the source say it, is it newer; does anything differ.
     """
+    if head is not None and type(head.state) is not PAYLOADS[at.entity_type]:
+        head = None  # the key is of another type's log: an offset there says nothing about an offset here
     if head is not None and revision_of(at.epoch, at.offset) <= head.at:
         return Redelivered()
     match record:

@@ -404,6 +404,24 @@ def test_a_redelivered_position_is_skipped_before_anything_else() -> None:
             assert decide(gate.head, at, gate.key, record, gate.policy) == Redelivered()
 
 
+def test_a_record_in_another_types_topic_never_passes_for_a_redelivery_and_moves_no_head() -> None:
+    gate = Gate()
+    gate.say(DIRTY)
+    seen = accepted(gate.say(CLEAN, 200)).accepted.revision
+    order = Control(kind=ControlKind.REASSERT, event_id=EventId("f" * 32), actor="x", at=Millis(LANDED), seen_revision=seen)
+    for offset in (1, 99):
+        elsewhere = Position(EntityType.STAFFING, 1, 0, offset, Millis(LANDED))
+        for record, verdict in (
+            (gate.event(DIRTY, 300), (DecisionKind.QUARANTINED, Reason.WRONG_TOPIC)),
+            (Broken(Reason.UNDECODABLE, None, "", ""), (DecisionKind.QUARANTINED, Reason.UNDECODABLE)),
+            (order, (DecisionKind.STALE, Reason.UNKNOWN_ENTITY)),
+        ):
+            found = decide(gate.head, elsewhere, gate.key, record, gate.policy)
+            assert judged(found) == verdict
+            assert isinstance(found, Suppress)
+            assert found.head is None
+
+
 def test_the_ring_is_bounded_and_an_older_repeat_is_still_no_second_effect() -> None:
     gate = Gate()
     first = gate.event(DIRTY, 100)
