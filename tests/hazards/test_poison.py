@@ -5,15 +5,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline.domain.identifiers import EntityKey
-from pipeline.domain.records import Quarantined, Reason
+from pipeline.domain.event import sealed
+from pipeline.domain.identifiers import EntityKey, EventId, Millis
+from pipeline.domain.records import Control, ControlKind, Quarantined, Reason
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
 from pipeline.ops.topics import KafkaTopics
+from pipeline.stream.gate import KEY_BOUND, POLICY_KEY
 from pipeline.stream.outputs import EXIT_NOT_DURABLE
 from pipeline.topology import ACCEPTED, GATE_APP, LANDING, QUARANTINE
 from tests.hazards.faulty import Strike
-from tests.hazards.harness import CODEC, OWNER, STATES, Site, site, until
+from tests.hazards.harness import CODEC, OWNER, STATES, Site, now_ms, site, until
 
 BED = LANDING[next(t for t in LANDING if t.value == "bed")]
 STAFFING = LANDING[next(t for t in LANDING if t.value == "staffing")]
@@ -23,8 +25,10 @@ def poison(to: Site) -> list[tuple[Reason, tuple[str, bytes | None, bytes | None
     good = to.bed("ICU/1/A", STATES[1])
     key, value = good.key.encode(), CODEC.encode(good)
     nameless = CODEC.encode(msgspec.structs.replace(good, facility=""))
+    tomorrow = sealed(msgspec.structs.replace(good, recorded_at=Millis(good.recorded_at + 86_400_000)))
+    policy = Control(kind=ControlKind.POLICY, event_id=EventId("0" * 32), actor="hazards", at=now_ms(), policy="{}")
     return [
-        (Reason.UNDECODABLE, (BED, key, b"\x00not avro")),
+        (Reason.UNDECODABLE, (BED, key, b"not avro")),
         (Reason.UNDECODABLE, (BED, key, b"")),
         (Reason.UNDECODABLE, (BED, key, value[:-7])),
         (Reason.UNKNOWN_SCHEMA, (BED, key, b"\x00\x7f\xff\xff\xf0" + value[5:])),
@@ -32,9 +36,14 @@ def poison(to: Site) -> list[tuple[Reason, tuple[str, bytes | None, bytes | None
         (Reason.NULL_KEY, (BED, None, value)),
         (Reason.NULL_VALUE, (BED, key, None)),
         (Reason.BAD_KEY, (BED, b"ICU-1", value)),
+        (Reason.BAD_KEY, (BED, b"\xff\xfe\x00", value)),
+        (Reason.BAD_KEY, (BED, b"k" * (KEY_BOUND + 1), value)),
+        (Reason.BAD_KEY, (BED, POLICY_KEY, value)),
+        (Reason.BAD_KEY, (BED, key, CODEC.encode(policy))),
         (Reason.WRONG_TOPIC, (STAFFING, key, value)),
         (Reason.KEY_MISMATCH, (BED, EntityKey(to.tenant, "bed", "GENERAL", "ICU/2/A").encode(), value)),
         (Reason.MISSING_FIELD, (BED, key, nameless)),
+        (Reason.FUTURE_TIME, (BED, key, CODEC.encode(tomorrow))),
     ]
 
 
@@ -48,9 +57,10 @@ def test_each_kind_of_broken_record_is_quarantined_by_its_reason_and_what_is_beh
         to.publish(to.bed("ICU/1/A", STATES[0]))
         broken = poison(to)
         to.append([record for _, record in broken])
-        behind = to.bed("ICU/1/A", STATES[2])
-        to.publish(behind)
-        to.wait_judged(behind.event_id)
+        behind = [to.bed(f"ICU/{n}/A", STATES[2]) for n in range(16)]  # in every partition
+        to.publish(*behind)
+        to.wait_judged(*(event.event_id for event in behind))
+        until(lambda: len(to.records(QUARANTINE)) >= len(broken), "all broken ones are quarantined")
         kept = [record for _, record in to.records(QUARANTINE) if isinstance(record, Quarantined)]
         assert sorted(record.reason for record in kept) == sorted(reason for reason, _ in broken)
         assert all(record.rule and record.remedy for record in kept)
@@ -68,8 +78,18 @@ def test_a_record_of_nobody_in_the_writers_topics_is_parked_and_holds_up_nothing
         key = to.key("ICU/1/A")
         to.append([("lane.urgent", key, b"\x00rubbish"), ("outcomes", key, None), ("lane.bulk", None, b"")])
         to.publish(to.bed("ICU/1/A", STATES[0]))
-        to.wait_confirmed(to.wait_head("ICU/1/A").revision)
-        until(lambda: len(to.records(QUARANTINE)) == 3, "three quarantined")
+        head = to.wait_head("ICU/1/A")
+        to.wait_confirmed(head)
+        mislaid = CODEC.encode(head)
+        to.append([("lane.urgent", to.key("ICU/2/A"), mislaid), ("outcomes", key, mislaid), ("lane.urgent", key, mislaid)])
+        to.publish(to.bed("ICU/1/A", STATES[1]), to.bed("ICU/2/A", STATES[1]))
+        to.wait_confirmed(to.wait_head("ICU/1/A", previous=1))
+        to.wait_confirmed(to.wait_head("ICU/2/A"))
+        until(lambda: len(to.records(QUARANTINE)) == 5, "five quarantined: the last is a repeat of what is known")
+        reasons = sorted(record.reason for _, record in to.records(QUARANTINE) if isinstance(record, Quarantined))
+        wanted = [Reason.UNKNOWN_SCHEMA, Reason.NULL_VALUE, Reason.UNDECODABLE, Reason.KEY_MISMATCH, Reason.WRONG_TOPIC]
+        assert reasons == sorted(wanted)
+        assert all(o.revision >= head.revision for o in to.outcomes() if o.entity_id == "ICU/1/A")
 
 
 @pytest.mark.timeout(200)
