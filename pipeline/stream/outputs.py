@@ -1,5 +1,6 @@
 """The batch's producer: everything that a batch says is durable when `flush` returns, or the process ends."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Final, NoReturn
@@ -7,7 +8,7 @@ from typing import Final, NoReturn
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.kafka.producer import PublishError, reason_of
-from pipeline.ops.log_catalogue import PUBLISH_FAILED
+from pipeline.ops.log_catalogue import PUBLISH_FAILED, ROLE_EXITS
 from pipeline.ops.logs import emit
 
 EXIT_NOT_DURABLE: Final = 70
@@ -69,4 +70,7 @@ class Outputs:
 
 def die(code: int) -> NoReturn:
     """End the process at once. Leaving an agent by an exception would acknowledge what was not done."""
+    with contextlib.suppress(Exception):  # whatever the log does, the process ends
+        cause = "foreign_writer" if code == EXIT_FOREIGN_WRITER else "not_durable"
+        emit(ROLE_EXITS, cause=cause, status=code, duration_ms=0.0)
     os._exit(code)
