@@ -5,7 +5,6 @@ same three it always says the same, so a redelivery changes nothing. What the sh
 before the head is stored, and the head is stored before the record is acknowledged.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -18,71 +17,22 @@ from pipeline.domain.event import (
     AllocationStatus,
     Bed,
     BedOccupancy,
-    DiversionState,
-    DiversionStatus,
     EntityType,
     Event,
     EventType,
     Occupancy,
     Payload,
     SequenceBasis,
-    Service,
-    ServiceStatus,
 )
 from pipeline.domain.head import RING_LENGTH, Clock, Head, Seen, seen_of, state_hash_of
-from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, revision_of
+from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
 from pipeline.domain.lanes import lane_of
+from pipeline.domain.orders import obey
 from pipeline.domain.policy import Policy
-from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, Dropped, Lane, Reason
+from pipeline.domain.records import Accepted, Control, DecisionKind, Dropped, Reason
+from pipeline.domain.verdicts import Accept, Broken, Position, Redelivered, Suppress, Verdict, decision_of, moved
 
-PIPELINE: Final = "surgeline"
-"""Source system of what the pipeline itself states: expiries and repairs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A landing position; `timestamp` is the broker's, and the gate's clock."""
-
-    entity_type: EntityType
-    epoch: int
-    partition: int
-    offset: int
-    timestamp: Millis
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A record that can't be judged: the rule that it breaks and what to do, without any value of it."""
-
-    reason: Reason
-    field: str | None
-    rule: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """A new revision: publish it, then store the head."""
-
-    head: Head
-    accepted: Accepted
-
-
-@dataclass(frozen=True, slots=True)
-class Suppress:
-    """No new revision: publish the decision, then store the head (None: it stays as it is)."""
-
-    head: Head | None
-    decision: Decision
-    broken: Broken | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Redelivered:
-    """The position is at or below the head's: its outputs are durable, there is nothing to do."""
-
-
-Verdict = Accept | Suppress | Redelivered
+__all__ = ["Accept", "Broken", "Position", "Redelivered", "Suppress", "Verdict", "decide"]
 
 
 def decide(head: Head | None, at: Position, key: bytes | None, record: Event | Control | Broken, policy: Policy) -> Verdict:
@@ -99,7 +49,7 @@ def decide(head: Head | None, at: Position, key: bytes | None, record: Event | C
         case Broken():
             return _quarantine(head, at, None, record, policy)
         case Control():
-            return _control(head, at, key, record, policy)
+            return obey(head, at, key, record, policy)
         case Event():
             return _event(head, at, key, record, policy)
         case _:
@@ -118,10 +68,10 @@ def _event(head: Head | None, at: Position, key: bytes | None, event: Event, pol
             if repeat.content == seen.content
             else (DecisionKind.CONFLICT, Reason.CONTENT_DIFFERS)
         )
-        return Suppress(_moved(head, at), _decision(head, at, event, policy, kind, reason))
+        return Suppress(moved(head, at), decision_of(head, at, event, policy, kind, reason))
     for rule in policy.ignore:
         if _ignored(rule.entity, rule.event_types, rule.source_system, event):
-            decision = _decision(head, at, event, policy, DecisionKind.IGNORED, Reason.IGNORED_BY_RULE, detail=rule.reason)
+            decision = decision_of(head, at, event, policy, DecisionKind.IGNORED, Reason.IGNORED_BY_RULE, detail=rule.reason)
             return Suppress(_noted(head, at, seen), decision)
     return _merge(head, at, event, seen, policy)
 
@@ -220,7 +170,7 @@ def _none_survived(
     else:
         kind = DecisionKind.STALE
         reason = next(d.reason for d in dropped if d.reason not in (Reason.FIELD_NOT_OWNED, Reason.UNKNOWN_SOURCE))
-    return Suppress(_noted(head, at, seen), _decision(head, at, event, policy, kind, reason, dropped=dropped))
+    return Suppress(_noted(head, at, seen), decision_of(head, at, event, policy, kind, reason, dropped=dropped))
 
 
 def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy, merged: _Merged) -> Verdict:
@@ -228,8 +178,8 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
     changed = tuple(name for name, value in merged.survivors.items() if getattr(before, name) != value)
     ring = _rung(head, seen)
     if not changed and head is not None and head.revision:
-        noted = msgspec.structs.replace(_moved(head, at), clocks=merged.clocks, ring=ring)
-        decision = _decision(head, at, event, policy, DecisionKind.NO_OP, Reason.SAME_STATE, dropped=merged.dropped)
+        noted = msgspec.structs.replace(moved(head, at), clocks=merged.clocks, ring=ring)
+        decision = decision_of(head, at, event, policy, DecisionKind.NO_OP, Reason.SAME_STATE, dropped=merged.dropped)
         return Suppress(noted, decision)
     state = msgspec.structs.replace(before, **{name: merged.survivors[name] for name in changed})
     revision = revision_of(at.epoch, at.offset)
@@ -334,137 +284,10 @@ def _occupant_changed(state: Payload, name: str, value: object, event_type: Even
     return Reason.OCCUPANT_CHANGED if event_type in _CANCELS and (other or given_away) else None
 
 
-def _control(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy) -> Verdict:
-    match order.kind:
-        case ControlKind.POLICY:
-            decision = _order_decision(head, at, order, policy, DecisionKind.CONTROL, Reason.POLICY)
-            return Suppress(None, decision)
-        case ControlKind.REASSERT:
-            if head is None or not head.revision:
-                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.UNKNOWN_ENTITY)
-            if head.revision != order.seen_revision:
-                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.HEAD_MOVED)
-            return _restate(head, at, key, order, policy, _Restated(EventType.REASSERT, head.state, (), Lane.BULK))
-        case ControlKind.EXPIRE:
-            return _expire(head, at, key, order, policy)
-        case _:
-            assert_never(order.kind)
-
-
-@dataclass(frozen=True, slots=True)
-class _Restated:
-    event_type: EventType
-    state: Payload
-    changed: tuple[str, ...]
-    lane: Lane
-
-
-_AFTER_EXPIRY: Final[dict[tuple[EntityType, str], Callable[[], object]]] = {
-    (EntityType.BED, "allocation"): lambda: Allocation(AllocationStatus.NONE),
-    (EntityType.BED, "service"): lambda: Service(ServiceStatus.OPEN),
-    (EntityType.DIVERSION, "state"): lambda: DiversionState(DiversionStatus.NORMAL),
-}
-
-
-def _expire(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy) -> Verdict:
-    """End a field that is still the one whose `until` was reached.
-
-    Its clock stays that of the statement that ended: a prolongation made before the end, but landed after it, still wins.
-    """
-    field = order.field or ""
-    after = _AFTER_EXPIRY.get((at.entity_type, field))
-    value = getattr(head.state, field, None) if head is not None else None
-    if head is None or after is None or not isinstance(value, (Allocation, Service, DiversionState)):
-        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
-    if value.until is None or value.until != order.until or value.until > at.timestamp:
-        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
-    state = msgspec.structs.replace(head.state, **{field: after()})
-    lane = lane_of(policy, EventType.EXPIRED, head.facility, head.state, state, (field,))
-    return _restate(head, at, key, order, policy, _Restated(EventType.EXPIRED, state, (field,), lane))
-
-
-def _restate(head: Head, at: Position, key: bytes | None, order: Control, policy: Policy, new: _Restated) -> Verdict:
-    entity = EntityKey.decode(key or b"")
-    revision, state_hash = revision_of(at.epoch, at.offset), state_hash_of(new.state)
-    accepted = Accepted(
-        event_id=order.event_id,
-        tenant=entity.tenant,
-        facility=head.facility,
-        entity_type=at.entity_type,
-        namespace=entity.namespace,
-        entity_id=entity.id,
-        event_type=new.event_type,
-        source_system=PIPELINE,
-        feed=order.actor,
-        epoch=at.epoch,
-        partition=at.partition,
-        offset=at.offset,
-        revision=revision,
-        previous_revision=head.revision,
-        lane=new.lane,
-        changed=new.changed,
-        state=new.state,
-        state_hash=state_hash,
-        content_hash=head.content_hash,
-        recorded_at=order.at,
-        received_at=order.at,
-        accepted_at=at.timestamp,
-        policy_version=policy.version,
-    )
-    moved = msgspec.structs.replace(_moved(head, at), revision=revision, state=new.state, state_hash=state_hash)
-    return Accept(moved, accepted)
-
-
 def _quarantine(head: Head | None, at: Position, event: Event | None, broken: Broken, policy: Policy) -> Suppress:
     """The head stays as it is: a quarantined id is not "seen", so that its replay is judged anew."""
-    decision = _decision(head, at, event, policy, DecisionKind.QUARANTINED, broken.reason, detail=broken.rule)
+    decision = decision_of(head, at, event, policy, DecisionKind.QUARANTINED, broken.reason, detail=broken.rule)
     return Suppress(None, decision, broken)
-
-
-def _suppress_order(
-    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
-) -> Suppress:
-    return Suppress(_moved(head, at) if head else None, _order_decision(head, at, order, policy, kind, reason))
-
-
-def _decision(
-    head: Head | None,
-    at: Position,
-    event: Event | None,
-    policy: Policy,
-    kind: DecisionKind,
-    reason: Reason,
-    *,
-    detail: str = "",
-    dropped: tuple[Dropped, ...] = (),
-) -> Decision:
-    return Decision(
-        topic=f"landing.{at.entity_type.value}",
-        epoch=at.epoch,
-        partition=at.partition,
-        offset=at.offset,
-        kind=kind,
-        reason=reason,
-        detail=detail,
-        event_id=event.event_id if event is not None else None,
-        content_hash=event.content_hash if event is not None else None,
-        revision=head.revision if head is not None else NO_REVISION,
-        dropped=dropped,
-        received_at=event.received_at if event is not None else None,
-        decided_at=at.timestamp,
-        policy_version=policy.version,
-    )
-
-
-def _order_decision(
-    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
-) -> Decision:
-    decision = _decision(head, at, None, policy, kind, reason, detail=order.kind.value)
-    return msgspec.structs.replace(decision, event_id=EventId(order.event_id))
-
-
-def _moved(head: Head, at: Position) -> Head:
-    return msgspec.structs.replace(head, epoch=at.epoch, position=at.offset)
 
 
 def _rung(head: Head | None, seen: Seen) -> tuple[Seen, ...]:
@@ -473,4 +296,4 @@ def _rung(head: Head | None, seen: Seen) -> tuple[Seen, ...]:
 
 def _noted(head: Head | None, at: Position, seen: Seen) -> Head | None:
     """The head after an event that changed nothing: moved on, its id remembered. Nothing is kept of an unknown entity."""
-    return msgspec.structs.replace(_moved(head, at), ring=_rung(head, seen)) if head is not None else None
+    return msgspec.structs.replace(moved(head, at), ring=_rung(head, seen)) if head is not None else None

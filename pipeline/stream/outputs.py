@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from pipeline.kafka.client import LOG
 from pipeline.kafka.producer import PublishError, reason_of
 from pipeline.ops.log_catalogue import PUBLISH_FAILED, ROLE_EXITS
 from pipeline.ops.logs import emit
@@ -28,7 +29,7 @@ class Outputs:
     """One idempotent producer; used by one batch at a time."""
 
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
-        self._producer = Producer({"message.max.bytes": MAX_RECORD_BYTES, **config})
+        self._producer = Producer({"message.max.bytes": MAX_RECORD_BYTES, **config}, logger=LOG)
         self._failed = 0
         self._failure: PublishError | None = None
         self._offsets: dict[tuple[str, int], list[int]] = {}

@@ -1,0 +1,92 @@
+"""What the gate says of a landing record, and of which position it says it."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from pipeline.domain.event import EntityType, Event
+from pipeline.domain.head import Head
+from pipeline.domain.identifiers import NO_REVISION, Millis
+from pipeline.domain.policy import Policy
+from pipeline.domain.records import Accepted, Decision, DecisionKind, Dropped, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A landing position; `timestamp` is the broker's, and the gate's clock."""
+
+    entity_type: EntityType
+    epoch: int
+    partition: int
+    offset: int
+    timestamp: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that can't be judged: the rule that it breaks and what to do, without any value of it."""
+
+    reason: Reason
+    field: str | None
+    rule: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """A new revision: publish it, then store the head."""
+
+    head: Head
+    accepted: Accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """No new revision: publish the decision, then store the head (None: it stays as it is)."""
+
+    head: Head | None
+    decision: Decision
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """The position is at or below the head's: its outputs are durable, there is nothing to do."""
+
+
+Verdict = Accept | Suppress | Redelivered
+
+
+def decision_of(
+    head: Head | None,
+    at: Position,
+    event: Event | None,
+    policy: Policy,
+    kind: DecisionKind,
+    reason: Reason,
+    *,
+    detail: str = "",
+    dropped: tuple[Dropped, ...] = (),
+) -> Decision:
+    """Decision on a position; `event` is None where the record could not be read, or is an order."""
+    return Decision(
+        topic=f"landing.{at.entity_type.value}",
+        epoch=at.epoch,
+        partition=at.partition,
+        offset=at.offset,
+        kind=kind,
+        reason=reason,
+        detail=detail,
+        event_id=event.event_id if event is not None else None,
+        content_hash=event.content_hash if event is not None else None,
+        revision=head.revision if head is not None else NO_REVISION,
+        dropped=dropped,
+        received_at=event.received_at if event is not None else None,
+        decided_at=at.timestamp,
+        policy_version=policy.version,
+    )
+
+
+def moved(head: Head, at: Position) -> Head:
+    """The head after a position that was applied."""
+    return msgspec.structs.replace(head, epoch=at.epoch, position=at.offset)
