@@ -71,6 +71,7 @@ def test_a_write_that_hangs_as_its_writer_dies_is_written_by_the_next_and_its_of
         to.settle(ehrs={OWNER: owner.base_url})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(290)
 def test_a_rebalance_while_the_destination_hangs_ends_and_loses_nothing(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     with (

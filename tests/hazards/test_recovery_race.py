@@ -11,7 +11,9 @@ from tests.hazards.harness import OWNER, Stream, flowing, site
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("wiped", [False, True], ids=["disk-kept", "disk-wiped"])
+@pytest.mark.parametrize(
+    "wiped", [pytest.param(False, id="disk-kept", marks=pytest.mark.long), pytest.param(True, id="disk-wiped")]
+)
 def test_a_late_seek_after_recovery_leaves_no_gap_and_no_stall(broker: Broker, owner: Ehr, tmp_path: Path, wiped: bool) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
         roles = (("gate",), ("writer", OWNER))

@@ -7,7 +7,7 @@ import pytest
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
 from tests.hazards.faulty import Point, Strike
-from tests.hazards.harness import OWNER, STATES, Site, site
+from tests.hazards.harness import OWNER, SHORT, STATES, Site, site
 
 POINTS: tuple[Point, ...] = ("outputs", "changelog", "store")
 BEDS = 12
@@ -27,10 +27,11 @@ def test_a_kill_between_outputs_changelog_store_and_ack_loses_nothing_with_disk_
         to.start(*other)
         step = 0
         for point in POINTS:
-            for wiped in (False, True):
+            # In short, one of the two for each: the role that is tried second takes the other.
+            for wiped in ((POINTS.index(point) % 2 == 0) == (role == ("gate",)),) if SHORT else (False, True):
                 name = to.start(*role, with_faults=True)
                 changes(to, step := step + 1)
-                to.arm(name, Strike(point, "kill", nth=2))
+                to.arm(name, Strike(point, "kill", nth=2 if point == "changelog" else 1))  # the store is written per partition
                 changes(to, step := step + 1)
                 to.wait_struck(name)
                 assert to.exit_code(name) == -9
