@@ -67,9 +67,11 @@ def sending(to: Site, seed: int) -> Iterator[Sent]:
 
     thread = threading.Thread(target=play, daemon=True)
     thread.start()
-    yield driver.sent
-    enough.set()
-    thread.join(ANSWER_S)
+    try:
+        yield driver.sent
+    finally:
+        enough.set()
+        thread.join(ANSWER_S)
     assert not thread.is_alive(), "the senders still wait for answers"
     assert not failure, [type(error).__name__ for error in failure]
 
@@ -100,7 +102,7 @@ def check_yes(to: Site, sent: Sent) -> None:
     to.settle()
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(420)
 def test_each_role_leaves_within_its_grace_at_sigterm_amid_a_stream_and_nothing_is_lost_or_doubled(to: Site) -> None:
     left: dict[str, tuple[int | None, float]] = {}
     with sending(to, seed=21) as sent:
@@ -115,7 +117,7 @@ def test_each_role_leaves_within_its_grace_at_sigterm_amid_a_stream_and_nothing_
     check_yes(to, sent)
 
 
-@pytest.mark.timeout(299)
+@pytest.mark.timeout(420)
 def test_a_broker_killed_under_load_costs_no_answered_event_and_who_starts_meanwhile_gives_up_in_time(
     to: Site, broker: Broker
 ) -> None:
