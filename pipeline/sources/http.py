@@ -64,6 +64,8 @@ class HttpSource:
             Credential(Client(each.name, each.tenant, frozenset(each.source_systems)), bytes.fromhex(each.token_digest()))
             for each in settings.clients
         ]
+        self.listening = asyncio.Event()
+        """Set once requests are taken."""
         self.port = settings.port
         """Port listened at; the one that was taken, once `run` has begun, where the settings say 0."""
 
@@ -86,6 +88,7 @@ class HttpSource:
         serving = asyncio.create_task(server.serve(), name="http-server")
         await asyncio.sleep(SPAWN_S)
         threads = _native_threads() - before
+        self.listening.set()
         stopping = asyncio.create_task(stop.wait(), name="http-stop")
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -320,9 +320,9 @@ async def test_a_stop_finishes_requests_under_way_and_refuses_new_ones() -> None
     sink.gate.clear()
     source = HttpSource(settings(port=0), new_tracker())
     serving = asyncio.create_task(source.run(sink, stop))
-    await _until(lambda: source.port != 0)
+    await asyncio.wait_for(source.listening.wait(), BUSY_S)
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{source.port}", transport=httpx.AsyncHTTPTransport(retries=5)
+        base_url=f"http://127.0.0.1:{source.port}", transport=httpx.AsyncHTTPTransport(retries=5), timeout=BUSY_S
     ) as client:
         under_way = asyncio.create_task(client.post("/v1/events", content=EVENT, headers=headers()))
         await _until(lambda: sink.waiting == 1)
@@ -348,9 +348,9 @@ async def test_a_sender_that_hangs_up_leaves_no_request_behind_and_what_was_begu
     sink, stop = MemorySink(), asyncio.Event()
     source = HttpSource(settings(port=0, max_requests=2), new_tracker())
     serving = asyncio.create_task(source.run(sink, stop))
-    await _until(lambda: source.port != 0)
+    await asyncio.wait_for(source.listening.wait(), BUSY_S)
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{source.port}", transport=httpx.AsyncHTTPTransport(retries=5)
+        base_url=f"http://127.0.0.1:{source.port}", transport=httpx.AsyncHTTPTransport(retries=5), timeout=BUSY_S
     ) as client:
         assert (await client.get("/livez")).status_code == 200
         for length in (len(EVENT), len(EVENT) + 1):
@@ -371,9 +371,9 @@ async def test_a_sender_that_hangs_up_leaves_no_request_behind_and_what_was_begu
 async def test_a_sender_of_far_too_much_still_sees_why_it_is_refused() -> None:
     stop, source = asyncio.Event(), HttpSource(settings(port=0), new_tracker())
     serving = asyncio.create_task(source.run(MemorySink(), stop))
-    await _until(lambda: source.port != 0)
+    await asyncio.wait_for(source.listening.wait(), BUSY_S)
     transport = httpx.AsyncHTTPTransport(retries=5)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{source.port}", transport=transport) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{source.port}", transport=transport, timeout=BUSY_S) as client:
         sizes = (1_000_001, 8_000_000)
         statuses = [(await client.post("/v1/events", content=b" " * size, headers=headers())).status_code for size in sizes]
     assert statuses == [413, 413]
