@@ -39,6 +39,7 @@ def test_a_writer_that_is_told_to_stop_amid_a_write_leaves_in_time_and_the_write
         to.settle(ehrs={OWNER: owner.base_url})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_gate_that_is_told_to_stop_amid_a_batch_leaves_in_time_and_the_batch_is_judged(
     broker: Broker, owner: Ehr, tmp_path: Path

@@ -45,7 +45,9 @@ def one_in_each_partition(to: Site) -> list[str]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("unfenced", [False, True], ids=["watchdog", "fence-alone"])
+@pytest.mark.parametrize(
+    "unfenced", [pytest.param(False, id="watchdog", marks=pytest.mark.long), pytest.param(True, id="fence-alone")]
+)
 def test_a_zombie_writer_never_takes_the_ehr_back(broker: Broker, owner: Ehr, tmp_path: Path, unfenced: bool) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
         to.start("gate")
