@@ -7,11 +7,12 @@ import pytest
 
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
-from tests.hazards.harness import OWNER, SHORT, STATES, site
+from tests.hazards.harness import OWNER, STATES, site
 
-AWAY_S = 12.0 if SHORT else 35.0
+AWAY_S = 35.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(290)
 def test_a_broker_that_is_killed_and_stays_away_costs_no_event(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:

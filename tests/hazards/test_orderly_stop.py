@@ -15,6 +15,7 @@ GRACE_S = 30.0
 """20 s that the role has, and what a busy machine adds."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_writer_that_is_told_to_stop_amid_a_write_leaves_in_time_and_the_write_is_finished(
     broker: Broker, owner: Ehr, tmp_path: Path

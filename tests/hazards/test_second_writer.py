@@ -37,6 +37,7 @@ def edit(base_url: str, tenant: str, bed: str, number: int) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_clinicians_edits_survive_our_writes_and_ours_arrive(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     beds = 4

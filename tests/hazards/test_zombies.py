@@ -101,6 +101,7 @@ def test_old_heads_that_a_zombie_gate_writes_are_noticed_and_put_right(broker: B
         assert sum(topic.decided.get("DUPLICATE", 0) for topic in books.topics) == len(last)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_stopped_gate_ends_when_it_resumes_and_loses_nothing(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
