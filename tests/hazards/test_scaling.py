@@ -60,6 +60,7 @@ def wait_all_confirmed(to: Site, events: list[Event]) -> None:
     until(lambda: wanted <= {o.event_id for o in to.outcomes() if o.kind.value == "CONFIRMED"}, "all of them at the EHR")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(290)
 def test_one_to_two_to_one_workers_while_the_ehr_hangs_come_to_rest_and_the_others_beds_go_on(
     broker: Broker, owner: Ehr, tmp_path: Path
