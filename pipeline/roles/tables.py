@@ -7,8 +7,10 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.logs import emit
+from pipeline.ops.watchdog import Cause, exit_now
 from pipeline.roles.process import Process
 from pipeline.stream.app import Hooks
+from pipeline.stream.progress import RECOVERY_STALL_S
 from pipeline.topology import without_prefix
 
 REBALANCE = "rebalance"
@@ -51,4 +53,5 @@ def table_hooks(
         started=on_started,
         on_hole=lambda tp, _, first: at(lines.LOG_TRUNCATED, tp.topic, tp.partition, first),
         on_rewind=lambda tp, _, start: at(lines.POSITION_SOUGHT_BACK, tp.topic, tp.partition, start),
+        on_stall=lambda: exit_now(Cause.PHASE_OVERDUE, RECOVERY_STALL_S),
     )

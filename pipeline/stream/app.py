@@ -1,5 +1,6 @@
 """A Faust app as the recipe wants it: one agent, one table, nothing declared at run time, nothing acknowledged early."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,12 @@ from faust.types.auth import AuthProtocol
 from pipeline.settings import KafkaSettings, WorkerSettings
 from pipeline.stream.batch import BatchRunner, Cycle, Work, report
 from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
+from pipeline.stream.progress import Progress
 from pipeline.stream.store import STORE_OPTIONS, BatchTable, Join
 from pipeline.stream.transport import BatchConsumer, BatchTransport, FlowControl, RecordBatch
 
 REQUEST_TIMEOUT_S: Final = 90.0
+WATCH_S: Final = 1.0
 FETCH_BYTES: Final = 1 << 20
 
 
@@ -45,6 +48,7 @@ class Hooks:
     started: Callable[[], None]
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
+    on_stall: Callable[[], None]
 
 
 class Worker:
@@ -123,8 +127,21 @@ class Worker:
 
     async def run(self) -> None:
         """Start, and serve until stopped; a crash of any of Faust's services ends the process."""
-        await self.app.start()
-        await self.app.wait_until_stopped()
+        watching = asyncio.create_task(self._watch_recovery())
+        try:
+            await self.app.start()
+            await self.app.wait_until_stopped()
+        finally:
+            watching.cancel()
+
+    async def _watch_recovery(self) -> None:
+        """Faust waits for changelog records for ever; a recovery that no longer gets on is told to `on_stall`."""
+        progress, clock = Progress(), asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(WATCH_S)
+            recovery = self.app.tables.recovery  # type: ignore[attr-defined]  # the interface leaves it out
+            if progress.is_stalled(recovery.active_remaining_total() if recovery.in_recovery else 0, clock()):
+                self._hooks.on_stall()
 
     async def stop(self) -> None:
         """Finish the batch, commit, and leave the group."""
