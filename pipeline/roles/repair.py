@@ -3,7 +3,6 @@
 The order carries no value: the gate sends what it holds, and only if nothing newer was accepted since it was looked at.
 """
 
-import asyncio
 from dataclasses import dataclass
 
 from pipeline import topology
@@ -11,10 +10,10 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision, derive_event_id, partition_of
 from pipeline.domain.records import Accepted, Control, ControlKind
 from pipeline.formats.avro import Codec
-from pipeline.kafka.producer import OutRecord, Publisher
-from pipeline.ops.audit import AuditChain
+from pipeline.kafka.producer import OutRecord
 from pipeline.ops.logs import subject
 from pipeline.ops.topics import KafkaTopics, decoded
+from pipeline.roles.operator_log import operator_chain, publish_at_once
 from pipeline.settings import Settings
 
 
@@ -41,7 +40,7 @@ def find(settings: Settings, codec: Codec, key: EntityKey) -> Found:
 
 
 def reassert(settings: Settings, codec: Codec, key: EntityKey, seen: Revision, actor: str, reason: str, now: Millis) -> None:
-    """Publish the order, with its audit entry; returns when both are acknowledged. Repeating it does no harm."""
+    """Publish the order with its audit entry; returns when both are acknowledged. KafkaUnavailable. Repeating it does no harm."""
     order = Control(
         kind=ControlKind.REASSERT,
         event_id=derive_event_id(key.tenant, "surgeline-reassert", (str(seen), str(now)), key, 0),
@@ -51,8 +50,7 @@ def reassert(settings: Settings, codec: Codec, key: EntityKey, seen: Revision, a
         seen_revision=seen,
     )
     topic = topology.LANDING[EntityType(key.entity_type)]
-    chain = AuditChain.continued(KafkaTopics(settings.kafka), codec, codec, f"reassert/{actor}")
-    entry = chain.append(
+    entry = operator_chain(settings, codec, actor).append(
         at=now,
         actor=actor,
         action="reassert",
@@ -61,12 +59,4 @@ def reassert(settings: Settings, codec: Codec, key: EntityKey, seen: Revision, a
         event_id=order.event_id,
         reason=reason,
     )
-
-    async def publish() -> None:
-        publisher = Publisher(settings.kafka)
-        try:
-            await publisher.publish([OutRecord(topic, key.encode(), codec.encode(order)), entry])
-        finally:
-            await publisher.close(10)
-
-    asyncio.run(publish())
+    publish_at_once(settings, [OutRecord(topic, key.encode(), codec.encode(order)), entry])

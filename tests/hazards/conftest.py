@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.integration)
         if SHORT and item.get_closest_marker("long") is not None:
-            item.add_marker(pytest.mark.skip(reason="SURGELINE_HAZARDS=short"))
+            item.add_marker(pytest.mark.skip(reason="a long one, left out by SURGELINE_HAZARDS=short; run `make hazards`"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
