@@ -14,10 +14,16 @@ partition, and its offset is the last record's. Four of Faust's ways are replace
   resumed already is left alone.
 * Partitions are opened before they are sought: what was fetched ahead would be judged before what the recovered table
   still lacks. Here nothing of a source topic is handed out between an assignment and the seek that follows its recovery.
+* A fetch outlives the rebalance that stops it: begun before, it comes back with records that the next recovery sought,
+  which are dropped and never read again, and the recovery waits for them for ever. Here no seek begins while a fetch of a
+  stopped flow is under way, and a recovery that a rebalance has overtaken can't let the flow go on.
+* A fetch takes its partitions from a set that changes under it, and one that has become empty means all of them. Here a
+  fetch keeps the partitions that it began with.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import faust
 from faust.transport.drivers import aiokafka as driver
@@ -42,12 +48,12 @@ class FlowControl(FlowControlEvent):
             super().resume()
 
 
+FETCH_ENDS_S: Final = 30.0
+"""A fetch of a stopped flow ends by itself after a second; where it does not, its thread hangs, and the process ends."""
+
+
 def _nothing(*_: object) -> None:
     """For a hook that is not set."""
-
-
-class FetchedAcross(Exception):
-    """Changelog records came by a fetch that outlived a whole rebalance: the process ends, the next recovery reads them."""
 
 
 class BatchConsumer(driver.Consumer):
@@ -62,48 +68,58 @@ class BatchConsumer(driver.Consumer):
     on_serving: Callable[[], None] = staticmethod(_nothing)
     is_recovered: Callable[[], bool] = staticmethod(lambda: True)
     _serving = False
-    _fetched_in = 0
     _delivered: frozenset[TP] = frozenset()
     _dropped: frozenset[TP] = frozenset()
+    _turn = 0
+    """Counts what a rebalance consists of: a revocation and an assignment are a turn each."""
+    _fetched_in = 0
+    _sought_in = -1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._expected: dict[TP, int] = {}
         self._reread: dict[TP, int] = {}
+        self._no_fetch = asyncio.Event()
+        self._no_fetch.set()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """As Faust's; from here on nothing is handed out until the seek after the next recovery."""
-        self._serving = False
+        self._next_turn()
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """As Faust's; each partition begins anew, at its committed offset."""
-        self._serving = False
+        self._next_turn()
         self._expected.clear()
         self._dropped = frozenset()
         await super().on_partitions_assigned(assigned, generation_id)
 
+    def _next_turn(self) -> None:
+        self._serving = False
+        self._turn += 1
+
+    def resume_flow(self) -> None:
+        """As Faust's, but only after a seek of the present assignment: an overtaken recovery opens nothing."""
+        if self._sought_in == self._turn:
+            super().resume_flow()
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """As Faust's, but a message is a batch, and what was fetched across a rebalance is read again."""
+        """As Faust's, but a message is a batch, and what was fetched before a rebalance is not handed out after it."""
         if self._serving and self._dropped:
             await self._read_dropped()
-        self._fetched_in = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
-        generation = self._fetched_in
+        turn, generation = self._fetched_in, self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self._is_still(generation):
-            await self._fetched_across(records)
-            return
         for tp, batch in records.items():
-            if not self._is_still(generation):
-                return
+            if not self._is_still(turn):
+                return  # the seek of the next recovery is still to come, and waits for this fetch
             if not batch or (active is not None and tp not in active and tp not in self._buffered_partitions):
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if not self.batched(tp.topic):
                 for record in batch:
-                    if not self._is_still(generation):
+                    if not self._is_still(turn):
                         return
                     yield tp, self._to_message(tp, record)
             elif not self._serving:
@@ -121,28 +137,33 @@ class BatchConsumer(driver.Consumer):
             await self.seek(tp, self._expected[tp])
 
     async def _wait_next_records(self, timeout: float) -> Any:
-        """As Faust's; notes in which assignment the fetch begins, which is not the one in which the flow was stopped."""
-        if not self.flow_active:
+        """As Faust's; notes in which turn the fetch begins, and that one is under way."""
+        while not self.flow_active and not self.should_stop:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # an asyncio.Event is waited for as well
-        self._fetched_in = self.app.consumer_generation_id
-        return await super()._wait_next_records(timeout)
-
-    async def _fetched_across(self, records: Mapping[TP, Any]) -> None:
-        """Whether it was fetched before the seek that follows a rebalance or after it, nobody knows."""
-        if self.flow_active and any(batch and not self.batched(tp.topic) for tp, batch in records.items()):
-            raise FetchedAcross  # a hole in a changelog would never be noticed
-        await self._seek_back()
-
-    def _is_still(self, generation: int) -> bool:
-        """Whether records flow, in the same assignment as before."""
-        return self.flow_active and self.app.consumer_generation_id == generation
-
-    async def _seek_back(self) -> None:
-        """What was fetched while the flow was stopped is not handed out. The seek that counts follows the recovery."""
+        self._fetched_in = self._turn
+        self._no_fetch.clear()
         try:
-            await self.perform_seek()
-        except Exception as error:  # noqa: BLE001 - the partitions may be gone by now
-            self.log.warning("no seek while the flow is stopped: %s", type(error).__name__)
+            return await super()._wait_next_records(timeout)
+        finally:
+            self._no_fetch.set()
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        return await super()._getmany(active_partitions and frozenset(active_partitions), timeout)  # type: ignore[arg-type]
+
+    def _is_still(self, turn: int) -> bool:
+        """Whether records flow, in the same assignment as when they were fetched."""
+        return self.flow_active and self._turn == turn
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """As Faust's, after the last fetch of a stopped flow."""
+        turn = self._turn
+        await self._last_fetch()
+        await super().seek_wait(partitions)
+        self._sought_in = turn
+
+    async def _last_fetch(self) -> None:
+        if not self.flow_active:
+            await asyncio.wait_for(self._no_fetch.wait(), FETCH_ENDS_S)
 
     def _batch_message(self, tp: TP, batch: list[Any], generation: int) -> ConsumerMessage:
         last = batch[-1]
@@ -182,6 +203,8 @@ class BatchConsumer(driver.Consumer):
 
         Where nothing is committed, to the beginning: aiokafka would leave the position where an earlier fetch put it.
         """
+        turn = self._turn
+        await self._last_fetch()
         await super().perform_seek()
         sources = [tp for tp in self.assignment() if self.batched(tp.topic)]
         wanted = {tp: self._wanted(tp) for tp in sources}
@@ -195,7 +218,8 @@ class BatchConsumer(driver.Consumer):
                 if committed is not None:
                     self.on_rewind(tp, committed, start)
                 await self.seek(tp, start)
-        if self.is_recovered():
+        self._sought_in = turn
+        if turn == self._turn and self.is_recovered():
             self._serving = True
             self.on_serving()
 

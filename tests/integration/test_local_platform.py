@@ -1,5 +1,6 @@
 """The local broker and EHR keep what they took, and none outlives whoever started it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Final
 
 import aiohttp
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -56,11 +57,24 @@ def produce(bootstrap: str, value: bytes) -> None:
     assert failures == []
 
 
+def last_offset(consumer: Consumer) -> int:
+    """End of the topic, once its leader is there: a broker that has just started may not lead its partitions yet."""
+    ends: list[int] = []
+
+    def looked() -> bool:
+        with contextlib.suppress(KafkaException):
+            ends.append(consumer.get_watermark_offsets(TopicPartition(TOPIC, 0), timeout=WAIT_S)[1])
+        return bool(ends)
+
+    wait_for(looked)
+    return ends[0]
+
+
 def consume_all(bootstrap: str) -> list[bytes]:
     """All records of the topic, in order."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "none", "enable.auto.commit": False})
     try:
-        _, end = consumer.get_watermark_offsets(TopicPartition(TOPIC, 0), timeout=WAIT_S)
+        end = last_offset(consumer)
         consumer.assign([TopicPartition(TOPIC, 0, 0)])
         values: list[bytes] = []
         deadline = time.monotonic() + WAIT_S

@@ -1,7 +1,8 @@
 """Attacks on the transport: what Faust does between an assignment and the end of a recovery, with a broker played here."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
@@ -11,6 +12,7 @@ from faust.types import TP
 from faust.types.tuples import Message
 from mode.utils.queues import FlowControlQueue
 
+from pipeline.stream import transport
 from pipeline.stream.transport import BatchConsumer, FlowControl
 
 SOURCE = TP("landing.bed", 0)
@@ -22,7 +24,10 @@ class Log(BatchConsumer):
 
     def __init__(self, committed: int | None, ready_for: int | None = None) -> None:
         self.app = SimpleNamespace(
-            consumer_generation_id=1, monitor=SimpleNamespace(track_tp_end_offset=lambda *_: None), in_recovery=False
+            consumer_generation_id=1,
+            monitor=SimpleNamespace(track_tp_end_offset=lambda *_: None),
+            in_recovery=False,
+            client_only=False,
         )
         self._acked = defaultdict(list)
         self._acked_index = defaultdict(set)
@@ -32,7 +37,10 @@ class Log(BatchConsumer):
         self._buffered_partitions = set()
         self._expected = {}
         self._reread = {}
-        self.flow_active = True
+        self._no_fetch = asyncio.Event()
+        self._no_fetch.set()
+        self._active_partitions = {SOURCE, CHANGELOG}
+        self.can_resume_flow, self.suspend_flow, self.not_waiting_next_records = (asyncio.Event() for _ in range(3))
         self._stopped = SimpleNamespace(is_set=lambda: False)
         self._crashed = SimpleNamespace(is_set=lambda: False)
         self.log = SimpleNamespace(dev=lambda *_: None, warning=lambda *_: None)
@@ -49,6 +57,10 @@ class Log(BatchConsumer):
         self.positions = {SOURCE: committed or 0, CHANGELOG: 0}
         self.ends = {SOURCE: 1000, CHANGELOG: 100}
         self.stops_while_fetching = False
+        self._thread = SimpleNamespace(getmany=self.fetched, seek_wait=self.sought)
+        self.fetches: list[asyncio.Event] = []
+        self.holds_fetches = False
+        self.asked: list[frozenset[TP]] = []
 
     def __del__(self) -> None:
         """Nothing was opened."""
@@ -57,14 +69,25 @@ class Log(BatchConsumer):
     def should_stop(self) -> bool:
         return False
 
-    async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], set[TP]]:
-        self.flow_active = not self.stops_while_fetching
+    async def wait(self, event: Any) -> None:  # type: ignore[override]
+        await event.wait()
+
+    async def fetched(self, active: frozenset[TP], timeout: float) -> dict[TP, list[Any]]:
+        """As aiokafka's fetcher, in its thread: waits for records, and then takes what is there by now."""
+        if self.holds_fetches:
+            self.fetches.append(asyncio.Event())
+            await self.fetches[-1].wait()
+        self.asked.append(frozenset(active))
+        if self.stops_while_fetching:
+            self.stop_flow()
         records = {}
         for tp, position in self.positions.items():
+            if active and tp not in active:
+                continue
             end = min(position + 100, self.ends[tp])
             records[tp] = [SimpleNamespace(offset=n, timestamp=0, timestamp_type=0) for n in range(position, end)]
             self.positions[tp] = end
-        return records, {SOURCE, CHANGELOG}
+        return records
 
     def _to_message(self, tp: TP, record: Any) -> Any:
         return SimpleNamespace(offset=record.offset, tp=tp)
@@ -75,9 +98,10 @@ class Log(BatchConsumer):
     async def _seek(self, partition: TP, offset: int) -> None:
         self.positions[partition] = offset if offset <= self.ends[partition] else 0
 
+    async def sought(self, positions: Mapping[TP, int]) -> None:
+        self.positions.update(positions)
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        if not self.flow_active:
-            raise AssertionError("No partitions are currently assigned")
         if self.committed:  # as aiokafka's: with no commit, the position stays where fetching took it
             self.positions[SOURCE] = self.committed
         return {SOURCE: self.committed}  # type: ignore[dict-item]
@@ -97,6 +121,12 @@ class Log(BatchConsumer):
                     records: list[Any] = message.value  # type: ignore[assignment]
                     offsets += [record.offset for record in records]
         return offsets
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("committed", [None, 0, 300])
@@ -138,10 +168,95 @@ async def test_a_seek_before_the_recovery_opens_nothing() -> None:
     assert (await consumer.read(2))[0] == 300
 
 
-async def test_a_seek_that_fails_while_the_flow_is_stopped_ends_nothing() -> None:
+async def test_what_a_stopped_flow_fetched_is_not_handed_out_and_comes_again() -> None:
     consumer = Log(committed=300)
+    await consumer.perform_seek()
     consumer.stops_while_fetching = True
     assert await consumer.read(1) == []
+    consumer.stops_while_fetching = False
+    await consumer.perform_seek()
+    consumer.resume_flow()
+    assert (await consumer.read(1))[0] == 300
+
+
+async def test_a_fetch_that_outlives_a_rebalance_takes_nothing_from_the_recovery_after_it() -> None:
+    """It did: what it brought from the place just sought was dropped, and the recovery waited for those records for ever."""
+    consumer = Log(committed=300)
+    taken: list[int] = []
+
+    async def drain() -> None:
+        message: Message
+        async for tp, message in consumer.getmany(1.0):
+            if tp == CHANGELOG:
+                taken.append(message.offset)
+
+    consumer.holds_fetches = True
+    overtaken = asyncio.create_task(drain())
+    await until(lambda: len(consumer.fetches) == 1)
+    consumer.stop_flow()
+    consumer._next_turn()
+    consumer._next_turn()
+    seek = asyncio.create_task(consumer.seek_wait({CHANGELOG: 40}))
+    await asyncio.sleep(0)
+    assert not seek.done(), "not while the fetch is under way"
+    consumer.fetches[0].set()
+    await overtaken
+    await seek
+    consumer.holds_fetches = False
+    consumer.resume_flow()
+    await drain()
+    assert taken == list(range(40, 100))
+
+
+async def test_a_fetch_that_never_ends_ends_the_process_and_not_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FETCH_ENDS_S", 0.01)
+    consumer = Log(committed=300)
+    consumer.holds_fetches = True
+    hanging = asyncio.ensure_future(consumer.read(1))
+    await until(lambda: len(consumer.fetches) == 1)
+    consumer.stop_flow()
+    with pytest.raises(TimeoutError):
+        await consumer.seek_wait({CHANGELOG: 0})
+    hanging.cancel()
+
+
+async def test_a_recovery_that_a_rebalance_overtook_lets_nothing_flow() -> None:
+    consumer = Log(committed=300)
+    consumer.stop_flow()
+    await consumer.seek_wait({CHANGELOG: 0})
+    consumer._next_turn()
+    consumer.resume_flow()
+    assert not consumer.flow_active
+    await consumer.perform_seek()
+    consumer.resume_flow()
+    assert consumer.flow_active
+
+
+async def test_a_seek_that_a_rebalance_overtook_opens_nothing() -> None:
+    consumer = Log(committed=300)
+    consumer.stop_flow()
+    consumer._no_fetch.clear()
+    seek = asyncio.create_task(consumer.perform_seek())
+    await asyncio.sleep(0)
+    consumer._next_turn()
+    consumer._no_fetch.set()
+    await seek
+    consumer.resume_flow()
+    assert not consumer.flow_active
+    assert not consumer._serving
+
+
+async def test_a_fetch_keeps_the_partitions_that_it_began_with() -> None:
+    """A set that becomes empty under aiokafka means all of them: a standby's records were fetched and dropped."""
+    consumer = Log(committed=300)
+    consumer._active_partitions = {CHANGELOG}
+    consumer.holds_fetches = True
+    reading = asyncio.ensure_future(consumer.read(1))
+    await until(lambda: len(consumer.fetches) == 1)
+    consumer._active_partitions.clear()
+    consumer.fetches[0].set()
+    await reading
+    assert consumer.asked == [frozenset({CHANGELOG})]
 
 
 async def test_changelog_records_of_an_earlier_generation_are_not_handed_on() -> None:
@@ -152,7 +267,7 @@ async def test_changelog_records_of_an_earlier_generation_are_not_handed_on() ->
         assert tp == CHANGELOG
         taken.append(message.offset)
         if len(taken) == 3:
-            consumer.app.consumer_generation_id = 2
+            consumer._next_turn()
     assert taken == [0, 1, 2]
 
 

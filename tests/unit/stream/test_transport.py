@@ -1,5 +1,6 @@
 """What the exact transport promises, with a consumer made without a broker."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -30,6 +31,8 @@ class Consumer(BatchConsumer):
         self._unacked_messages = WeakSet()
         self._waiting_for_ack = None
         self._n_acked = 0
+        self._no_fetch = asyncio.Event()
+        self._no_fetch.set()
         self._expected = {}
         self._reread = defaultdict(int)
         self.log = SimpleNamespace(dev=lambda *_: None)
