@@ -71,6 +71,7 @@ class Reason(Described):
     AMBIGUOUS = "AMBIGUOUS", "sent, no answer; will be read back"
     REFUSED_INVALID = "REFUSED_INVALID", "the destination refuses the content (400, 422)"
     UNAUTHENTICATED = "UNAUTHENTICATED", "the destination does not know our credentials (401); tried again until it does"
+    NO_TOKEN = "NO_TOKEN", "no access token is to be had, so nothing was sent; tried again until there is one"
     REFUSED_FORBIDDEN = "REFUSED_FORBIDDEN", "the destination does not allow this write to us (403)"
     REFUSED_GONE = "REFUSED_GONE", "the resource was deleted at the destination (410)"
     REFUSED_MISSING = "REFUSED_MISSING", "the resource is not at the destination and may not be created there"

@@ -37,7 +37,9 @@ NOT_OURS_WAIT_MS: Final = 250
 FAULT_WAIT_MS: Final = 30_000
 """An entity whose write met a fault that could not even be recorded waits this long."""
 
-_ABSENCE: Final = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS, Reason.UNAUTHENTICATED})
+_ABSENCE: Final = frozenset(
+    {Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS, Reason.UNAUTHENTICATED, Reason.NO_TOKEN}
+)
 """The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
 
 
