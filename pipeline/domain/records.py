@@ -68,6 +68,7 @@ class Reason(Described):
     RATE_LIMITED = "RATE_LIMITED", "the destination asked for a pause (429)"
     UNAVAILABLE = "UNAVAILABLE", "the destination is unavailable (5xx)"
     VERSION_MISMATCH = "VERSION_MISMATCH", "somebody else wrote first (409, 412)"
+    PREREQUISITE = "PREREQUISITE", "its bed is not vacated at the destination yet; tried again until it is"
     AMBIGUOUS = "AMBIGUOUS", "sent, no answer; will be read back"
     REFUSED_INVALID = "REFUSED_INVALID", "the destination refuses the content (400, 422)"
     UNAUTHENTICATED = "UNAUTHENTICATED", "the destination does not know our credentials (401); tried again until it does"
@@ -285,6 +286,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     last_confirmed_at: Annotated[Time | None, Meta(description="time of the last confirmation")] = None
     last_confirmed_revision: Annotated[Revision, Meta(description="revision of the last confirmation")] = Revision(0)
     concurrency: Annotated[int, Meta(description="writes allowed at once")] = 0
+    double_occupied: Annotated[int, Meta(description="beds that more than one stay claims, all partitions")] = 0
     windows: Annotated[tuple[LaneWindow, ...], Meta(description="lag per lane and entity type")] = ()
     stuck: Annotated[tuple[Stuck, ...], Meta(description="longest stuck first, bounded")] = ()
 

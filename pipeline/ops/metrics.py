@@ -181,6 +181,7 @@ WRITER_ATTEMPTS: Final = _counter(
 )
 WRITER_CONFIRMED: Final = _counter("surgeline_writer_confirmed_total", "revisions confirmed", DESTINATION, LANE, ENTITY_TYPE)
 WRITER_PARKED: Final = _gauge("surgeline_writer_parked_entities", "entities given up until something newer comes", DESTINATION)
+DOUBLE_OCCUPIED: Final = _gauge("surgeline_double_occupied_beds", "beds that more than one stay claims", DESTINATION)
 WRITER_PENDING: Final = _gauge("surgeline_writer_pending_entities", "entities that wait", DESTINATION, LANE)
 WRITER_IN_FLIGHT: Final = _gauge("surgeline_writer_in_flight_writes", "writes under way", DESTINATION)
 WRITER_CONCURRENCY: Final = _gauge("surgeline_writer_concurrency_writes", "writes allowed at once", DESTINATION)

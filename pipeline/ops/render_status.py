@@ -60,6 +60,8 @@ def _answers(at: DestinationStatus, now: int) -> Iterable[tuple[str, str]]:
     yield "Current?", _current(at, now)
     yield "Delayed?", _delayed(at, now)
     yield "Stuck?", f"{at.parked} given up, {len(at.stuck)} named below" if at.parked or at.stuck else "nothing"
+    if at.double_occupied:
+        yield "Disagreement", f"{at.double_occupied} beds that more than one stay claims; ask the units who lies there"
     last = f"{age_of(now, at.last_confirmed_at)}, revision {show_revision(at.last_confirmed_revision)}"
     yield "Last confirmed", last if at.last_confirmed_at is not None else "nothing yet"
     since = f", entered {age_of(now, at.mode_since)} because {at.mode_cause}" if at.mode_since is not None else ""

@@ -57,6 +57,7 @@ class DestinationStatus(msgspec.Struct, frozen=True):
     mode_cause: str
     pending: dict[str, int]
     parked: int
+    double_occupied: int
     in_flight: int
     oldest_open_since: Millis | None
     stuck: tuple[Stuck, ...]
@@ -169,6 +170,7 @@ def _destination(
         mode_cause=entered[0].cause if entered else "",
         pending=pending,
         parked=parked,
+        double_occupied=max((report.double_occupied for report in serving), default=0),
         in_flight=sum(report.in_flight for report in serving),
         oldest_open_since=oldest,
         stuck=tuple(stuck),

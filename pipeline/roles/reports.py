@@ -39,11 +39,14 @@ _LINES: Final = {OutcomeKind.PARKED: lines.WRITE_PARKED, OutcomeKind.FAILED: lin
 class Reports:
     """Observer of one delivery. A report that can't be published is left out: the next one holds newer figures."""
 
-    def __init__(self, process: Process, destination: str, instance: str, ledger: OutcomeLedger) -> None:
+    def __init__(
+        self, process: Process, destination: str, instance: str, ledger: OutcomeLedger, double_occupied: Callable[[], int]
+    ) -> None:
         self._process = process
         self._destination = destination
         self._instance = instance
         self._ledger = ledger
+        self._double_occupied = double_occupied
         self._modes = Modes()
         self._windows = LagWindows()
         self._window_start = now_ms()
@@ -169,6 +172,7 @@ class Reports:
             last_confirmed_at=self._confirmed_at,
             last_confirmed_revision=self._confirmed,
             concurrency=delivery.limiter.allowed,
+            double_occupied=self._double_occupied(),
             windows=self._windows.roll(),
             stuck=tuple(self._shown(each) for each in stuck),
         )

@@ -16,6 +16,7 @@ from pipeline.roles.destinations import destination_of
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.reports import Reports
+from pipeline.roles.stays import Stays
 from pipeline.roles.tables import table_hooks
 from pipeline.roles.timed import Timed
 from pipeline.settings import WriterSettings
@@ -52,9 +53,10 @@ class WriterRole:
         )
         digest_key = settings.digest_key()
         ledger = OutcomeLedger(self._publisher, process.codec, chain, lambda key: subject(key, digest_key))
+        self._stays = Stays(process, name)
         self._breaker = ConsecutiveBreaker()
         self._limiter = AdaptiveLimiter(section.concurrency)
-        self._reports = Reports(process, name, section.instance, ledger)
+        self._reports = Reports(process, name, section.instance, ledger, self._stays.double_occupied)
         self._delivery = Delivery(
             destination=self._destination,
             pendings=self,
@@ -67,6 +69,7 @@ class WriterRole:
             clock=now_ms,
             draw=random.random,
             writer=f"{name}/{section.instance}",
+            order=self._stays.order,
         )
         self._worker = self._new_worker(section)
 
@@ -150,11 +153,13 @@ class WriterRole:
                 self._reports.run(self._publisher, self._delivery, lambda: sorted(self._worker.assigned)),
             )
         ]
+        tasks.append(self._stays.followed(self._publisher))
         await stop.wait()
         await self._delivery.stop(process.settings.worker.drain_s / 2)
         await self._worker.stop()
         for task in tasks:
             task.cancel()
+        await self._stays.close()
         await self._publisher.close(process.settings.worker.drain_s / 4)
         await self._destination.close()
 

@@ -15,6 +15,7 @@ from aiolimiter import AsyncLimiter
 from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Breaker, Limiter, next_delay
+from pipeline.domain.occupants import STEP_MS, AnyOrder, Order, Turn
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry, LaneScheduler
@@ -24,6 +25,9 @@ from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome,
 
 STUCK_AFTER_ATTEMPTS: Final = 3
 STUCK_LISTED: Final = 50
+
+STUCK_AGAIN_S: Final = 5.0
+"""Time between two records that a write is stuck behind another one's."""
 
 IDLE_WAIT_S: Final = 0.5
 
@@ -107,6 +111,7 @@ class Delivery:
         clock: Callable[[], Millis],
         draw: Callable[[], float],
         writer: str,
+        order: Order | None = None,
     ) -> None:
         self.scheduler = LaneScheduler()
         self.breaker = breaker
@@ -120,6 +125,7 @@ class Delivery:
         self._clock = clock
         self._draw = draw
         self._scribe = Scribe(destination.name, writer)
+        self._order = order or AnyOrder()
         self._partition_of: dict[bytes, int] = {}
         self._tenures: dict[int, int] = {}
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
@@ -155,6 +161,7 @@ class Delivery:
             self.scheduler.discard(key)
             self._partition_of.pop(key, None)
             self._troubled.pop(key, None)
+            self._order.forget((key,))
         self._bodies.forget_all(partitions)
         # The outcome that these wait for will be read by whoever has the partition now.
         for key in [key for key, (partition, _) in self._awaiting.items() if partition in partitions]:
@@ -167,7 +174,8 @@ class Delivery:
             self.scheduler.put(Entry(key, lane, pending.since, pending.not_before))
         else:
             self.scheduler.discard(key)
-        if pending.is_parked or (pending.is_due and pending.attempts >= STUCK_AFTER_ATTEMPTS):
+        hindered = pending.attempts >= STUCK_AFTER_ATTEMPTS or pending.last_reason is Reason.PREREQUISITE
+        if pending.is_parked or (pending.is_due and hindered):
             self._troubled[key] = pending
         else:
             self._troubled.pop(key, None)
@@ -252,7 +260,11 @@ class Delivery:
                 self.scheduler.discard(key)
                 self._give_back(key, probe)
                 return
-            verdict = await self._attempted(job) if self.is_ours(job.partition) else None
+            turn = self._order.turn(key, job.accepted, self._clock())
+            if turn is Turn.LATER:
+                self._put_off(key, STEP_MS, probe)
+                return
+            verdict = await self._attempted(job, turn) if self.is_ours(job.partition) else None
             if verdict is None:
                 self._put_off(key, NOT_OURS_WAIT_MS, probe)
                 return
@@ -274,7 +286,9 @@ class Delivery:
             return None
         return Job(key, partition, self._tenures.get(partition, 0), pending, self._decode(pending.newest))
 
-    async def _attempted(self, job: Job) -> Verdict | None:
+    async def _attempted(self, job: Job, turn: Turn) -> Verdict | None:
+        if turn is Turn.STUCK:
+            return Verdict(OutcomeKind.FAILED, Reason.PREREQUISITE, STUCK_AGAIN_S)
         try:
             return await Attempt(self, job.key, job.partition, job.pending, job.accepted).run()
         except asyncio.CancelledError:
@@ -339,11 +353,12 @@ class Delivery:
     def _judged(self, pending: Pending, verdict: Verdict, now: Millis) -> Judged:
         """Whether it is tried again, and when.
 
-        A probe of a destination that is away and a pause that it asks for say nothing about this entity: they don't count,
-        or an outage would use up the attempts and the first hiccup after it would park what waited longest.
+        A probe of a destination that is away, a pause that it asks for, and waiting for another entity say nothing about this
+        one: they don't count, or an outage would use up the attempts and the first hiccup after it would park what waited
+        longest.
         """
         kind, reason = verdict.kind, verdict.reason
-        away = (reason in _ABSENCE and self.breaker.is_open) or reason is Reason.RATE_LIMITED
+        away = (reason in _ABSENCE and self.breaker.is_open) or reason in (Reason.RATE_LIMITED, Reason.PREREQUISITE)
         attempts = max(1, pending.attempts + (0 if away else 1))
         if kind is not OutcomeKind.FAILED:
             return Judged(kind, reason, attempts, None)
@@ -358,7 +373,7 @@ class Delivery:
         if verdict.reason in _ABSENCE:
             self.breaker.failed(now, probe)
             self.limiter.refused(now)
-        elif verdict.reason is Reason.INTERNAL:
+        elif verdict.reason in (Reason.INTERNAL, Reason.PREREQUISITE):
             self.breaker.abandoned(probe)
         else:
             self.breaker.succeeded()

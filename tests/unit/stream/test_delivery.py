@@ -1,7 +1,7 @@
 """What one destination's delivery promises, with a fake destination, ledger and table, and a clock moved by hand."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,6 +24,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.occupants import STEP_MS, Order, Turn
 from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
@@ -188,7 +189,15 @@ class FakeObserver:
 class World:
     """One delivery with everything around it faked."""
 
-    def __init__(self, *, max_attempts: int = 3, timeout_s: float = 10.0, threshold: int = 100, concurrency: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        max_attempts: int = 3,
+        timeout_s: float = 10.0,
+        threshold: int = 100,
+        concurrency: int = 8,
+        order: Order | None = None,
+    ) -> None:
         self.clock = Clock()
         self.ehr = FakeEhr()
         self.table = FakeTable()
@@ -209,6 +218,7 @@ class World:
             self.clock,
             lambda: 0.0,
             WRITER,
+            order,
         )
 
     def accept(self, accepted: Accepted) -> None:
@@ -715,3 +725,61 @@ async def test_what_is_over_its_deadline_is_listed_as_stuck_and_what_is_not_is_n
     world.clock.now = world.table.rows[A].deadline + 1
     parked, stuck = world.delivery.stuck()
     assert (parked, [each.revision for each in stuck]) == (0, [revision_of(1, 5)])
+
+
+class Gatekeeper:
+    """An order that says what the test wants."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, Turn] = {}
+        self.forgotten: list[bytes] = []
+
+    def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn:
+        return self.says.get(accepted.entity_id, Turn.NOW)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        self.forgotten += keys
+
+
+async def test_what_waits_for_another_entity_holds_up_nobody_and_leaves_no_trace() -> None:
+    order = Gatekeeper()
+    world = World(order=order)
+    order.says["A"] = Turn.LATER
+    world.accept(change(5, "A", lane=Lane.CRITICAL))
+    world.accept(change(6, "B", lane=Lane.BULK))
+    await world.run()
+    assert [target for target, _ in world.ehr.history] == ["B"]
+    assert world.ledger.kinds() == [OutcomeKind.CONFIRMED]
+    order.says.clear()
+    world.read_outcomes()
+    world.clock.now += STEP_MS
+    await world.live()
+    assert [target for target, _ in world.ehr.history] == ["B", "A"]
+
+
+async def test_what_waits_for_too_long_shows_as_stuck_and_is_never_given_up() -> None:
+    order = Gatekeeper()
+    world = World(order=order, max_attempts=3)
+    order.says["A"] = Turn.STUCK
+    world.accept(change(5))
+    await world.live(most=200)
+    assert set(world.ledger.reasons()) == {Reason.PREREQUISITE}
+    assert set(world.ledger.kinds()) == {OutcomeKind.FAILED}
+    assert 3 < len(world.ledger.log) <= 25, "not more often than every five seconds"
+    parked, stuck = world.delivery.stuck()
+    assert (parked, [each.reason for each in stuck]) == (0, [Reason.PREREQUISITE])
+    assert world.ehr.read_count == 0
+    assert not world.breaker.is_open
+    order.says.clear()
+    await world.live()
+    assert world.ehr.history == [("A", revision_of(1, 5))]
+
+
+async def test_an_order_forgets_what_went_to_another_worker() -> None:
+    order = Gatekeeper()
+    world = World(order=order)
+    order.says["A"] = Turn.LATER
+    world.accept(change(5))
+    await world.run()
+    world.delivery.revoked((0,))
+    assert order.forgotten == [A]

@@ -1,0 +1,254 @@
+"""Who lies in which bed at one destination, as far as it was told: a bed is vacated there before it is occupied (rule 12).
+
+A stay and the one before it in the same bed lie in different partitions, perhaps at different workers. So this is learnt
+from the history that everybody can read: accepted stays say where somebody is by now, confirmed outcomes say what the
+destination shows. Pure; records of different topics and partitions may come in any order, and each may come twice.
+"""
+
+import enum
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from msgspec import UNSET
+
+from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
+from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
+from pipeline.domain.records import Accepted, Outcome, OutcomeKind
+
+GRACE_MS: Final = 2_000
+"""A bed that two stays claim may be a departure that hasn't reached us yet: the newer stay waits this long for it."""
+
+WAIT_MS: Final = 30_000
+"""A stay waits this long for a departure that is on its way, and from then on shows as stuck behind it."""
+
+STEP_MS: Final = 100
+"""Time between two looks at what a stay waits for."""
+
+REVISIONS_KEPT: Final = 32
+"""Newest revisions of a stay whose bed is kept, for confirmations to come; of an older one the bed is unknown."""
+
+CHAIN: Final = 64
+"""Longest chain of stays, each waiting for the next one's bed, in which a ring is looked for."""
+
+_GONE: Final = frozenset(
+    {EncounterStatus.PLANNED, EncounterStatus.FINISHED, EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR}
+)
+
+_TOLD: Final = frozenset({OutcomeKind.CONFIRMED, OutcomeKind.SHADOWED})
+"""A write that is only compared leaves the destination as others keep it: nobody can wait for it."""
+
+Bed = tuple[str, ...]
+"""Tenant, facility, building, floor, point of care, room and bed."""
+
+
+def bed_of(accepted: Accepted) -> Bed | None:
+    """The bed that the stay occupies in this state; None where it occupies none, or isn't a stay."""
+    stay = accepted.state
+    if not isinstance(stay, Encounter) or stay.status in _GONE or stay.patient_class is PatientClass.PREADMIT:
+        return None
+    place = stay.location
+    if place is UNSET or place is None or not place.bed:
+        return None
+    return _bed(accepted, place)
+
+
+def _bed(accepted: Accepted, place: Place) -> Bed:
+    outside = (place.building, place.floor, place.point_of_care, place.room, place.bed)
+    return (accepted.tenant, place.facility or accepted.facility, *(name or "" for name in outside))
+
+
+@dataclass(slots=True)
+class _Stay:
+    """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed."""
+
+    beds: dict[Revision, Bed | None] = field(default_factory=dict)
+    confirmed: Revision = NO_REVISION
+
+    @property
+    def newest(self) -> Bed | None:
+        return self.beds[max(self.beds)] if self.beds else None
+
+    @property
+    def shown(self) -> Bed | None:
+        return self.beds.get(self.confirmed)
+
+    def prune(self) -> None:
+        for revision in sorted(self.beds)[:-1]:
+            if revision < self.confirmed or (len(self.beds) > REVISIONS_KEPT and revision != self.confirmed):
+                del self.beds[revision]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What has to come before a stay is written: stays that are to leave its bed, and those that claim it as well."""
+
+    leaving: frozenset[bytes]
+    claiming: frozenset[bytes]
+
+
+FREE: Final = Before(frozenset(), frozenset())
+
+
+class Occupants:
+    """Of one destination. For any thread."""
+
+    def __init__(self, destination: str) -> None:
+        self._destination = destination
+        self._stays: dict[bytes, _Stay] = {}
+        self._shown: dict[Bed, set[bytes]] = {}
+        self._newest: dict[Bed, set[bytes]] = {}
+        self._double: set[Bed] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._stays)
+
+    @property
+    def double_occupied(self) -> int:
+        """Beds that more than one stay claims by now: a disagreement of the sources, which nobody here may settle."""
+        with self._lock:
+            return len(self._double)
+
+    def on_accepted(self, accepted: Accepted) -> None:
+        """From `events.accepted`."""
+        if accepted.entity_type is not EntityType.ENCOUNTER:
+            return
+        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        with self._lock, self._changing(key) as stay:
+            stay.beds[accepted.revision] = bed_of(accepted)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """From `outcomes`: only what this destination shows counts."""
+        if outcome.entity_type is not EntityType.ENCOUNTER or outcome.destination != self._destination:
+            return
+        if outcome.kind not in _TOLD:
+            return
+        key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
+        with self._lock, self._changing(key) as stay:
+            stay.confirmed = max(stay.confirmed, outcome.revision)
+
+    def before(self, key: bytes, accepted: Accepted) -> Before:
+        """What the stay waits for. In a ring of stays that wait for each other, the one with the least key goes first."""
+        bed = bed_of(accepted)
+        if bed is None:
+            return FREE
+        with self._lock:
+            others = self._shown.get(bed, set()) - {key}
+            leaving = frozenset(other for other in others if self._stays[other].newest != bed)
+            claiming = frozenset(other for other in others if other not in leaving)
+            if leaving and key == min(self._ring(key, bed), default=None):
+                leaving = frozenset()
+        return Before(leaving, claiming)
+
+    def _ring(self, key: bytes, bed: Bed) -> set[bytes]:
+        """Stays of the ring that `key` closes by wanting `bed`; empty where there is none."""
+        path: list[bytes] = []
+        return self._walk(key, bed, path)
+
+    def _walk(self, start: bytes, bed: Bed, path: list[bytes]) -> set[bytes]:
+        if len(path) >= CHAIN:
+            return set()
+        for other in sorted(self._shown.get(bed, ())):
+            if other == start:
+                if path:
+                    return {start, *path}
+                continue
+            wanted = self._stays[other].newest
+            if wanted is None or wanted == bed or other in path:
+                continue
+            if found := self._walk(start, wanted, [*path, other]):
+                return found
+        return set()
+
+    def _changing(self, key: bytes) -> "_Change":
+        return _Change(self, key)
+
+    def _index(self, key: bytes, stay: _Stay, put: bool) -> None:
+        for beds, bed in ((self._shown, stay.shown), (self._newest, stay.newest)):
+            if bed is None:
+                continue
+            keys = beds.setdefault(bed, set())
+            (keys.add if put else keys.discard)(key)
+            if not keys:
+                del beds[bed]
+        if stay.newest is not None:
+            claimed = len(self._newest.get(stay.newest, ())) > 1
+            (self._double.add if claimed else self._double.discard)(stay.newest)
+
+
+class _Change:
+    """Takes a stay out of the indexes, lets it change, and puts it back; forgets one that is nowhere and all confirmed."""
+
+    def __init__(self, occupants: Occupants, key: bytes) -> None:
+        self._occupants, self._key = occupants, key
+
+    def __enter__(self) -> _Stay:
+        stay = self._occupants._stays.setdefault(self._key, _Stay())
+        self._occupants._index(self._key, stay, put=False)
+        return stay
+
+    def __exit__(self, *_: object) -> None:
+        stay = self._occupants._stays[self._key]
+        stay.prune()
+        if stay.beds and stay.confirmed >= max(stay.beds) and stay.shown is None:
+            del self._occupants._stays[self._key]
+        else:
+            self._occupants._index(self._key, stay, put=True)
+
+
+class Turn(enum.Enum):
+    """Whether a write may go: now, later (ask again), or stuck behind what hasn't come for too long."""
+
+    NOW = enum.auto()
+    LATER = enum.auto()
+    STUCK = enum.auto()
+
+
+class Order(Protocol):
+    """Port: what has to be written before what."""
+
+    def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn: ...
+    def forget(self, keys: Iterable[bytes]) -> None: ...
+
+
+class AnyOrder:
+    """For a destination that is told nothing whose order across entities matters."""
+
+    def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn:
+        """Now."""
+        return Turn.NOW
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Nothing is known."""
+
+
+class VacateFirst:
+    """A stay waits until its bed is free at the destination, with a bound; then it shows as stuck, and goes on waiting."""
+
+    def __init__(self, occupants: Occupants, is_ready: Callable[[], bool]) -> None:
+        """`is_ready`: whether the history has been read to its end, so that `occupants` can be asked."""
+        self._occupants = occupants
+        self._is_ready = is_ready
+        self._since: dict[bytes, Millis] = {}
+
+    def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn:
+        """Who is to leave the bed goes first; who claims it as well is waited for only for as long as news may take."""
+        if accepted.entity_type is not EntityType.ENCOUNTER:
+            return Turn.NOW
+        if not self._is_ready():
+            return Turn.LATER
+        before = self._occupants.before(key, accepted)
+        if not before.leaving and not before.claiming:
+            self._since.pop(key, None)
+            return Turn.NOW
+        waited = now - self._since.setdefault(key, now)
+        if not before.leaving:
+            return Turn.NOW if waited >= GRACE_MS else Turn.LATER
+        return Turn.STUCK if waited >= WAIT_MS else Turn.LATER
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """They went to another worker."""
+        for key in keys:
+            self._since.pop(key, None)

@@ -1,0 +1,46 @@
+"""What a writer knows of all stays, its own partitions' and the others': in which bed each lies at its destination."""
+
+import asyncio
+from typing import Final
+
+from pipeline.domain.event import EntityType
+from pipeline.domain.occupants import AnyOrder, Occupants, Order, VacateFirst
+from pipeline.kafka.projections import follow_stays, is_current, outlived
+from pipeline.ops import metrics
+from pipeline.roles.destinations import profile_for
+from pipeline.roles.process import Process, now_ms, or_die
+from pipeline.roles.publishing import WatchedPublisher
+
+_WHERE: Final = "location"
+"""Field of a stay that says in which bed somebody lies."""
+
+
+class Stays:
+    """Follows the history where the destination is told where somebody lies; else there is no order to keep."""
+
+    def __init__(self, process: Process, destination: str) -> None:
+        self._destination = destination
+        self._occupants = Occupants(destination)
+        profile = profile_for(destination, process.settings.writers[destination])
+        self._follower = None
+        self.order: Order = AnyOrder()
+        if EntityType.ENCOUNTER in profile.resources and _WHERE in profile.fields_of(EntityType.ENCOUNTER):
+            follower = follow_stays(process.settings.kafka, process.codec, self._occupants, now_ms())
+            self._follower = follower
+            self.order = VacateFirst(self._occupants, lambda: is_current(follower))
+
+    def double_occupied(self) -> int:
+        """Beds that more than one stay claims; shown as a metric as well."""
+        count = self._occupants.double_occupied
+        metrics.DOUBLE_OCCUPIED.of(self._destination).set(count)
+        return count
+
+    def followed(self, publisher: WatchedPublisher) -> "asyncio.Task[None]":
+        """Ends the process where the history is followed no more: a stay would wait for ever."""
+        followers = (self._follower,) if self._follower else ()
+        return asyncio.create_task(or_die(outlived(publisher, *followers)))
+
+    async def close(self) -> None:
+        """End the thread."""
+        if self._follower is not None:
+            await asyncio.to_thread(self._follower.stop)
