@@ -5,7 +5,8 @@ from typing import Final
 
 import yaml
 
-from pipeline.formats.fhir.profile import Profile, ProfileProblems, parse_profile
+from pipeline.formats.fhir.profile import Profile
+from pipeline.formats.fhir.profile_rules import ProfileProblems, parse_profile
 
 PROFILES: Final = Path(__file__).parent.parent / "profiles" / "ehr"
 

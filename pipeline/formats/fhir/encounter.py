@@ -6,13 +6,13 @@ from typing import Final
 from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
+from pipeline.formats.fhir import terms
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
 from pipeline.formats.fhir.owned import Body, Json, Member, Owned, dotted_value, elements, value_at
 from pipeline.formats.fhir.resource import ResourceMap, carries, code, extension, identifier_of, shown_extension
 from pipeline.formats.fhir.terms import (
     CLASS_OF,
     DISCHARGE_DISPOSITION,
-    ENCOUNTER_EXTENSION,
     ENCOUNTER_STATUS,
     HOSPITAL_SERVICE,
     LOCATION_CLASS_SYSTEM,
@@ -20,12 +20,8 @@ from pipeline.formats.fhir.terms import (
 )
 from pipeline.formats.fhir.times import date_time, same_moment
 
-EXTENSIONS: Final[dict[str, str]] = {
-    "admit_decision_at": "encounter-admit-decision",
-    "expected_discharge_at": "encounter-expected-discharge",
-    "discharge_ordered_at": "encounter-discharge-ordered",
-}
-"""Our extensions of a stay, each a dateTime: R4 has no element for these."""
+EXTENSIONS: Final = terms.EXTENSIONS[EntityType.ENCOUNTER]
+"""Our extensions of a stay, by field: name and value."""
 
 OVER: Final = frozenset({EncounterStatus.FINISHED, EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR})
 """Statuses in which nobody is anywhere: an active location is completed, a planned or reserved one is withdrawn."""
@@ -45,13 +41,13 @@ def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) 
         identifier_of("identifier", ident),
         *_subject(encounter, naming, current),
         *_class(encounter),
-        *_status(encounter),
+        *_status(encounter, naming),
         *_locations(encounter, naming, current),
         *_coded("service", _SERVICE, encounter.service),
         *_coded("disposition", _DISPOSITION, encounter.disposition),
         *_moment("admitted_at", ("period", "start"), encounter.admitted_at),
         *_moment("discharged_at", ("period", "end"), encounter.discharged_at),
-        *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field))),
+        *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field), naming)),
     )
 
 
@@ -73,11 +69,12 @@ def _class(encounter: Encounter) -> tuple[Owned, ...]:
     return (Owned("patient_class", ("class",), {"system": system, "code": class_code}),)
 
 
-def _status(encounter: Encounter) -> tuple[Owned, ...]:
+def _status(encounter: Encounter, naming: Naming) -> tuple[Owned, ...]:
     """Encounter.status is mandatory: a cleared status is unknown, not absent."""
     if encounter.status is UNSET:
         return ()
-    return (Owned("status", ("status",), ENCOUNTER_STATUS[encounter.status or EncounterStatus.UNKNOWN]),)
+    status = ENCOUNTER_STATUS[encounter.status or EncounterStatus.UNKNOWN]
+    return (Owned("status", ("status",), naming.profile.status(EntityType.ENCOUNTER, "status", status)),)
 
 
 def _coded(field: str, path: tuple[str | Member, ...], value: Json) -> tuple[Owned, ...]:
@@ -88,12 +85,12 @@ def _moment(field: str, path: tuple[str, ...], value: Json) -> tuple[Owned, ...]
     return () if value is UNSET else (Owned(field, path, date_time(value) if value is not None else None),)
 
 
-def _extension(field: str, value: Json) -> tuple[Owned, ...]:
-    return extension(field, _url(field), "DateTime", date_time(value) if isinstance(value, int) else value)
+def _extension(field: str, value: Json, naming: Naming) -> tuple[Owned, ...]:
+    return extension(field, _url(field, naming), "DateTime", date_time(value) if isinstance(value, int) else value)
 
 
-def _url(field: str) -> str:
-    return ENCOUNTER_EXTENSION + EXTENSIONS[field].removeprefix("encounter-")
+def _url(field: str, naming: Naming) -> str:
+    return naming.profile.extension(EXTENSIONS[field][0])
 
 
 class _Locations:
@@ -200,7 +197,7 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         "disposition": value_at(body, _DISPOSITION),
         "admitted_at": same_moment(dotted_value(body, "period.start")),
         "discharged_at": same_moment(dotted_value(body, "period.end")),
-        **{field: shown_extension(body, _url(field)) for field in EXTENSIONS},
+        **{field: shown_extension(body, _url(field, naming)) for field in EXTENSIONS},
     }
 
 

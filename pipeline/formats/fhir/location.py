@@ -9,26 +9,14 @@ from msgspec import UNSET
 
 from pipeline.domain.bed import BedStatusCode, speaks_of_status, status_code
 from pipeline.domain.event import Allocation, Bed, BedOccupancy, EntityType, Place, Reference, Service
+from pipeline.formats.fhir import terms
 from pipeline.formats.fhir.naming import Ident, Naming, PlaceNode, logical_reference, query_quoted, referenced
 from pipeline.formats.fhir.owned import Body, Json, Owned, dotted_value
 from pipeline.formats.fhir.resource import ResourceMap, carries, code, composite, extension, identifier_of, shown_extension, text
-from pipeline.formats.fhir.terms import BED_EXTENSION, BED_STATUS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
+from pipeline.formats.fhir.terms import BED_STATUS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
 from pipeline.formats.fhir.times import date_time
 
-EXTENSIONS: Final[dict[str, tuple[str, str]]] = {
-    "occupancy": ("bed-occupancy", "parts status (code), encounter (Reference)"),
-    "environment": ("bed-environment", "code"),
-    "allocation": ("bed-allocation", "parts status (code), encounter (Reference), until (dateTime)"),
-    "service": ("bed-service", "parts status (code), reason (string), until (dateTime)"),
-    "staffed": ("bed-staffed", "boolean"),
-    "licensed": ("bed-licensed", "boolean"),
-    "surge": ("bed-surge", "boolean"),
-    "isolation": ("bed-isolation", "boolean"),
-    "level_of_care": ("bed-level-of-care", "string"),
-    "age_group": ("bed-age-group", "string"),
-    "negative_pressure": ("bed-negative-pressure", "boolean"),
-    "telemetry": ("bed-telemetry", "boolean"),
-}
+EXTENSIONS: Final = terms.EXTENSIONS[EntityType.BED]
 """Our extensions of a bed, by field: name and value."""
 
 _FLAGS: Final = ("staffed", "licensed", "surge", "isolation", "negative_pressure", "telemetry")
@@ -40,32 +28,41 @@ def _desired(bed: Bed, ident: Ident, naming: Naming, current: Body) -> tuple[Own
         identifier_of("identifier", ident),
         Owned("kind", ("mode",), "instance"),
         Owned("kind", ("physicalType",), physical_type("bed")),
-        *_status(bed),
-        *_operational_status(bed),
+        *_status(bed, naming),
+        *_operational_status(bed, naming),
         *_place(bed, naming, current),
         *_composites(bed, naming),
-        *extension("environment", _url("environment"), "Code", bed.environment and bed.environment.value),
-        *(owned for field in _FLAGS for owned in extension(field, _url(field), "Boolean", getattr(bed, field))),
-        *(owned for field in _TEXTS for owned in extension(field, _url(field), "String", _stated_text(getattr(bed, field)))),
+        *extension("environment", _url("environment", naming), "Code", bed.environment and bed.environment.value),
+        *(owned for field in _FLAGS for owned in extension(field, _url(field, naming), "Boolean", getattr(bed, field))),
+        *(
+            owned
+            for field in _TEXTS
+            for owned in extension(field, _url(field, naming), "String", _stated_text(getattr(bed, field)))
+        ),
     )
 
 
-def _status(bed: Bed) -> tuple[Owned, ...]:
+def _status(bed: Bed, naming: Naming) -> tuple[Owned, ...]:
     if bed.service is UNSET:
         return ()
-    return (Owned("status", ("status",), LOCATION_STATUS[bed.service.status] if bed.service else None),)
+    status = naming.profile.status(EntityType.BED, "status", LOCATION_STATUS[bed.service.status]) if bed.service else None
+    return (Owned("status", ("status",), status),)
 
 
-def _operational_status(bed: Bed) -> tuple[Owned, ...]:
+def _operational_status(bed: Bed, naming: Naming) -> tuple[Owned, ...]:
     if not speaks_of_status(bed):
         return ()
     status = status_code(bed)
-    return (Owned("operational_status", ("operationalStatus",), operational_status(status) if status else None),)
+    return (Owned("operational_status", ("operationalStatus",), operational_status(status, naming) if status else None),)
 
 
-def operational_status(status: BedStatusCode) -> Body:
-    """Coding of table 0116."""
-    return {"system": BED_STATUS, "code": status.value, "display": status.doc.capitalize()}
+def operational_status(status: BedStatusCode, naming: Naming) -> Body:
+    """Coding of table 0116, or of the EHR's own codes; theirs has no display, because the words are theirs too."""
+    profile = naming.profile
+    system = profile.status_system(EntityType.BED, "operational_status", BED_STATUS)
+    shown = profile.status(EntityType.BED, "operational_status", status.value)
+    coding = {"system": system, "code": shown}
+    return coding if (system, shown) != (BED_STATUS, status.value) else {**coding, "display": status.doc.capitalize()}
 
 
 def physical_type(level: str) -> Body:
@@ -140,13 +137,15 @@ def _chain_entry(node: PlaceNode, outer: PlaceNode | None, known: Mapping[Ident,
 def _composites(bed: Bed, naming: Naming) -> tuple[Owned, ...]:
     owned: tuple[Owned, ...] = ()
     if bed.occupancy is not UNSET:
-        owned += composite("occupancy", _url("occupancy"), _occupancy_parts(bed.occupancy, naming) if bed.occupancy else None)
+        owned += composite(
+            "occupancy", _url("occupancy", naming), _occupancy_parts(bed.occupancy, naming) if bed.occupancy else None
+        )
     if bed.allocation is not UNSET:
         owned += composite(
-            "allocation", _url("allocation"), _allocation_parts(bed.allocation, naming) if bed.allocation else None
+            "allocation", _url("allocation", naming), _allocation_parts(bed.allocation, naming) if bed.allocation else None
         )
     if bed.service is not UNSET:
-        owned += composite("service", _url("service"), _service_parts(bed.service) if bed.service else None)
+        owned += composite("service", _url("service", naming), _service_parts(bed.service) if bed.service else None)
     return owned
 
 
@@ -182,8 +181,8 @@ def _stated_text(value: Json) -> Json:
     return value if value is UNSET else text(value)
 
 
-def _url(field: str) -> str:
-    return BED_EXTENSION + EXTENSIONS[field][0].removeprefix("bed-")
+def _url(field: str, naming: Naming) -> str:
+    return naming.profile.extension(EXTENSIONS[field][0])
 
 
 def _name(place: Place) -> str | None:
@@ -191,7 +190,7 @@ def _name(place: Place) -> str | None:
 
 
 def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
-    shown = {field: shown_extension(body, _url(field)) for field in EXTENSIONS}
+    shown = {field: shown_extension(body, _url(field, naming)) for field in EXTENSIONS}
     return shown | {
         "identifier": carries(body, ident),
         "kind": [body.get("mode"), _first_code(body, "physicalType")],

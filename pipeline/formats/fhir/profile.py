@@ -1,15 +1,12 @@
-"""What one EHR may be told, and how: its profile, parsed once at start.
+"""What one EHR may be told, and how: its profile. `profile_rules` reads one and says what is wrong with it."""
 
-A profile that is wrong is refused with all its problems. An owner's profile may not map what the EHR owns.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from pipeline.domain.event import EntityType
+from pipeline.formats.fhir.terms import OURS
 
 PROFILE_VERSION: Final = 1
 
@@ -20,7 +17,14 @@ BED_FIELDS: Final = (
 ENCOUNTER_FIELDS: Final = (
     "identifier", "patient", "patient_class", "status", "location", "prior_location", "temporary_location",
     "pending_location", "service", "admitted_at", "discharged_at", "disposition", "admit_decision_at",
-    "expected_discharge_at", "discharge_ordered_at",
+    "expected_discharge_at", "discharge_ordered_at", "episode",
+)  # fmt: skip
+TRANSFER_FIELDS: Final = (
+    "identifier", "kind", "status", "stage", "last_modified", "patient", "encounter", "origin", "destination", "service",
+    "requested_at",
+)  # fmt: skip
+PROCEDURE_FIELDS: Final = (
+    "identifier", "status", "start", "end", "place", "patient", "encounter", "service", "reason",
 )  # fmt: skip
 PATIENT_FIELDS: Final = ("identifier", "identifiers", "name", "birth_date", "sex", "deceased", "merged_into")
 
@@ -28,6 +32,8 @@ FIELDS: Final[dict[EntityType, tuple[str, ...]]] = {
     EntityType.BED: BED_FIELDS,
     EntityType.ENCOUNTER: ENCOUNTER_FIELDS,
     EntityType.PATIENT: PATIENT_FIELDS,
+    EntityType.TRANSFER: TRANSFER_FIELDS,
+    EntityType.PROCEDURE: PROCEDURE_FIELDS,
 }
 """Fields that have a FHIR form, by entity type; a profile names those that it lets out."""
 
@@ -35,26 +41,53 @@ OWNER_FIELDS: Final[dict[EntityType, frozenset[str]]] = {
     EntityType.BED: frozenset(BED_FIELDS) - {"identifier", "kind", "status", "place"},
     EntityType.ENCOUNTER: frozenset({"pending_location"}),
     EntityType.PATIENT: frozenset(),
+    EntityType.TRANSFER: frozenset(TRANSFER_FIELDS),
+    EntityType.PROCEDURE: frozenset(),
 }
-"""What may be written to the EHR of record at most: operational status, our own extensions on a bed, and reservations."""
+"""What may be written to the EHR of record at most: operational status, our own extensions on a bed, reservations, and the
+transfer centre's tasks."""
+
+OWNER_MAKES: Final = frozenset({EntityType.ENCOUNTER, EntityType.PATIENT, EntityType.PROCEDURE})
+"""Types whose resources an owner makes itself."""
+
+OWNER_FIRST: Final[dict[EntityType, frozenset[str]]] = {EntityType.TRANSFER: frozenset({"patient", "encounter"})}
+"""Fields that may be written to an owner only as long as it hasn't stated them itself: who somebody is, is its word."""
+
+NO_PLACE: Final = frozenset({EntityType.STAFFING, EntityType.DIVERSION})
+"""What an EHR has no place for: no clinical resource means it, so none is bent to carry it."""
 
 LEVELS: Final = ("room", "floor", "point_of_care", "building", "facility")
 
+MAX_BUNDLE_ENTRIES: Final = 500
+MIN_BUNDLE_BYTES: Final = 16_384
+MAX_BUNDLE_BYTES: Final = 4_000_000
+
 Create = Literal["never", "transaction-if-none-exist", "put-client-id"]
 Reservation = Literal["untellable", "extension", "pending-location"]
+
+
+class StatusMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An EHR's own codes for one status: ours to theirs where they differ, and the code system they are of."""
+
+    codes: dict[str, str] = {}
+    system: str | None = None
 
 
 class ResourceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one entity type goes out.
 
     `system` names the identifier by which we find the resource; `{tenant}` stands for the tenant. Its value is
-    `namespace/id`, but for a namespace in `authorities`: that has a system of its own there, with the bare id.
+    `namespace/id`, but for a namespace in `authorities`: that has a system of its own there, with the bare id. `statuses`
+    is by field, as `statuses.STATUSES` lists them. `base_path` goes between the server's base address and the resource's
+    type, where this EHR serves it at a base of its own.
     """
 
     system: str
     fields: tuple[str, ...]
     create: Create = "never"
     authorities: dict[str, str] = {}
+    statuses: dict[str, StatusMap] = {}
+    base_path: Annotated[str, Meta(pattern=r"^([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$")] = ""
 
 
 class ReferenceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,11 +113,34 @@ class PatientIdentifiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     authorities: dict[str, str] = {}
 
 
+class BundleProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Writes that are under way at once travel together, in one *batch* of independent entries.
+
+    At most `entries` (2 to 500) and about `bytes` in one. `reads` lets reads by id do so too. `creates` says that a
+    conditional create is fenced in a batch as it is in a transaction of one entry; without it each stays a transaction.
+    """
+
+    entries: int
+    bytes: int = 1_000_000
+    reads: bool = True
+    creates: bool = False
+
+
+class LimitsProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this EHR documents that it takes; the settings may ask for less, not for more."""
+
+    rate_per_s: Annotated[float, Meta(gt=0)] | None = None
+    concurrency: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One EHR.
 
-    `fence` is `if-match` where the server refuses a stale version; `none` declares it unfenced. `reservation` is how a
-    bed's promise reaches this EHR, if at all. `headers` are sent with every request and hold no secret.
+    `fence` is `if-match` where the server refuses a stale version; `none` declares it unfenced. `revision` says where our
+    revision travels: in an extension, in a tag, or nowhere, which declares that a late writer can't be told from the EHR.
+    `reservation` is how a bed's promise reaches this EHR, if at all. `extensions` gives extensions of ours, by name,
+    another URL. `episodes` names episodes of care. `authorisation` lists what the EHR demands of us, all of it.
+    `headers` are sent with every request and hold no secret.
     """
 
     version: int
@@ -93,147 +149,35 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: dict[EntityType, ResourceProfile]
     references: dict[EntityType, ReferenceProfile] = {}
     patient_identifiers: PatientIdentifiers | None = None
+    episodes: ReferenceProfile | None = None
     fence: Literal["if-match", "none"] = "if-match"
-    revision: Literal["extension"] = "extension"
+    revision: Literal["extension", "tag", "none"] = "extension"
     reservation: Reservation = "untellable"
+    extensions: dict[str, str] = {}
+    limits: LimitsProfile = LimitsProfile()
+    bundle: BundleProfile | None = None
     headers: dict[str, str] = {}
+    authorisation: tuple[Literal["bearer", "smart", "mutual-tls"], ...] = ()
 
     def fields_of(self, entity_type: EntityType) -> frozenset[str]:
         """Fields that may be written."""
         mapped = self.resources.get(entity_type)
         return frozenset(mapped.fields) if mapped else frozenset()
 
+    def extension(self, name: str) -> str:
+        """URL of an extension of ours at this EHR."""
+        return self.extensions.get(name, OURS + name)
 
-@dataclass(frozen=True, slots=True)
-class ProfileProblems:
-    """Why a profile is refused: all that is wrong with it, each with its place."""
+    def status(self, entity_type: EntityType, field: str, code: str) -> str:
+        """This EHR's code for a status of ours."""
+        mapped = self._statuses(entity_type, field)
+        return mapped.codes.get(code, code) if mapped else code
 
-    problems: tuple[str, ...]
+    def status_system(self, entity_type: EntityType, field: str, ours: str) -> str:
+        """Code system of a status at this EHR, `ours` where it has none of its own."""
+        mapped = self._statuses(entity_type, field)
+        return mapped.system or ours if mapped else ours
 
-
-def parse_profile(document: object) -> Profile | ProfileProblems:
-    """The profile in a parsed YAML or JSON document, or everything that is wrong with it."""
-    if not isinstance(document, Mapping):
-        return ProfileProblems(("a profile is a mapping",))
-    problems = list(_shape_problems(document))
-    if problems:
-        return ProfileProblems(tuple(problems))
-    profile = msgspec.convert(document, Profile)
-    for check in _CHECKS:
-        problems += check(profile)
-    return ProfileProblems(tuple(problems)) if problems else profile
-
-
-def profile_schema() -> dict[str, Any]:
-    """JSON Schema of a profile, for editors; `parse_profile` checks more than a schema can say."""
-    return msgspec.json.schema(Profile)
-
-
-def _shape_problems(document: Mapping[Any, Any]) -> list[str]:
-    """One problem at most per part, so that one mistake doesn't hide those of the other parts."""
-    found = []
-    for field in msgspec.structs.fields(Profile):
-        if field.name not in document:
-            found += [f"{field.name}: missing"] if field.required else []
-        elif field.name == "resources" and isinstance(document["resources"], Mapping):
-            found += _resource_shape_problems(document["resources"])
-        else:
-            found += _convert_problem(field.name, document[field.name], field.type)
-    known = {field.name for field in msgspec.structs.fields(Profile)}
-    return found + [f"{name}: unknown" for name in document if name not in known]
-
-
-def _resource_shape_problems(resources: Mapping[Any, Any]) -> list[str]:
-    found = []
-    for name, resource in resources.items():
-        found += _convert_problem("resources", name, EntityType)
-        found += _convert_problem(f"resources.{name}", resource, ResourceProfile)
-    return found
-
-
-def _convert_problem(where: str, value: object, kind: Any) -> list[str]:
-    try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        return [f"{where}: {error}"]
-    return []
-
-
-def _check_version(profile: Profile) -> list[str]:
-    return [] if profile.version == PROFILE_VERSION else [f"version: {profile.version} isn't {PROFILE_VERSION}"]
-
-
-def _check_fields(profile: Profile) -> list[str]:
-    found = []
-    for entity_type, resource in profile.resources.items():
-        where = f"resources.{entity_type}.fields"
-        if entity_type not in FIELDS:
-            found.append(f"resources.{entity_type}: has no FHIR form here")
-            continue
-        found += [f"{where}: {name} has no FHIR form" for name in resource.fields if name not in FIELDS[entity_type]]
-        found += [] if resource.fields else [f"{where}: none"]
-    return found
-
-
-def _check_owner(profile: Profile) -> list[str]:
-    if profile.role != "owner":
-        return []
-    return [
-        f"resources.{entity_type}.fields: {name} is the EHR's own; an owner is never written what it owns"
-        for entity_type, resource in profile.resources.items()
-        for name in resource.fields
-        if name in FIELDS.get(entity_type, ()) and name not in OWNER_FIELDS[entity_type]
-    ] + [
-        f"resources.{entity_type}.create: an owner makes its own {entity_type} resources"
-        for entity_type, resource in profile.resources.items()
-        if entity_type is not EntityType.BED and resource.create != "never"
-    ]
-
-
-def _check_reservation(profile: Profile) -> list[str]:
-    needed = {"extension": (EntityType.BED, "allocation"), "pending-location": (EntityType.ENCOUNTER, "pending_location")}
-    if profile.reservation not in needed:
-        return []
-    entity_type, field = needed[profile.reservation]
-    if field in profile.fields_of(entity_type):
-        return []
-    return [f"reservation: {profile.reservation} needs {field} among resources.{entity_type}.fields"]
-
-
-def _check_systems(profile: Profile) -> list[str]:
-    systems = {"places.system": profile.places.system}
-    systems |= {f"resources.{entity_type}.system": resource.system for entity_type, resource in profile.resources.items()}
-    systems |= {f"references.{entity_type}.system": named.system for entity_type, named in profile.references.items()}
-    found = [f"{where}: not an absolute URI" for where, system in systems.items() if ":" not in system]
-    found += [f"references.{name}: named by resources.{name} already" for name in profile.references if name in profile.resources]
-    named: dict[str, str] = {}
-    for where, system in systems.items():
-        if system in named:
-            found.append(f"{where}: the same system as {named[system]}")
-        named.setdefault(system, where)
-    return found
-
-
-def _check_places(profile: Profile) -> list[str]:
-    places = profile.places
-    found = [] if len(set(places.levels)) == len(places.levels) else ["places.levels: a level twice"]
-    return found + ([] if "bed" in places.bed_id else ["places.bed_id: the bed itself is missing"])
-
-
-def _check_patient_identifiers(profile: Profile) -> list[str]:
-    if "identifiers" not in profile.fields_of(EntityType.PATIENT):
-        return []
-    if profile.patient_identifiers is None:
-        return ["patient_identifiers: needed, because resources.patient.fields names identifiers"]
-    return [] if "{authority}" in profile.patient_identifiers.system else ["patient_identifiers.system: no {authority} in it"]
-
-
-def _check_headers(profile: Profile) -> list[str]:
-    secret = {"authorization", "cookie", "proxy-authorization", "x-api-key"}
-    return [f"headers.{name}: a secret has no place in a profile" for name in profile.headers if name.lower() in secret]
-
-
-_CHECKS: Final[tuple[Callable[[Profile], list[str]], ...]] = (
-    _check_version, _check_fields, _check_owner, _check_reservation, _check_systems, _check_places,
-    _check_patient_identifiers, _check_headers,
-)  # fmt: skip
+    def _statuses(self, entity_type: EntityType, field: str) -> StatusMap | None:
+        resource = self.resources.get(entity_type)
+        return resource.statuses.get(field) if resource else None

@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from pipeline.domain.event import EncounterStatus, PatientClass, ServiceStatus, Sex
+from pipeline.domain.event import (
+    EncounterStatus,
+    EntityType,
+    PatientClass,
+    ProcedureStatus,
+    ServiceStatus,
+    Sex,
+    TransferStage,
+)
 
 TERMINOLOGY: Final = "http://terminology.hl7.org/CodeSystem/"
 BED_STATUS: Final = TERMINOLOGY + "v2-0116"
@@ -17,10 +25,52 @@ LOCATION_CLASSIFICATION: Final = "http://hl7.org/fhir/StructureDefinition/subjec
 LOCATION_CLASS_SYSTEM: Final = "http://hl7.org/fhir/ValueSet/subject-location"
 """As the v2-to-FHIR guide marks PV1-11, a temporary location."""
 
+ACTOR_ROLE: Final = TERMINOLOGY + "v3-ParticipationType"
+
 OURS: Final = "https://surgeline.dev/fhir/StructureDefinition/"
-REVISION: Final = OURS + "revision"
-BED_EXTENSION: Final = OURS + "bed-"
-ENCOUNTER_EXTENSION: Final = OURS + "encounter-"
+"""Base of our extensions; a profile may give each another URL."""
+
+REVISION_NAME: Final = "revision"
+REVISION: Final = OURS + REVISION_NAME
+
+OUR_CODES: Final = "https://surgeline.dev/fhir/CodeSystem/"
+TASK_CODE: Final = OUR_CODES + "task-code"
+TRANSFER_KIND: Final = OUR_CODES + "transfer-kind"
+TRANSFER_STAGE: Final = OUR_CODES + "transfer-stage"
+PROCEDURE_SERVICE: Final = OUR_CODES + "procedure-service"
+"""The codes that the source itself uses; what system they are of, it doesn't say."""
+
+EXTENSIONS: Final[dict[EntityType, dict[str, tuple[str, str]]]] = {
+    EntityType.BED: {
+        "occupancy": ("bed-occupancy", "parts status (code), encounter (Reference)"),
+        "environment": ("bed-environment", "code"),
+        "allocation": ("bed-allocation", "parts status (code), encounter (Reference), until (dateTime)"),
+        "service": ("bed-service", "parts status (code), reason (string), until (dateTime)"),
+        "staffed": ("bed-staffed", "boolean"),
+        "licensed": ("bed-licensed", "boolean"),
+        "surge": ("bed-surge", "boolean"),
+        "isolation": ("bed-isolation", "boolean"),
+        "level_of_care": ("bed-level-of-care", "string"),
+        "age_group": ("bed-age-group", "string"),
+        "negative_pressure": ("bed-negative-pressure", "boolean"),
+        "telemetry": ("bed-telemetry", "boolean"),
+    },
+    EntityType.ENCOUNTER: {
+        "admit_decision_at": ("encounter-admit-decision", "dateTime"),
+        "expected_discharge_at": ("encounter-expected-discharge", "dateTime"),
+        "discharge_ordered_at": ("encounter-discharge-ordered", "dateTime"),
+    },
+    EntityType.TRANSFER: {
+        "stage": ("transfer-stage-at", "dateTime"),
+        "origin": ("transfer-origin", "Reference"),
+        "service": ("transfer-service", "string"),
+    },
+    EntityType.PROCEDURE: {
+        "status": ("procedure-status", "code"),
+        "reason": ("procedure-reason", "string"),
+    },
+}
+"""Our extensions by field: name and value. R4 has no element for these."""
 
 CLASS_OF: Final[dict[PatientClass, tuple[str, str]]] = {
     PatientClass.EMERGENCY: (ACT_CODE, "EMER"),
@@ -39,6 +89,48 @@ ENCOUNTER_STATUS: Final[dict[EncounterStatus, str]] = {
     status: status.value.lower().replace("_", "-") for status in EncounterStatus
 }
 """Encounter.status."""
+
+TASK_STATUS: Final[dict[TransferStage, str]] = {
+    TransferStage.REQUESTED: "requested",
+    TransferStage.IN_REVIEW: "received",
+    TransferStage.CLINICALLY_ACCEPTED: "accepted",
+    TransferStage.BED_REQUESTED: "accepted",
+    TransferStage.BED_ASSIGNED: "accepted",
+    TransferStage.TRANSPORT_ARRANGED: "accepted",
+    TransferStage.DEPARTED: "in-progress",
+    TransferStage.ARRIVED: "completed",
+    TransferStage.DECLINED: "rejected",
+    TransferStage.CANCELLED: "cancelled",
+    TransferStage.REDIRECTED: "cancelled",
+    TransferStage.UNKNOWN: "requested",
+}
+"""Task.status. It is mandatory and R4 has no code for unknown: `requested` claims the least; businessStatus says the rest."""
+
+HELD: Final = ""
+"""In place of an Appointment.status: R4 has none that would be both valid and true."""
+
+APPOINTMENT_STATUS: Final[dict[ProcedureStatus, tuple[str, str]]] = {
+    ProcedureStatus.PENDING: ("pending", "proposed"),
+    ProcedureStatus.WAITLIST: ("waitlist", "waitlist"),
+    ProcedureStatus.BOOKED: ("booked", "proposed"),
+    ProcedureStatus.STARTED: ("checked-in", HELD),
+    ProcedureStatus.COMPLETE: ("fulfilled", HELD),
+    ProcedureStatus.CANCELLED: ("cancelled", "cancelled"),
+    ProcedureStatus.DISCONTINUED: ("cancelled", "cancelled"),
+    ProcedureStatus.DELETED: ("entered-in-error", "cancelled"),
+    ProcedureStatus.BLOCKED: ("pending", "proposed"),
+    ProcedureStatus.OVERBOOK: ("booked", "proposed"),
+    ProcedureStatus.NOSHOW: ("noshow", HELD),
+    ProcedureStatus.UNKNOWN: ("proposed", "proposed"),
+}
+"""Appointment.status, with both times known and without, by the v2-to-FHIR guide's map of table 0278 where it has one.
+
+Without start and end R4 allows proposed, cancelled and waitlist only (app-3): what isn't fixed in time yet is proposed.
+The guide leaves Discontinued, Blocked and Overbook open.
+"""
+
+TIMELESS: Final = frozenset({"proposed", "cancelled", "waitlist"})
+"""Appointment.status for which R4 asks no start and end (app-3)."""
 
 GENDER: Final[dict[Sex, str]] = {sex: sex.value.lower() for sex in Sex}
 """Patient.gender."""

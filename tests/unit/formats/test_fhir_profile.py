@@ -8,7 +8,8 @@ import yaml
 
 from pipeline.destinations.fhir_profile import PROFILES, InvalidProfile, load_profile
 from pipeline.domain.event import EntityType
-from pipeline.formats.fhir.profile import FIELDS, OWNER_FIELDS, Profile, ProfileProblems, parse_profile
+from pipeline.formats.fhir.profile import FIELDS, OWNER_FIELDS, Profile
+from pipeline.formats.fhir.profile_rules import ProfileProblems, parse_profile
 
 
 def document(name: str = "sekmet-replica") -> dict[str, Any]:
@@ -96,7 +97,7 @@ def test_a_type_or_field_without_a_fhir_form_is_refused() -> None:
     changed["resources"]["staffing"] = {"system": "urn:s", "fields": ["unit"]}
     found = "\n".join(problems_of(changed))
     assert "colour has no FHIR form" in found
-    assert "staffing: has no FHIR form" in found
+    assert "staffing: an EHR has no place for staffing; leave it out" in found
 
 
 def test_start_up_is_told_all_problems_and_not_a_traceback(tmp_path: Path) -> None:
@@ -108,3 +109,20 @@ def test_start_up_is_told_all_problems_and_not_a_traceback(tmp_path: Path) -> No
         load_profile(tmp_path / "worse.yaml")
     with pytest.raises(InvalidProfile, match="can't be read"):
         load_profile("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "fence", "problem"),
+    [
+        ({"entries": 1}, "if-match", "bundle.entries: not from 2 to 500"),
+        ({"entries": 501}, "if-match", "bundle.entries: not from 2 to 500"),
+        ({"entries": 50, "bytes": 10}, "if-match", "bundle.bytes: not from 16384 to 4000000"),
+        ({"entries": 50}, "none", "bundle: needs a fence"),
+    ],
+)
+def test_bundles_have_a_size_and_a_fence(bundle: dict[str, Any], fence: str, problem: str) -> None:
+    assert problem in problems_of(document() | {"bundle": bundle, "fence": fence})
+
+
+def test_without_a_word_of_bundles_there_are_none() -> None:
+    assert load_profile("sekmet-owner").bundle is None

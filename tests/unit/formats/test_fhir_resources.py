@@ -118,7 +118,7 @@ def test_every_status_and_class_is_a_code_of_r4(status: EncounterStatus, patient
 
 def test_every_code_of_table_0116_has_its_system_and_display() -> None:
     for code in BedStatusCode:
-        coding = operational_status(code)
+        coding = operational_status(code, NAMING)
         assert coding["system"] == "http://terminology.hl7.org/CodeSystem/v2-0116"
         assert coding["display"] == code.doc.capitalize()
 
