@@ -172,6 +172,59 @@ class MllpSettings(Section):
     facility: Annotated[str | None, Field(description="site of the feed, where a message doesn't say")] = None
 
 
+class FhirFeed(Section):
+    """One FHIR subscription at one server."""
+
+    base_url: Annotated[str, Field(description="FHIR base address, without user or password", pattern=r"^https?://[^@\s?#]+$")]
+    server: Annotated[Name, Field(description="name of the server: source system of its events, and part of their identity")]
+    tenant: Annotated[Name | None, Field(description="organisation of the feed; tenant_default if left out")] = None
+    facility: Annotated[str, Field(description="site that the feed is about", min_length=1, max_length=80)]
+    profile: Annotated[str, Field(description="profile of the server, a name under profiles/ehr")]
+    version: Annotated[Literal["R4", "R4B", "R5"], Field(description="FHIR version of the server")] = "R4"
+    channel: Annotated[
+        Literal["backport", "classic"],
+        Field(description="backport: by topic (in R5 the only kind); classic: by a search, R4's own rest-hook"),
+    ] = "backport"
+    criteria: Annotated[str, Field(description="canonical of the topic; for classic a search, Type?name=value", min_length=1)]
+    filters: Annotated[tuple[str, ...], Field(description="filters that the topic allows, Type?name=value")] = ()
+    searches: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z]+(\?[^?#\s]+)?$", max_length=500)], ...],
+        Field(description="what is read again after a gap: Type or Type?name=value, as narrow as the subscription", min_length=1),
+    ]
+    content: Annotated[
+        Literal["empty", "id-only", "full-resource"], Field(description="how much of a resource a notification holds")
+    ] = "id-only"
+    endpoint: Annotated[
+        str, Field(description="our address as the server reaches it; ends in the feed's name", pattern=r"^https?://[^@\s?#]+$")
+    ]
+    hook_token_file: Annotated[
+        File, Field(description="file with the secret that notifications bear; its first line is given out, each is known")
+    ]
+    heartbeat_s: Annotated[int | None, Field(description="heartbeat asked for; none if left out", ge=5, le=86_400)] = 60
+    verify_s: Annotated[Seconds, Field(description="what changed is read again so often, whatever the counters say")] = 900.0
+    poll_s: Annotated[Seconds, Field(description="while there is no subscription, what changed is read so often")] = 30.0
+    overlap_s: Annotated[Seconds, Field(description="what changed is read from so much earlier: clocks differ")] = 120.0
+    token_file: Annotated[File | None, Field(description="file with the bearer token for the server")] = None
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the server's certificate, PEM")] = None
+    cert_file: Annotated[File | None, Field(description="our certificate for the server, PEM")] = None
+    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
+    request_timeout_s: Annotated[Seconds, Field(description="time for one request to the server")] = 10.0
+
+
+class FhirSettings(Section):
+    """The FHIR way in: subscriptions at servers, and where their notifications arrive."""
+
+    host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen at; 0 takes a free one")] = 8082
+    tls_cert_file: Annotated[File | None, Field(description="the server's certificate, PEM")] = None
+    tls_key_file: Annotated[File | None, Field(description="key of the certificate, PEM")] = None
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    max_body_bytes: Annotated[int, Field(description="greatest notification", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
+    max_requests: Annotated[Count, Field(description="most notifications taken at once", le=10_000)] = 64
+    answer_s: Annotated[Seconds, Field(description="answer 503 when a notification isn't durable by then")] = 10.0
+    feeds: Annotated[dict[Name, FhirFeed], Field(description="subscriptions by name")] = {}
+
+
 class RawKey(Section):
     """A key that raw bytes were encrypted with before."""
 
@@ -281,6 +334,7 @@ class Settings(Section):
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
     mllp: MllpSettings = MllpSettings()
+    fhir: FhirSettings = FhirSettings()
     raw_encryption: RawEncryption = RawEncryption()
     schema_registry: SchemaRegistry = SchemaRegistry()
     gate: GateSettings = Field(default_factory=GateSettings)

@@ -5,6 +5,7 @@ Each rule returns problems; none raises and none shows a value that could be sec
 
 import hashlib
 import ipaddress
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from pipeline import topology
-from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, HttpClient, Settings, read_raw_key
+from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, Settings, read_raw_key
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
 """Settings that name a file with a secret."""
@@ -30,6 +31,7 @@ SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "writer": _SHARED | {"writers"},
     "http": _SHARED | {"http", "raw_encryption"},
     "mllp": _SHARED | {"mllp", "raw_encryption"},
+    "fhir": _SHARED | {"fhir", "raw_encryption"},
     "timers": _SHARED,
 }
 """Sections whose secret files a role must be able to read: a role needs no other role's secrets."""
@@ -55,6 +57,7 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_kafka(settings),
         *_listeners(settings),
         *_writers(settings),
+        *_feeds(settings),
         *_secrets(settings),
         *_role(settings, role),
     ]
@@ -119,9 +122,12 @@ def _pairs(settings: Settings) -> Iterator[Problem]:
         ("kafka.cert_file", settings.kafka.cert_file, "kafka.key_file", settings.kafka.key_file),
         ("http.tls_cert_file", settings.http.tls_cert_file, "http.tls_key_file", settings.http.tls_key_file),
         ("mllp.tls_cert_file", settings.mllp.tls_cert_file, "mllp.tls_key_file", settings.mllp.tls_key_file),
+        ("fhir.tls_cert_file", settings.fhir.tls_cert_file, "fhir.tls_key_file", settings.fhir.tls_key_file),
     ]
     for name, writer in settings.writers.items():
         pairs.append((f"writers.{name}.cert_file", writer.cert_file, f"writers.{name}.key_file", writer.key_file))
+    for name, feed in settings.fhir.feeds.items():
+        pairs.append((f"fhir.feeds.{name}.cert_file", feed.cert_file, f"fhir.feeds.{name}.key_file", feed.key_file))
     for first, first_value, second, second_value in pairs:
         if (first_value is None) != (second_value is None):
             missing, given = (first, second) if first_value is None else (second, first)
@@ -159,6 +165,10 @@ def _listeners(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "http.tls_cert_file", f"patient data would reach {settings.http.host} in clear text", "Name a certificate and its key"
         )
+    if not is_loopback(settings.fhir.host) and settings.fhir.tls_cert_file is None:
+        yield Problem(
+            "fhir.tls_cert_file", f"patient data would reach {settings.fhir.host} in clear text", "Name a certificate and its key"
+        )
     if is_loopback(settings.mllp.host):
         return
     if settings.mllp.tls_cert_file is None:
@@ -184,6 +194,51 @@ def _writers(settings: Settings) -> Iterator[Problem]:
             yield Problem(
                 f"writers.{name}.base_url", "patient data and the token would cross the network in clear text", "Write https://…"
             )
+
+
+def _feeds(settings: Settings) -> Iterator[Problem]:
+    for name, feed in settings.fhir.feeds.items():
+        where = f"fhir.feeds.{name}"
+        if not settings.demo:
+            for setting, address in (("base_url", feed.base_url), ("endpoint", feed.endpoint)):
+                url = urlsplit(address)
+                if url.scheme == "http" and not is_loopback(url.hostname or ""):
+                    yield Problem(
+                        f"{where}.{setting}",
+                        "patient data and the secret would cross the network in clear text",
+                        "Write https://…",
+                    )
+        if not feed.endpoint.endswith(f"/{name}"):
+            # A subscription is known as ours by its endpoint: two feeds with one address would end each other's.
+            yield Problem(f"{where}.endpoint", "doesn't end in the feed's name", f"Write an address that ends in /{name}")
+        yield from _feed_kind(where, feed)
+        yield from _hook_token(where, feed, settings.demo)
+
+
+def _feed_kind(where: str, feed: FhirFeed) -> Iterator[Problem]:
+    if feed.channel == "classic":
+        if feed.version == "R5":
+            yield Problem(f"{where}.channel", "R5 knows subscriptions by topic only", "Write backport")
+        if feed.filters:
+            yield Problem(f"{where}.filters", "a classic subscription has none", "Write the search into criteria")
+        if not re.fullmatch(r"[A-Z][A-Za-z]+\?\S*", feed.criteria):
+            yield Problem(f"{where}.criteria", "a classic subscription has a search", "Write Type?name=value")
+    elif ":" not in feed.criteria:
+        yield Problem(f"{where}.criteria", "no canonical of a topic", "Write the topic's absolute address, or channel: classic")
+
+
+def _hook_token(where: str, feed: FhirFeed, demo: bool) -> Iterator[Problem]:
+    if (content := _read(feed.hook_token_file)) is None:
+        return
+    lines = content.split(b"\n")
+    if not demo and any(len(line.strip()) < MIN_TOKEN_BYTES for line in lines):
+        yield Problem(
+            f"{where}.hook_token_file",
+            f"a secret has fewer than {MIN_TOKEN_BYTES} bytes",
+            "Write: openssl rand -hex 32, one a line",
+        )
+    elif not all(re.fullmatch(rb"[!-~]+", line.strip()) for line in lines):
+        yield Problem(f"{where}.hook_token_file", "a line is no secret", "Write: openssl rand -hex 32, one a line")
 
 
 def _secrets(settings: Settings) -> Iterator[Problem]:
@@ -257,6 +312,8 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
         yield Problem("http.clients", "empty: nobody could send", "Name at least one client, with a token and its source systems")
     if role == "mllp" and settings.mllp.profile is None:
         yield Problem("mllp.profile", "missing", "Name the HL7 profile of the feed")
+    if role == "fhir" and not settings.fhir.feeds:
+        yield Problem("fhir.feeds", "empty: there is no subscription", "Name at least one")
     if role == "writer" and not settings.writers:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
 

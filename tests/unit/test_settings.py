@@ -51,6 +51,21 @@ def problems(path: Path | None, role: str | None = None) -> dict[str, str]:
     return {problem.setting: str(problem) for problem in caught.value.problems}
 
 
+def feed(**change: Any) -> dict[str, Any]:
+    """The least that a FHIR feed needs, under the name `f`."""
+    least = {
+        "base_url": "https://e.example.org/fhir",
+        "server": "EHR",
+        "facility": "MAIN",
+        "profile": "p",
+        "criteria": "urn:topic",
+        "searches": ["Encounter"],
+        "endpoint": "https://s.example.org/fhir/f",
+        "hook_token_file": "digest.key",
+    }
+    return {"fhir": {"feeds": {"f": least | change}}}
+
+
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
@@ -70,7 +85,8 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
             yield from names_in(item, prefix)
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from names_in(inner, prefix if inside_writers else f"{prefix}.{name}" if prefix else name, name == "writers")
+            here = prefix if inside_writers else f"{prefix}.{name}" if prefix else name
+            yield from names_in(inner, here, name in ("writers", "feeds"))
     else:
         yield prefix
 
@@ -175,6 +191,15 @@ def test_all_problems_are_told_at_once_those_of_single_values_and_those_of_combi
             {"writers": {"e": {"base_url": "http://127.0.0.1/", "role": "owner", "profile": "p", "data_dir": ".surgeline/gate"}}},
             "writers.e.data_dir",
         ),
+        ({"fhir": {"host": "0.0.0.0"}}, "fhir.tls_cert_file"),
+        (feed(base_url="http://e.example.org"), "fhir.feeds.f.base_url"),
+        (feed(endpoint="http://s.example.org/f"), "fhir.feeds.f.endpoint"),
+        (feed(endpoint="https://s.example.org/g"), "fhir.feeds.f.endpoint"),
+        (feed(channel="classic"), "fhir.feeds.f.criteria"),
+        (feed(channel="classic", criteria="Encounter?class=IMP", version="R5"), "fhir.feeds.f.channel"),
+        (feed(channel="classic", criteria="Encounter?class=IMP", filters=["Encounter?class=IMP"]), "fhir.feeds.f.filters"),
+        (feed(criteria="Encounter?class=IMP"), "fhir.feeds.f.criteria"),
+        (feed(cert_file="digest.key"), "fhir.feeds.f.key_file"),
     ],
 )
 def test_what_is_unsafe_refuses_to_start(tmp_path: Path, change: dict[str, Any], setting: str) -> None:
@@ -251,6 +276,18 @@ def test_a_way_in_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
     path = write(tmp_path, safe(tmp_path))
     assert "http.clients" in problems(path, "http")
     assert "mllp.profile" in problems(path, "mllp")
+    assert "fhir.feeds" in problems(path, "fhir")
+
+
+@pytest.mark.parametrize("content", ["short", "", f"{KEY}\nshort", f"{KEY}\n\n{KEY}", f"{KEY} with blanks"])
+def test_a_secret_of_a_feed_that_could_be_guessed_or_not_be_sent_is_refused(tmp_path: Path, content: str) -> None:
+    document = safe(tmp_path) | feed(hook_token_file=secret(tmp_path, "hook.token", content))
+    assert "fhir.feeds.f.hook_token_file" in problems(write(tmp_path, document), "fhir")
+
+
+def test_a_feed_may_know_two_secrets_while_one_is_rotated(tmp_path: Path) -> None:
+    document = safe(tmp_path) | feed(hook_token_file=secret(tmp_path, "hook.token", f"{KEY}\n{KEY[::-1]}"))
+    assert load(write(tmp_path, document), role="fhir").fhir.feeds["f"].content == "id-only"
 
 
 def test_the_environment_wins_over_the_file_and_nests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
