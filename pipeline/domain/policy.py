@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ from pipeline.domain.event import PAYLOADS, EntityType, EventType
 from pipeline.domain.records import Lane
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
-
+Version = Annotated[int, msgspec.Meta(ge=1, description="number that rises with each change")]
 UNIT_KINDS: Final = ("icu", "ed", "pacu", "boarding")
 
 
@@ -63,6 +63,31 @@ class LaneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     later: Text | None = None
 
 
+Skew = Annotated[int, msgspec.Meta(ge=0, le=86_400, description="a record dated more than so many seconds ahead is refused")]
+Units = Mapping[Text, Mapping[Text, tuple[Text, ...]]]
+
+
+class OwnershipFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`ownership.yaml`: who may say what."""
+
+    version: Version
+    systems: tuple[System, ...]
+    fields: Mapping[EntityType, Mapping[Text, FieldRule]]
+    ignore: tuple[Ignore, ...] = ()
+    future_skew_s: Skew = 300
+
+
+class LanesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`lanes.yaml`: what goes first."""
+
+    version: Version
+    rules: tuple[LaneRule, ...]
+    units: Units
+
+
+File = TypeVar("File", OwnershipFile, LanesFile)
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The rules in force."""
 
@@ -70,9 +95,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     systems: tuple[System, ...]
     fields: Mapping[EntityType, Mapping[Text, FieldRule]]
     lanes: tuple[LaneRule, ...]
-    units: Mapping[Text, Mapping[Text, tuple[Text, ...]]]
+    units: Units
     ignore: tuple[Ignore, ...] = ()
-    future_skew_s: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 300
+    future_skew_s: Skew = 300
 
     def role_of(self, source_system: str) -> str | None:
         """Role in which a system speaks; None for a system that nobody named."""
@@ -129,24 +154,31 @@ def policy_from(ownership: Mapping[str, object], lanes: Mapping[str, object]) ->
 
     The version names both files' versions and, by digest, their content: two policies of one version are equal.
     """
-    joined = {
-        "systems": ownership.get("systems", ()),
-        "fields": ownership.get("fields", {}),
-        "ignore": ownership.get("ignore", ()),
-        "future_skew_s": ownership.get("future_skew_s", 300),
-        "lanes": lanes.get("rules", ()),
-        "units": lanes.get("units", {}),
-    }
-    digest = hashlib.sha256(msgspec.json.encode(joined, order="deterministic")).hexdigest()[:12]
-    joined["version"] = f"{ownership.get('version')}.{lanes.get('version')}-{digest}"
-    try:
-        policy = msgspec.convert(joined, Policy)
-    except msgspec.ValidationError as error:
-        raise BadPolicy([f"policy: {error}"]) from error
+    who, first = _read("ownership", ownership, OwnershipFile), _read("lanes", lanes, LanesFile)
+    if isinstance(who, str) or isinstance(first, str):
+        raise BadPolicy([problem for problem in (who, first) if isinstance(problem, str)])
+    digest = hashlib.sha256(msgspec.json.encode([who, first], order="deterministic")).hexdigest()[:12]
+    policy = Policy(
+        version=f"{who.version}.{first.version}-{digest}",
+        systems=who.systems,
+        fields=who.fields,
+        lanes=first.rules,
+        units=first.units,
+        ignore=who.ignore,
+        future_skew_s=who.future_skew_s,
+    )
     problems = list(_problems(policy))
     if problems:
         raise BadPolicy(problems)
     return policy
+
+
+def _read(name: str, document: Mapping[str, object], shape: type[File]) -> File | str:
+    """The file's content; in words what is wrong with it, where it hasn't its shape."""
+    try:
+        return msgspec.convert(document, shape)
+    except msgspec.ValidationError as error:
+        return f"{name}.yaml: {error}"
 
 
 def _problems(policy: Policy) -> Sequence[str]:

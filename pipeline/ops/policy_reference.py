@@ -26,6 +26,9 @@ Rendered from `pipeline/policies/ownership.yaml`, `pipeline/policies/lanes.yaml`
 `surgeline policy show` checks the files and prints their version. `surgeline policy apply --reason TEXT` puts them into
 force from the next record on, in every partition of every landing topic; `--folder DIR` names a folder of your own with
 both files. What was judged before stays judged by the policy that was in force then.
+
+An editor that knows JSON Schema can check these files, and profiles, while you write them: the schemas are in
+[schemas](schemas/).
 """
 
 _SYSTEMS: Final = """## Systems and their roles
