@@ -1,5 +1,7 @@
 """How fast a destination may be written to: retries, concurrency, when to leave it alone. Callers bring time and chance."""
 
+import math
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
@@ -24,8 +26,8 @@ class Limiter(Protocol):
 
     @property
     def allowed(self) -> int: ...
-    def succeeded(self, now: Millis) -> None: ...
-    def refused(self, now: Millis) -> None: ...
+    def succeeded(self, now: Millis, took_ms: int = 0) -> None: ...
+    def refused(self, now: Millis, took_ms: int = 0) -> None: ...
 
 
 class Breaker(Protocol):
@@ -41,31 +43,197 @@ class Breaker(Protocol):
     def is_open(self) -> bool: ...
 
 
-class AdaptiveLimiter:
-    """Additive increase per round of successes, halved at most once a second when the destination refuses."""
+FIRST_ALLOWED: Final = 8
+"""Writes at once to a destination of which nothing is known yet."""
 
-    def __init__(self, most: int) -> None:
+HALVE_EVERY_MS: Final = 1_000
+
+SLOW_MS: Final = 500
+SLOW_FACTOR: Final = 4
+"""A destination queues where it takes longer than SLOW_MS and SLOW_FACTOR times as long as when it was fastest."""
+
+FASTEST_WINDOW_MS: Final = 60_000
+"""How long the fastest answer counts: a destination that has become slower for good is not measured by its past for ever."""
+
+SMOOTHING: Final = 16
+"""Answers over which the time that they took is smoothed: one slow answer among fast ones is no queue."""
+
+
+class AdaptiveLimiter:
+    """Learns how much the destination does at once: additive increase, multiplicative decrease.
+
+    It begins with FIRST_ALLOWED and doubles per round until the destination has refused something for the first time, then
+    grows by one per round. It halves, at most once in HALVE_EVERY_MS, where the destination refuses, does not answer in
+    time, or queues. What began before it was halved tells of the time before and doesn't count.
+    """
+
+    def __init__(self, most: int, first: int = FIRST_ALLOWED) -> None:
         self._most = most
-        self._allowed = float(most)
-        self._halved_at = Millis(0)
+        self._allowed = float(min(first, most))
+        self._halved_at: Millis | None = None
+        self._took = _Smoothed()
 
     @property
     def allowed(self) -> int:
         """Writes allowed at once, at least 1."""
         return max(1, int(self._allowed))
 
-    def succeeded(self, now: Millis) -> None:
-        """A write was taken."""
-        self._allowed = min(self._most, self._allowed + 1 / max(1.0, self._allowed))
+    def succeeded(self, now: Millis, took_ms: int = 0) -> None:
+        """A write was answered, `took_ms` after it was sent."""
+        self._took.add(took_ms, now)
+        if self._took.is_slow:
+            self.refused(now, took_ms)
+            return
+        step = 1.0 if self._halved_at is None else 1 / max(1.0, self._allowed)
+        self._allowed = min(self._most, self._allowed + step)
 
-    def refused(self, now: Millis) -> None:
-        """The destination said that it is too much (429, 503), or did not answer in time."""
-        if now - self._halved_at >= HALVE_EVERY_MS:
+    def refused(self, now: Millis, took_ms: int = 0) -> None:
+        """The destination said that it can't (503), or did not answer in time."""
+        if self._halved_at is None or (now - self._halved_at >= HALVE_EVERY_MS and now - took_ms >= self._halved_at):
             self._halved_at = now
             self._allowed = max(1.0, self._allowed / 2)
+            self._took.forget()
 
 
-HALVE_EVERY_MS: Final = 1_000
+class _Smoothed:
+    """Time that answers take, and how short it was lately."""
+
+    def __init__(self) -> None:
+        self._ms: float | None = None
+        self._fastest: float | None = None
+        self._fastest_before: float | None = None
+        self._window_from: Millis | None = None
+
+    def add(self, took_ms: int, now: Millis) -> None:
+        if self._window_from is None or now - self._window_from >= FASTEST_WINDOW_MS:
+            self._window_from, self._fastest_before, self._fastest = now, self._fastest, None
+        self._fastest = took_ms if self._fastest is None else min(self._fastest, took_ms)
+        self._ms = took_ms if self._ms is None else self._ms + (took_ms - self._ms) / SMOOTHING
+
+    def forget(self) -> None:
+        """It was halved: what was smoothed so far tells of the time before."""
+        self._ms = None
+
+    @property
+    def is_slow(self) -> bool:
+        known = [each for each in (self._fastest, self._fastest_before) if each is not None]
+        return self._ms is not None and bool(known) and self._ms > max(SLOW_MS, SLOW_FACTOR * min(known))
+
+
+BURST_S: Final = 0.1
+"""What may go at once after a pause: a tenth of a second's worth, or one request where that is less."""
+
+MEASURED: Final = 32
+"""Writes taken in a row over which the destination's own rate is measured."""
+
+CUT: Final = 0.9
+"""After a 429 the rate becomes this part of what the destination took, but never less than DEEPEST_CUT of what it was."""
+
+DEEPEST_CUT: Final = 0.5
+CUT_EVERY_MS: Final = 200
+GROWTH_PER_S: Final = 0.05
+"""Growth of a rate that was cut, until the next cut or the rate that the settings allow."""
+
+LOWEST_RATE_PER_S: Final = 1.0
+
+
+class Pace:
+    """Requests in a second: what the settings allow at most, and less where the destination answers 429.
+
+    A destination that counts requests can't be kept within its limit by concurrency: two at once, answered in a
+    millisecond, are two thousand a second. So a 429 cuts the rate to a little below what the destination took, and the
+    rate grows again from there: it stays between about CUT and 1 of a limit that nobody has told.
+    """
+
+    def __init__(self, most_per_s: float) -> None:
+        self._most = most_per_s
+        self._per_s = most_per_s
+        self._grown_at = Millis(0)
+        self._cut_at: Millis | None = None
+        self._free_at_ms = 0.0
+        self._taken: deque[Millis] = deque(maxlen=MEASURED)
+
+    def per_s(self, now: Millis) -> float:
+        """Requests that may start in a second."""
+        if self._per_s < self._most:
+            passed_s = max(0, now - self._grown_at) / 1000
+            self._per_s = min(self._most, self._per_s * (1 + GROWTH_PER_S) ** passed_s)
+        self._grown_at = now
+        return self._per_s
+
+    def reserve(self, now: Millis) -> float:
+        """Take the next turn; seconds until it comes, 0.0 for at once."""
+        rate = self.per_s(now)
+        burst_ms = 1000 * max(BURST_S, 1 / rate)
+        self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / rate
+        return max(0.0, self._free_at_ms - burst_ms - now) / 1000
+
+    def taken(self, now: Millis) -> None:
+        """The destination took a request."""
+        self._taken.append(now)
+
+    def limited(self, now: Millis) -> None:
+        """It said that it is too much (429)."""
+        rate = self.per_s(now)
+        if self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS:
+            return
+        self._cut_at = now
+        measured = MEASURED * 1000 / max(1, now - self._taken[0]) if len(self._taken) == MEASURED else 0.0
+        floor = min(self._most, LOWEST_RATE_PER_S)
+        self._per_s = max(floor, min(rate, max(CUT * measured, DEEPEST_CUT * rate)))
+
+
+class Hold:
+    """A pause that the destination asked for (Retry-After): nothing goes to it before its end."""
+
+    def __init__(self) -> None:
+        self._until = Millis(0)
+
+    def ask(self, now: Millis, after_s: float) -> None:
+        """Leave it alone for `after_s` from now. A pause is never shortened by a later, shorter one."""
+        self._until = Millis(max(self._until, now + math.ceil(after_s * 1000)))
+
+    def wait_ms(self, now: Millis) -> int:
+        """Until its end; 0 for none."""
+        return max(0, self._until - now)
+
+
+SINGLED_OUT_AFTER: Final = 3
+"""Refusals of one entity alone after which the pause that comes with them is taken for its own and not the destination's."""
+
+MOST_REFUSALS_ALONE: Final = 20
+"""Refusals of one entity alone after which it is parked."""
+
+MAX_REFUSED_KEYS: Final = 10_000
+
+
+class Refusals:
+    """Tells a destination that asks for a pause from one that refuses a single entity again and again.
+
+    A refusal (429, or 503 with a time) is the entity's own if since its last one the destination took more requests of
+    others than it refused. So an outage, however long, parks nothing, and an entity that alone is refused does not wait for
+    ever. Bounded: of more than MAX_REFUSED_KEYS entities the one refused longest ago is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._taken = self._refused = 0
+        self._known: OrderedDict[bytes, tuple[int, int, int]] = OrderedDict()
+
+    def refused(self, key: bytes) -> int:
+        """The destination refused this entity; how often it alone was refused by now."""
+        self._refused += 1
+        alone, taken, refused = self._known.pop(key, (0, self._taken, self._refused - 1))
+        if self._taken - taken > self._refused - refused - 1:
+            alone += 1
+        self._known[key] = alone, self._taken, self._refused
+        if len(self._known) > MAX_REFUSED_KEYS:
+            self._known.popitem(last=False)
+        return alone
+
+    def taken(self, key: bytes) -> None:
+        """It took what was asked, or refused it for good: it answered."""
+        self._taken += 1
+        self._known.pop(key, None)
 
 
 @dataclass(slots=True)

@@ -1,10 +1,30 @@
 """Retries, concurrency and the breaker."""
 
+import heapq
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.limits import FIRST_DELAY_S, HALVE_EVERY_MS, MAX_DELAY_S, AdaptiveLimiter, ConsecutiveBreaker, next_delay
+from pipeline.domain.limits import (
+    BURST_S,
+    CUT,
+    FIRST_ALLOWED,
+    FIRST_DELAY_S,
+    HALVE_EVERY_MS,
+    MAX_DELAY_S,
+    MAX_REFUSED_KEYS,
+    MOST_REFUSALS_ALONE,
+    SLOW_FACTOR,
+    SLOW_MS,
+    AdaptiveLimiter,
+    ConsecutiveBreaker,
+    Hold,
+    Pace,
+    Refusals,
+    next_delay,
+)
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))
@@ -37,8 +57,12 @@ def test_concurrency_stays_between_one_and_the_bound(steps: list[tuple[bool, int
         assert 1 <= limiter.allowed <= most
 
 
+def settled(most: int) -> AdaptiveLimiter:
+    return AdaptiveLimiter(most, first=most)
+
+
 def test_concurrency_is_halved_once_a_second_however_many_writes_are_refused() -> None:
-    limiter = AdaptiveLimiter(16)
+    limiter = settled(16)
     for _ in range(16):
         limiter.refused(Millis(10_000))
     assert limiter.allowed == 8
@@ -46,12 +70,225 @@ def test_concurrency_is_halved_once_a_second_however_many_writes_are_refused() -
     assert limiter.allowed == 4
 
 
-def test_concurrency_grows_by_one_per_round_of_successes() -> None:
-    limiter = AdaptiveLimiter(16)
+def test_what_was_sent_before_it_was_halved_halves_nothing_again() -> None:
+    """Sixteen writes hang for ten seconds: that they all time out says one thing, once."""
+    limiter = settled(16)
+    limiter.refused(Millis(20_000), 10_000)
+    limiter.refused(Millis(21_500), 10_000)
+    assert limiter.allowed == 8
+
+
+def test_an_unknown_destination_is_begun_with_gently_and_learnt_within_a_few_rounds() -> None:
+    limiter = AdaptiveLimiter(64)
+    assert limiter.allowed == FIRST_ALLOWED
+    for _ in range(3):
+        for _ in range(limiter.allowed):
+            limiter.succeeded(Millis(1), 5)
+    assert limiter.allowed == 64
+
+
+def test_concurrency_grows_by_one_per_round_of_successes_once_it_was_refused() -> None:
+    limiter = settled(16)
     limiter.refused(Millis(10_000))
     for _ in range(9):
         limiter.succeeded(Millis(10_001))
     assert limiter.allowed == 9
+
+
+def test_a_destination_that_is_slow_by_nature_is_not_taken_for_one_that_queues() -> None:
+    limiter = AdaptiveLimiter(8)
+    for number in range(200):
+        limiter.succeeded(Millis(number * 3_000), 3_000)
+    assert limiter.allowed == 8
+
+
+def test_one_slow_answer_is_no_queue() -> None:
+    limiter = AdaptiveLimiter(8)
+    for number in range(200):
+        limiter.succeeded(Millis(number * 10), 10 if number != 100 else 4_000)
+    assert limiter.allowed == 8
+
+
+def test_a_destination_that_became_slower_for_good_is_measured_by_its_present() -> None:
+    limiter = AdaptiveLimiter(8)
+    now = 0
+    for took_ms, rounds in ((10, 1_000), (2_500, 400)):
+        for _ in range(rounds):
+            now += took_ms
+            limiter.succeeded(Millis(now), took_ms)
+    assert limiter.allowed == 8
+
+
+# -- a destination that is simulated
+
+
+class Queueing:
+    """Takes everything and works it off at `cap_per_s`, one after the other."""
+
+    def __init__(self, cap_per_s: float, base_ms: float = 5.0) -> None:
+        self.cap_per_s, self.base_ms = cap_per_s, base_ms
+        self._free_ms = 0.0
+
+    def took_ms(self, now_ms: float) -> float:
+        self._free_ms = max(self._free_ms, now_ms) + 1000 / self.cap_per_s
+        return self._free_ms - now_ms + self.base_ms
+
+
+class Counting:
+    """Answers 429, and says no time, where its bucket of `cap_per_s` is empty."""
+
+    def __init__(self, cap_per_s: float, bucket: float = 50.0, answer_ms: float = 3.0) -> None:
+        self.cap_per_s, self.answer_ms, self._bucket = cap_per_s, answer_ms, bucket
+        self._most, self._at_ms = bucket, 0.0
+
+    def takes(self, now_ms: float) -> bool:
+        self._bucket = min(self._most, self._bucket + (now_ms - self._at_ms) / 1000 * self.cap_per_s)
+        self._at_ms = now_ms
+        if self._bucket < 1:
+            return False
+        self._bucket -= 1
+        return True
+
+
+Done = tuple[float, int, bool, int]
+
+
+def drive(server: Queueing | Counting, limiter: AdaptiveLimiter, pace: Pace, from_ms: float, for_ms: float) -> list[Done]:
+    """An endless backlog against the server: (when it ended, ms it took, whether it was taken, allowed then)."""
+    now, until, serial = from_ms, from_ms + for_ms, 0
+    under_way: list[tuple[float, int, int, bool]] = []
+    ended: list[Done] = []
+    while now < until:
+        while len(under_way) < limiter.allowed:
+            start = now + pace.reserve(Millis(int(now))) * 1000
+            if isinstance(server, Queueing):
+                end, taken = start + server.took_ms(start), True
+            else:
+                end, taken = start + server.answer_ms, server.takes(start)
+            serial += 1
+            heapq.heappush(under_way, (end, serial, int(end - start), taken))
+        now, _, took_ms, taken = heapq.heappop(under_way)
+        at = Millis(int(now))
+        if taken:
+            pace.taken(at)
+            limiter.succeeded(at, took_ms)
+        else:
+            pace.limited(at)
+        ended.append((now, took_ms, taken, limiter.allowed))
+    return ended
+
+
+def taken_per_s(ended: list[Done], from_ms: float) -> float:
+    late = [each for each in ended if each[0] >= from_ms]
+    return sum(each[2] for each in late) / (late[-1][0] - from_ms) * 1000
+
+
+SETTLED_MS = 10_000.0
+LOWEST_SHARE, MOST_REFUSED_SHARE = 0.92, 0.05
+"""The band: what is reached of a cap that nobody told, and the part of what was sent that is refused for it."""
+
+
+@pytest.mark.parametrize("cap_per_s", [10, 400, 2_000])
+@pytest.mark.parametrize("most_per_s", [200.0, 100_000.0])
+def test_a_limit_that_is_answered_with_429_alone_is_learnt_within_a_band(cap_per_s: int, most_per_s: float) -> None:
+    reachable = min(cap_per_s, most_per_s)
+    ended = drive(Counting(cap_per_s), AdaptiveLimiter(16), Pace(most_per_s), 0, 60_000)
+    late = [each for each in ended if each[0] >= SETTLED_MS]
+    assert taken_per_s(ended, SETTLED_MS) >= LOWEST_SHARE * reachable
+    assert sum(not each[2] for each in late) <= max(MOST_REFUSED_SHARE * len(late), 2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(400, 800), (800, 400), (50, 2_000)])
+def test_a_limit_that_changes_is_followed_within_a_minute_and_a_half(before: int, after: int) -> None:
+    server, limiter, pace = Counting(before), AdaptiveLimiter(16), Pace(100_000.0)
+    drive(server, limiter, pace, 0, 20_000)
+    server.cap_per_s = after
+    ended = drive(server, limiter, pace, 20_000, 120_000)
+    assert taken_per_s(ended, 110_000) >= LOWEST_SHARE * after
+
+
+@pytest.mark.parametrize("most", [16, 1_000])
+@pytest.mark.parametrize("cap_per_s", [20, 400, 2_000])
+def test_a_destination_that_queues_is_kept_busy_and_its_queue_short(cap_per_s: int, most: int) -> None:
+    ended = drive(Queueing(cap_per_s), AdaptiveLimiter(most), Pace(100_000.0), 0, 60_000)
+    late = [each for each in ended if each[0] >= SETTLED_MS]
+    assert taken_per_s(ended, SETTLED_MS) >= 0.99 * cap_per_s
+    assert max(each[1] for each in late) <= 3 * max(SLOW_MS, SLOW_FACTOR * 1000 / cap_per_s)
+
+
+def test_a_queue_whose_cap_rises_is_given_more() -> None:
+    server, limiter, pace = Queueing(400), AdaptiveLimiter(1_000), Pace(100_000.0)
+    drive(server, limiter, pace, 0, 20_000)
+    server.cap_per_s = 1_600
+    ended = drive(server, limiter, pace, 20_000, 60_000)
+    assert taken_per_s(ended, 60_000) >= 0.99 * 1_600
+
+
+# -- pace, holds and refusals
+
+
+@pytest.mark.parametrize("rate_per_s", [0.2, 1.0, 3.0, 10.0, 250.0])
+def test_a_rate_is_kept_also_below_one_request_in_a_burst(rate_per_s: float) -> None:
+    pace, now, started = Pace(rate_per_s), 1_000_000.0, 0
+    until = now + 20_000
+    while now < until:
+        now += pace.reserve(Millis(int(now))) * 1000 + 0.01
+        started += 1
+    assert started <= 20 * rate_per_s + max(1.0, BURST_S * rate_per_s) + 1
+    assert started >= 20 * rate_per_s - 1
+
+
+def test_a_429_cuts_to_a_little_below_what_was_taken_and_no_deeper_than_half() -> None:
+    pace = Pace(1_000.0)
+    for number in range(40):
+        pace.taken(Millis(10_000 + number * 2))  # five hundred a second
+    pace.limited(Millis(10_080))
+    assert pace.per_s(Millis(10_080)) == pytest.approx(max(500, CUT * 500), rel=0.05)
+    pace.limited(Millis(10_080))
+    assert pace.per_s(Millis(10_080)) == pytest.approx(500, rel=0.05)
+
+
+def test_a_pause_is_never_shortened_by_a_later_one() -> None:
+    hold = Hold()
+    assert hold.wait_ms(Millis(0)) == 0
+    hold.ask(Millis(1_000), 30.0)
+    hold.ask(Millis(2_000), 0.5)
+    assert hold.wait_ms(Millis(2_000)) == 29_000
+    assert hold.wait_ms(Millis(31_000)) == 0
+
+
+def test_an_entity_that_alone_is_refused_is_told_from_a_destination_that_refuses_all() -> None:
+    refusals = Refusals()
+    for _ in range(MOST_REFUSALS_ALONE + 1):
+        alone = refusals.refused(b"A")
+        refusals.taken(b"B")
+        refusals.taken(b"C")
+    assert alone == MOST_REFUSALS_ALONE
+
+
+@given(st.integers(2, 50), st.integers(0, 20))
+def test_a_destination_that_refuses_more_than_it_takes_parks_nothing(entities: int, taken_per_round: int) -> None:
+    refusals = Refusals()
+    for _ in range(200):
+        for number in range(entities):
+            assert refusals.refused(b"%d" % number) == 0
+        for _ in range(min(taken_per_round, entities - 1)):
+            refusals.taken(b"other")
+
+
+def test_an_entity_that_is_taken_is_no_longer_suspect_and_the_memory_is_bounded() -> None:
+    refusals = Refusals()
+    refusals.refused(b"A")
+    refusals.taken(b"B")
+    assert refusals.refused(b"A") == 1
+    refusals.taken(b"A")
+    assert refusals.refused(b"A") == 0
+    for number in range(2 * MAX_REFUSED_KEYS):
+        refusals.refused(b"%d" % number)
+    assert len(refusals._known) == MAX_REFUSED_KEYS
+
+
+# -- the breaker
 
 
 def opened(threshold: int = 3) -> ConsecutiveBreaker:
