@@ -336,6 +336,9 @@ class Encounter(Redacted, frozen=True, tag="encounter"):
     discharge_ordered_at: Annotated[Time | None | UnsetType, Meta(description="discharge order signed")] = UNSET
     discharged_at: Annotated[Time | None | UnsetType, Meta(description="the patient left (PV1-45)")] = UNSET
     disposition: Annotated[str | None | UnsetType, Meta(description="discharge disposition (PV1-36)")] = UNSET
+    episode: Annotated[
+        Reference | None | UnsetType, Meta(description="one condition's care that the stay belongs to (PV1-54); never inferred")
+    ] = UNSET
 
 
 class Identifier(Redacted, frozen=True):

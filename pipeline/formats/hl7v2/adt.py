@@ -25,7 +25,7 @@ from pipeline.formats.hl7v2.header import Header
 from pipeline.formats.hl7v2.patient import patient_of, patient_reference
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
-from pipeline.formats.hl7v2.visit import discharge_time, patient_class, status_by_class, visit_reference
+from pipeline.formats.hl7v2.visit import discharge_time, episode, patient_class, status_by_class, visit_reference
 
 PATIENT, ENCOUNTER, PRIOR_BED, BED = range(4)
 """Ordinals of the events of one message: each role has its own, so that a missing bed shifts no id."""
@@ -189,6 +189,7 @@ def _encounter(reading: Reading, header: Header, rule: Rule, pv1: Segment, patie
         expected_discharge_at=reading.time(reading.message.segment("PV2"), 9),
         discharged_at=discharged_at,
         disposition=_disposition(reading, rule, pv1),
+        episode=episode(reading, pv1),
     )
 
 

@@ -34,6 +34,7 @@ FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
         "pending_location": "PV1-42",
         "admitted_at": "PV1-44",
         "discharged_at": "PV1-45",
+        "episode": "PV1-54",
         "expected_discharge_at": "PV2-9",
     },
 }

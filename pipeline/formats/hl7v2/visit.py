@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from pipeline.domain.event import EncounterStatus, PatientClass, Reference
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.datatypes import MAX_TEXT_CHARS, identifiers_of
-from pipeline.formats.hl7v2.er7 import Segment
+from pipeline.formats.hl7v2.er7 import NULL, Segment
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
@@ -36,6 +36,21 @@ def visit_reference(pid: Segment, pv1: Segment | None, profile: Profile) -> Refe
             return Reference(authority or namespace, value)
     field = profile.visit_number_fields[0]
     return Rejected(Reason.MISSING_FIELD, field, "no visit number", f"send the visit number in {field}")
+
+
+def episode(reading: Reading, pv1: Segment) -> Reference | UnsetType | None:
+    """The episode of care that PV1-54 names; nothing where it is too long or there are several."""
+    if not pv1.raw(54):
+        return UNSET
+    if pv1.raw(54) == NULL:
+        return None
+    found = {(i.value, i.authority) for i in identifiers_of(pv1, 54)}
+    if len(found) != 1:
+        return reading.not_read("PV1-54")
+    ((value, authority),) = found
+    if len(value) > MAX_TEXT_CHARS or len(authority or "") > MAX_TEXT_CHARS:
+        return reading.not_read("PV1-54")
+    return Reference(authority or reading.profile.namespace_of_visits, value)
 
 
 def patient_class(reading: Reading, pv1: Segment) -> PatientClass | UnsetType | None:
