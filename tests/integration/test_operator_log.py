@@ -4,23 +4,27 @@ import itertools
 import time
 from typing import Final, Protocol
 
+import msgspec
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from pipeline import topology
-from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import Control
+from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, partition_of
+from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro.codec import Codec
 from pipeline.kafka import admin
 from pipeline.kafka.client import KafkaUnavailable
+from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.reader import read_topic
 from pipeline.kafka.specs import load_specs
 from pipeline.ops.audit import AuditFilter, read_entries, show, verify_all
 from pipeline.ops.topics import KafkaTopics
 from pipeline.resources import topics_dir
-from pipeline.roles.operator_log import epoch_entries
+from pipeline.roles.operator_log import epoch_entries, publish_at_once
 from pipeline.roles.policies import apply_policy, load_policy
+from pipeline.roles.repair import find, reassert
 from pipeline.settings import KafkaSettings, Settings
+from tests.support.changes import change
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -80,6 +84,32 @@ def test_a_policy_that_kafka_does_not_take_is_told_as_such() -> None:
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic_prefix=next(PREFIXES))
     with pytest.raises(KafkaUnavailable):
         apply_policy(Settings(kafka=nowhere), CODEC, load_policy(), ACTOR, "", NOW)
+
+
+def test_a_reassertion_is_ordered_in_the_entitys_log_and_audited_without_its_identifier(settings: Settings) -> None:
+    accepted = change(7, "R-12")
+    key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id)
+    assert find(settings, CODEC, key).revision == NO_REVISION
+    partition = partition_of(key.encode(), topology.ENTITY_PARTITIONS)
+    publish_at_once(settings, [OutRecord(topology.ACCEPTED, key.encode(), CODEC.encode(accepted), partition)])
+    found = find(settings, CODEC, key)
+    assert (found.revision, found.revisions) == (accepted.revision, 1)
+
+    for _ in range(2):  # asking twice does no harm
+        reassert(settings, CODEC, key, found.revision, ACTOR, "its write was parked", NOW)
+    (order, again) = list(read_topic(settings.kafka, "landing.bed"))
+    assert (order.key, order.partition) == (key.encode(), partition)
+    control = CODEC.decode(order.value)
+    assert isinstance(control, Control)
+    assert (control.kind, control.seen_revision, control.actor) == (ControlKind.REASSERT, accepted.revision, ACTOR)
+    assert CODEC.decode(again.value) == control
+
+    entries = list(read_entries(KafkaTopics(settings.kafka), CODEC))
+    assert [(each.action, each.revision, each.event_id) for each in entries] == [
+        ("reassert", accepted.revision, control.event_id)
+    ] * 2
+    assert "R-12" not in repr([msgspec.to_builtins(each) for each in entries])
+    assert verify_all(entries).whole
 
 
 def made_anew(kafka: KafkaSettings, name: str) -> None:
