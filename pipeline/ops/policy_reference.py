@@ -10,10 +10,11 @@ from typing import Final
 
 import yaml
 
-from pipeline.domain import bed, event, modes, records
+from pipeline.domain import bed, event, modes, records, subscription_state
 from pipeline.domain.event import Described
 from pipeline.domain.policy import LaneRule, Policy, policy_from
 from pipeline.formats import json_shapes
+from pipeline.formats.fhir import inbound_verdict, notification
 from pipeline.formats.hl7v2 import verdict as hl7_verdict
 
 PAGE: Final = Path("docs/policies.md")
@@ -80,7 +81,19 @@ GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
         event.ProcedureStatus,
         event.DiversionStatus,
     ),
-    "Refused at a way in": (json_shapes.Rule, hl7_verdict.Reason),
+    "Refused at a way in": (
+        json_shapes.Rule,
+        hl7_verdict.Reason,
+        inbound_verdict.RejectedBecause,
+        inbound_verdict.IgnoredBecause,
+        notification.MalformedBecause,
+    ),
+    "FHIR subscriptions": (
+        subscription_state.SubscriptionStatus,
+        subscription_state.Why,
+        notification.Kind,
+        notification.Version,
+    ),
 }
 """Every enum whose symbols explain themselves, by what a reader looks for."""
 

@@ -1,0 +1,196 @@
+"""What is kept of one subscription, what is to be done about it, and the bounds of both."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pipeline.domain.event import Described
+from pipeline.domain.identifiers import Millis
+
+STATE_VERSION: Final = 1
+
+GAP_GRACE_MS: Final = 5_000
+"""How long a missing number may simply be late."""
+LATE_MS: Final = 5_000
+"""How long after the front a lower number counts as late or repeated, where the server tells no times."""
+DISORDER_MS: Final = 1_000
+"""How much later a lower number may be made than a higher one, by the server's clock, without a restart."""
+OVERLAP_MS: Final = 300_000
+"""How much further back a re-read begins: covers the difference of clocks, slow commits and messages under way."""
+POLL_AFTER_MS: Final = 60_000
+"""How long a subscription may be broken before polling takes its place."""
+CHECK_EVERY_MS: Final = 300_000
+"""How often a subscription without a heartbeat is looked at."""
+RETRY_FIRST_MS: Final = 5_000
+RETRY_MAX_MS: Final = 300_000
+"""Between two tries of one action: doubled from the first to the last."""
+REREAD_SPACING_MS: Final = 5_000
+"""Between the starts of two re-reads."""
+FETCH_TRIES: Final = 2
+"""How often `$events` is asked for a gap before it is closed by a re-read."""
+RESTORE_TRIES: Final = 3
+"""How often a subscription is restored before a new one is made."""
+SILENT_CHECKS: Final = 3
+"""How often a silent subscription may call itself active before it is reset."""
+MAX_FETCH: Final = 1_000
+"""Widest gap that is fetched; a wider one is read again."""
+MAX_FETCHES: Final = 4
+"""Fetches asked for at once."""
+MAX_GAPS: Final = 64
+"""Gaps kept apart; beyond it the nearest are shown as one."""
+
+
+class SubscriptionStatus(Described):
+    """How a subscription stands at its server."""
+
+    REQUESTED = "requested", "the server has not tried our endpoint yet"
+    ACTIVE = "active", "the server notifies"
+    ERROR = "error", "the server could not reach us, or could not evaluate the topic"
+    OFF = "off", "switched off"
+    ENTERED_IN_ERROR = "entered-in-error", "withdrawn"
+    ABSENT = "absent", "there is none at the server"
+    UNKNOWN = "unknown", "not told"
+
+
+class Why(Described):
+    """Why everything that changed since a time is read again."""
+
+    STARTED = "started", "the receiver started: it was deaf until then"
+    RESTARTED = "restarted", "the server's counter began anew"
+    GAP = "gap", "numbers are missing that the server does not tell again"
+    RESTORED = "restored", "the subscription was broken for a while"
+    SILENCE = "silence", "nothing was heard for longer than the heartbeat"
+    POLLING = "polling", "there is no working subscription: the backup"
+    SWEEP = "sweep", "nothing proved for a while that all was heard"
+    AUDIT = "audit", "now and then, whatever the numbers say"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask `$events` for the numbers from `first` to `last`, both included. Hand it back with `on_fetched`."""
+
+    first: int
+    last: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReRead:
+    """Read everything that changed since `since` (the overlap is taken off already). Hand it back with `on_reread`."""
+
+    since: Millis
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStatus:
+    """Ask the server how the subscription stands; `on_status` takes the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Ask the server to activate the subscription again; `on_status` takes what becomes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Adopt the feed's subscription, or make it; `on_created` or `on_status` takes what becomes of it."""
+
+
+Action = Fetch | ReRead | CheckStatus | Restore | Create
+"""What is to be done. One that is not handed back is told again later: it is not begun again while it is under way."""
+
+
+class Gap(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers that were not heard, both ends included; open since `since`, fetched `tried` times."""
+
+    first: int
+    last: int
+    since: Millis
+    tried: int = 0
+    next_at: Millis = Millis(0)
+
+
+class Missed(msgspec.Struct, frozen=True, array_like=True):
+    """A time to be read again: from `since`, all that was made before `until`."""
+
+    since: Millis
+    until: Millis
+    why: Why
+    tried: int = 0
+    next_at: Millis = Millis(0)
+
+
+class Tries(msgspec.Struct, frozen=True, array_like=True):
+    """How often something was tried in a row, and when it is due next."""
+
+    count: int = 0
+    next_at: Millis = Millis(0)
+
+
+class State(msgspec.Struct, frozen=True, array_like=True):
+    """What has to survive of one subscription. Holds no patient data. `front` is None until the server's count is known."""
+
+    complete_to: Millis
+    audited_to: Millis
+    status: SubscriptionStatus = SubscriptionStatus.UNKNOWN
+    front: int | None = None
+    front_at: Millis = Millis(0)
+    front_made_at: Millis | None = None
+    gaps: tuple[Gap, ...] = ()
+    missed: Missed | None = None
+    heard_at: Millis | None = None
+    alive_at: Millis | None = None
+    restarts: int = 0
+    broken_since: Millis | None = None
+    polling_since: Millis | None = None
+    checks: Tries = Tries()
+    repairs: Tries = Tries()
+
+    @property
+    def cursor(self) -> int:
+        """Highest number up to which nothing is missing; 0 before the first."""
+        return self.gaps[0].first - 1 if self.gaps else self.front or 0
+
+    @property
+    def missing(self) -> int:
+        """How many numbers were not heard."""
+        return sum(gap.last - gap.first + 1 for gap in self.gaps)
+
+    @property
+    def open_since(self) -> Millis | None:
+        """Since when something is known to be missing and not yet read again; None where all is well."""
+        found = [gap.since for gap in self.gaps] + ([self.missed.until] if self.missed else [])
+        return min(found) if found else None
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(State)
+_PREFIX: Final = bytes([STATE_VERSION])
+
+
+def encode_state(state: State) -> bytes:
+    """The record to keep: a version byte, then MessagePack."""
+    return _PREFIX + _ENCODER.encode(state)
+
+
+def decode_state(data: bytes) -> State | None:
+    """Inverse of `encode_state`; None for a record that this version can't read: start as if there were none."""
+    if data[:1] != _PREFIX:
+        return None
+    try:
+        return _DECODER.decode(memoryview(data)[1:])
+    except msgspec.DecodeError:
+        return None
+
+
+def first_state(now: Millis, since: Millis | None = None) -> State:
+    """State of a feed that was never run: what changed since `since` (default: now) will be read."""
+    start = now if since is None else since
+    return State(complete_to=start, audited_to=start)
+
+
+def backoff_ms(tried: int) -> int:
+    """Wait before the next try after `tried` ones."""
+    return int(min(RETRY_FIRST_MS << min(max(tried - 1, 0), 16), RETRY_MAX_MS))
