@@ -8,24 +8,22 @@ from typing import Final, Literal
 
 from pipeline.destinations.protocol import Absent, Current, PendingWrite, Refused, Request, Suppressed
 from pipeline.domain.bed import Untellable, code_for
-from pipeline.domain.event import Allocation, Bed, EntityType
+from pipeline.domain.event import Allocation, Bed, Encounter, EntityType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey
 from pipeline.domain.records import Accepted, Reason
+from pipeline.formats.fhir import episode
 from pipeline.formats.fhir.codec import encode
-from pipeline.formats.fhir.location import chain_urn, with_known_place
+from pipeline.formats.fhir.location import with_known_place
 from pipeline.formats.fhir.naming import Ident, Naming, query_quoted
 from pipeline.formats.fhir.owned import Body, Json, Misshapen, Owned, apply_owned
 from pipeline.formats.fhir.profile import Profile
-from pipeline.formats.fhir.resource import ResourceMap
+from pipeline.formats.fhir.resource import ResourceMap, urn_of
 from pipeline.formats.fhir.resources import RESOURCES
 from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_of, read_mark, with_mark
 
 JSON_TYPE: Final = "application/fhir+json"
 MIN_DIGEST_KEY_BYTES: Final = 16
 MAX_DIGEST_KEY_BYTES: Final = 64
-
-_STRUCTURAL: Final = frozenset({"identifier", "kind", "place"})
-"""What a new resource can't do without, whatever the profile lets out later."""
 
 NOTHING_KNOWN: Final[Mapping[Ident, str]] = MappingProxyType({})
 
@@ -94,6 +92,24 @@ class Builder:
         except Misshapen:
             return False
 
+    def differences(self, accepted: Accepted, current: Current | Absent) -> tuple[str, ...]:
+        """Names of the fields whose values at the EHR a write of `accepted` would change, in order; never a value.
+
+        Of an absent resource: all that have a value. None are named for a state without a valid FHIR form.
+        """
+        subject = self.subject(accepted)
+        try:
+            if isinstance(current, Absent):
+                body, desired = self._first(subject, accepted)
+                before: dict[str, Json] = {}
+            else:
+                body, desired = current.body, self._desired(subject, accepted, current.body)
+                before = self._written(subject, body, desired)
+            after = self._written(subject, apply_owned(body, desired), desired)
+        except Misshapen:
+            return ()
+        return tuple(sorted(name for name, value in after.items() if value != before.get(name)))
+
     def changed_at_ehr(self, accepted: Accepted, body: Body) -> tuple[str, ...] | None:
         """Fields of this entity that somebody changed at the EHR since we wrote the revision that `body` carries.
 
@@ -133,16 +149,19 @@ class Builder:
         how: Literal["never", "transaction-if-none-exist", "put-client-id"] = self.profile.resources[accepted.entity_type].create
         if how == "never":
             return Refused(Reason.REFUSED_MISSING)
-        start = subject.resource.created(accepted.state)
-        every = subject.resource.desired(accepted.state, subject.ident, subject.naming, start)
-        fields = self.profile.fields_of(accepted.entity_type) | _STRUCTURAL
-        desired = tuple(owned for owned in every if owned.field in fields)
-        body = self._marked(subject, accepted, start, desired)
+        body = self._marked(subject, accepted, *self._first(subject, accepted))
         body, entries = _placed(subject, accepted, body, known)
         if how == "put-client-id":
             return self._put_client_id(write, subject, body, entries)
         request = {"method": "POST", "url": subject.resource.resource_type, "ifNoneExist": _by_identifier(subject.ident)}
         return _transaction(write, [*entries, {"fullUrl": _own_urn(subject), "resource": body, "request": request}])
+
+    def _first(self, subject: Subject, accepted: Accepted) -> tuple[Body, tuple[Owned, ...]]:
+        """What a new resource starts as, and what is written into it."""
+        start = subject.resource.created(accepted.state)
+        every = subject.resource.desired(accepted.state, subject.ident, subject.naming, start)
+        fields = self.profile.fields_of(accepted.entity_type) | subject.resource.structural
+        return start, tuple(owned for owned in every if owned.field in fields)
 
     def _put_client_id(self, write: PendingWrite, subject: Subject, body: Body, entries: list[Body]) -> Request:
         resource_type = subject.resource.resource_type
@@ -196,12 +215,17 @@ def _is_held(profile: Profile, accepted: Accepted) -> bool:
 
 
 def _placed(subject: Subject, accepted: Accepted, body: Body, known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
-    bed = accepted.state
-    return with_known_place(body, subject.naming.chain(bed.place), known) if isinstance(bed, Bed) and bed.place else (body, [])
+    """`body`, and what has to be made in the same transaction because `body` refers to it: places, an episode of care."""
+    state = accepted.state
+    if isinstance(state, Bed) and state.place:
+        return with_known_place(body, subject.naming.chain(state.place), known)
+    if isinstance(state, Encounter):
+        return body, episode.entries_of(state, subject.naming, body)
+    return body, []
 
 
 def _own_urn(subject: Subject) -> str:
-    return chain_urn(Ident(f"{subject.resource.resource_type}:{subject.ident.system}", subject.ident.value))
+    return urn_of(Ident(f"{subject.resource.resource_type}:{subject.ident.system}", subject.ident.value))
 
 
 def _by_identifier(ident: Ident) -> str:

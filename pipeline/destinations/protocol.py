@@ -147,6 +147,10 @@ class Destination(Protocol):
         """Replace only the owned paths on what was read, fenced by that read's version. Pure."""
         ...
 
+    def differences(self, write: PendingWrite, current: Current | Absent) -> tuple[str, ...]:
+        """Names of the fields that this write would change there, in order; never a value. Pure, sends nothing."""
+        ...
+
     async def send(self, request: Request) -> Outcome:
         """Send once."""
         ...

@@ -263,10 +263,10 @@ class Course:
         self._shadowed: dict[int, End] = {}
         self._parked: dict[int, End] = {}
         for end in ends:
-            if end.kind == _SHADOWED:
-                self._shadowed[end.revision] = end
-            elif end.kind == _PARKED:
-                self._parked[end.revision] = end
+            if end.kind != _CONFIRMED:
+                mine, other = (self._shadowed, self._parked) if end.kind == _SHADOWED else (self._parked, self._shadowed)
+                mine[end.revision] = end
+                other.pop(end.revision, None)  # a flag was flipped in between: the later word counts
             elif (trouble := self.confirmations.add(end)) is not None:
                 self.troubles.append((trouble, end.revision))
         self._shadows = sorted(self._shadowed)

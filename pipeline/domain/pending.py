@@ -28,7 +28,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
 
     `generation` rises with each change: of two records of an entity the greater is the later. `newest` is the accepted
     record as it came, None once it is confirmed. `parked` is the revision that was given up, kept until a higher one is
-    confirmed.
+    confirmed. `shadowed` is the one that was only compared: the record stays, since a flag may let it be written later.
     """
 
     generation: int
@@ -45,6 +45,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     attempts: int
     not_before: Millis
     last_reason: Reason
+    shadowed: Revision = NO_REVISION
 
     def __repr__(self) -> str:
         return f"Pending(generation={self.generation}, revision={self.newest_revision}, <redacted>)"
@@ -66,8 +67,13 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_due(self) -> bool:
-        """Whether there is something to write: something newer than what was confirmed or given up."""
-        return self.newest is not None and self.newest_revision > max(self.confirmed, self.parked)
+        """Whether there is something to write: something newer than what was confirmed, given up or only compared."""
+        return self.newest is not None and self.newest_revision > max(self.confirmed, self.parked, self.shadowed)
+
+    @property
+    def is_shadowed(self) -> bool:
+        """Whether its newest revision was only compared: due again as soon as the flags let it be written."""
+        return self.newest is not None and max(self.confirmed, self.parked) < self.newest_revision <= self.shadowed
 
     @property
     def is_parked(self) -> bool:
@@ -116,17 +122,10 @@ def on_accepted(pending: Pending | None, accepted: Accepted, encoded: bytes, dea
         if accepted.state_hash != known.newest_hash:
             raise Fork("one revision with two states")
         return None
-    due = Due(accepted.revision, accepted.received_at, Millis(accepted.received_at + int(deadline_s * 1000)))
-    before = known.due.get(accepted.lane)
-    if before is not None:
-        due = Due(max(due.revision, before.revision), min(due.since, before.since), min(due.deadline, before.deadline))
-        if due == before and accepted.revision < known.newest_revision:
-            return None
-    changes: dict[str, object] = {
-        "generation": known.generation + 1,
-        "partition": accepted.partition,
-        "due": {**known.due, accepted.lane: due},
-    }
+    due = _with(known, accepted, deadline_s)
+    if due == known.due and accepted.revision < known.newest_revision:
+        return None
+    changes: dict[str, object] = {"generation": known.generation + 1, "partition": accepted.partition, "due": due}
     if accepted.revision > known.newest_revision:
         changes |= {
             "newest": encoded,
@@ -138,12 +137,25 @@ def on_accepted(pending: Pending | None, accepted: Accepted, encoded: bytes, dea
     return msgspec.structs.replace(known, **changes)
 
 
+def _with(known: Pending, accepted: Accepted, deadline_s: float) -> dict[Lane, Due]:
+    """What is due, with this revision; one that was compared already waits for nothing."""
+    if accepted.revision <= known.shadowed:
+        return known.due
+    due = Due(accepted.revision, accepted.received_at, Millis(accepted.received_at + int(deadline_s * 1000)))
+    before = known.due.get(accepted.lane)
+    if before is not None:
+        due = Due(max(due.revision, before.revision), min(due.since, before.since), min(due.deadline, before.deadline))
+    return {**known.due, accepted.lane: due}
+
+
 def on_outcome(pending: Pending | None, outcome: Outcome) -> Pending | None:
     """Pending after an outcome of its destination; None if nothing changes (it is older than what is known)."""
     known = pending or EMPTY
     match outcome.kind:
-        case OutcomeKind.CONFIRMED | OutcomeKind.SHADOWED:
+        case OutcomeKind.CONFIRMED:
             return _closed(known, outcome)
+        case OutcomeKind.SHADOWED:
+            return _compared(known, outcome)
         case OutcomeKind.PARKED:
             if outcome.revision <= max(known.parked, known.confirmed):
                 return None
@@ -162,6 +174,7 @@ def on_outcome(pending: Pending | None, outcome: Outcome) -> Pending | None:
 
 
 def _given_up(known: Pending, outcome: Outcome) -> Pending:
+    """Parked; one that had only been compared before is shown as stuck from now on."""
     changes: dict[str, object] = {
         "generation": known.generation + 1,
         "partition": outcome.partition,
@@ -171,6 +184,8 @@ def _given_up(known: Pending, outcome: Outcome) -> Pending:
     if outcome.revision >= known.newest_revision:
         # A newer revision has its own attempts: what an older one used up must not park it at its first failure.
         changes |= {"attempts": outcome.attempts, "last_reason": outcome.reason}
+    if not known.due:
+        changes["due"] = {outcome.lane: Due(outcome.revision, outcome.at, outcome.at)}
     return msgspec.structs.replace(known, **changes)
 
 
@@ -194,7 +209,24 @@ def _closed(known: Pending, outcome: Outcome) -> Pending | None:
         attempts=0,
         not_before=Millis(0),
         last_reason=Reason.NONE,
+        shadowed=known.shadowed if known.shadowed > outcome.revision else NO_REVISION,
     )
+
+
+def _compared(known: Pending, outcome: Outcome) -> Pending | None:
+    """Nothing waits up to this revision, and nothing of it is confirmed: the newest record and its version stay."""
+    if outcome.revision <= max(known.confirmed, known.shadowed):
+        return None
+    changes: dict[str, object] = {
+        "generation": known.generation + 1,
+        "partition": outcome.partition,
+        "due": {lane: _left_open(due, outcome) for lane, due in known.due.items() if due.revision > outcome.revision},
+        "remote_id": outcome.remote_id or known.remote_id,
+        "shadowed": outcome.revision,
+    }
+    if outcome.revision >= known.newest_revision:
+        changes |= {"attempts": 0, "not_before": Millis(0), "last_reason": Reason.NONE}
+    return msgspec.structs.replace(known, **changes)
 
 
 def _left_open(due: Due, outcome: Outcome) -> Due:
@@ -210,10 +242,11 @@ def join(one: Pending, other: Pending) -> Pending:
     """The later of two records of an entity, with nothing of the earlier forgotten that is still open.
 
     A resumed zombie may have written one of them. Whatever is open in either stays open: a needless write is harmless,
-    because the destination's own revision stops it; a forgotten one is a loss.
+    because the destination's own revision stops it; a forgotten one is a loss. What either of them has compared needs no
+    second look: it is due again when the flags say so.
     """
     late, early = (one, other) if one.generation >= other.generation else (other, one)
-    confirmed = max(one.confirmed, other.confirmed)
+    confirmed, shadowed = max(one.confirmed, other.confirmed), max(one.shadowed, other.shadowed)
     newest = late if late.newest_revision >= early.newest_revision else early
     due: dict[Lane, Due] = {}
     for lane in {*one.due, *other.due}:
@@ -238,4 +271,5 @@ def join(one: Pending, other: Pending) -> Pending:
         attempts=newest.attempts,
         not_before=newest.not_before,
         last_reason=newest.last_reason,
+        shadowed=shadowed if shadowed > confirmed else NO_REVISION,
     )

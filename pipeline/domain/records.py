@@ -84,7 +84,7 @@ class Reason(Described):
     RESERVATION_UNTELLABLE = "RESERVATION_UNTELLABLE", "the destination can't be told of a reservation; the write is held"
     ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED", "tried as often as allowed"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED", "not delivered within the lane's deadline"
-    SHADOW = "SHADOW", "compared only; this feed is not live"
+    SHADOW = "SHADOW", "compared only; a flag keeps this write or feed from being live"
     FORK = "FORK", "one revision with two states"
     INTERNAL = "INTERNAL", "a fault of the pipeline; see the log"
 
@@ -156,6 +156,15 @@ class OutcomeKind(Described):
     FAILED = "FAILED", "one attempt failed; it will be tried again"
 
 
+class Would(Described):
+    """What a write that was only compared would have done at the destination."""
+
+    CREATE = "CREATE", "made what isn't there"
+    UPDATE = "UPDATE", "changed fields of what is there"
+    MARK = "MARK", "changed no field, only the revision that the resource carries"
+    HOLD = "HOLD", "nothing: it would have been held or refused, for the reason beside it"
+
+
 class Outcome(Redacted, frozen=True, kw_only=True):
     """What became of a revision at one destination.
 
@@ -180,6 +189,8 @@ class Outcome(Redacted, frozen=True, kw_only=True):
     etag: Annotated[str | None, Meta(description="version of the resource at the destination")] = None
     attempts: Annotated[int, Meta(description="attempts so far")] = 1
     retry_at: Annotated[Time | None, Meta(description="FAILED: not tried again before")] = None
+    would: Annotated[Would | None, Meta(description="SHADOWED: what the write would have done; none if it can't be told")] = None
+    fields: Annotated[tuple[str, ...], Meta(description="SHADOWED: names of the fields that it would have changed")] = ()
     open_since: Annotated[Time, Meta(description="receipt of the oldest change that it closes")]
     received_at: Annotated[Time, Meta(description="receipt of this revision's event")]
     recorded_at: Annotated[Time, Meta(description="when the source recorded this revision's event")]
@@ -282,6 +293,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     pending: Annotated[dict[str, int], Meta(description="entities that wait, by lane")]
     in_flight: Annotated[int, Meta(description="writes under way")]
     parked: Annotated[int, Meta(description="entities parked")]
+    shadowed: Annotated[int, Meta(description="entities whose newest state was only compared")] = 0
     oldest_open_since: Annotated[Time | None, Meta(description="receipt of the oldest change that waits")] = None
     last_confirmed_at: Annotated[Time | None, Meta(description="time of the last confirmation")] = None
     last_confirmed_revision: Annotated[Revision, Meta(description="revision of the last confirmation")] = Revision(0)
@@ -310,6 +322,16 @@ class Receipt(Redacted, frozen=True, kw_only=True):
     body_digest: Annotated[str, Meta(description="SHA-256 of the body")]
     answer: Annotated[bytes, Meta(description="the answer, as it was sent")]
     at: Annotated[Time, Meta(description="when it was answered")]
+
+
+class FeedState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a FHIR feed has heard its server. Whatever it says to have been taken is on landing; it may lag behind that."""
+
+    feed: Annotated[str, Meta(description="feed, a name of the settings")]
+    instance: Annotated[str, Meta(description="instance that wrote it")]
+    subscription: Annotated[str | None, Meta(description="id of the subscription at the server")]
+    state: Annotated[bytes, Meta(description="event numbers, gaps, status and times, as JSON of pipeline.domain.subscription")]
+    at: Annotated[Time, Meta(description="when it was written")]
 
 
 class TopicEpoch(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,10 @@ class Timed:
         """See `Destination`."""
         return self._destination.build(write, current)
 
+    def differences(self, write: PendingWrite, current: Current | Absent) -> tuple[str, ...]:
+        """See `Destination`."""
+        return self._destination.differences(write, current)
+
     async def send(self, request: Request) -> Outcome:
         """See `Destination`."""
         return await self._within("send", self._destination.send(request))

@@ -40,7 +40,7 @@ class Delivery:
 
 
 OPEN: Final = Delivery("open")
-_FINAL: Final = frozenset({"confirmed", "superseded", "shadowed"})
+_FINAL: Final = frozenset({"confirmed", "superseded"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
 from pipeline.domain.pending import Pending
-from pipeline.domain.records import Accepted, OutcomeKind, Reason
+from pipeline.domain.records import Accepted, OutcomeKind, Reason, Would
 
 T = TypeVar("T")
 
@@ -48,13 +48,17 @@ class Room(Protocol):
     def deadline(self) -> Millis: ...
     async def pace(self) -> None: ...
     def is_ours(self, partition: int) -> bool: ...
+    def may_write(self, accepted: Accepted) -> bool: ...
     def cached(self, key: bytes) -> Current | None: ...
     def forget(self, key: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How an attempt ended. `shown` is the revision that the destination showed before; `current` what it shows now."""
+    """How an attempt ended. `shown` is the revision that the destination showed before; `current` what it shows now.
+
+    `would` and `fields` say of a write that was only compared what it would have done, and to which fields.
+    """
 
     kind: OutcomeKind
     reason: Reason
@@ -64,6 +68,8 @@ class Verdict:
     shown: Revision = NO_REVISION
     shown_hash: str | None = None
     current: Current | None = None
+    would: Would | None = None
+    fields: tuple[str, ...] = ()
 
 
 class _Again:
@@ -74,7 +80,7 @@ _AGAIN: Final = _Again()
 
 
 class Attempt:
-    """One attempt at one revision."""
+    """One attempt at one revision. Where the flags allow no more, it reads, builds and compares, and sends nothing."""
 
     def __init__(self, room: Room, key: bytes, partition: int, pending: Pending, accepted: Accepted) -> None:
         self._room = room
@@ -96,12 +102,12 @@ class Attempt:
 
     async def _once(self) -> Verdict | _Again | None:
         destination = self._room.destination
-        current: Current | Absent | Refused | Retry | None = self._room.cached(self._key)
+        current: Current | Absent | Refused | Retry | None = self._room.cached(self._key) if self._may_write() else None
         if current is None:
             current = await self._within(lambda: destination.read(self._write), _NOT_READ)
         match current:
             case Refused(reason):
-                return self._verdict(OutcomeKind.PARKED, reason)
+                return self._held(reason)
             case Retry(reason, after_s):
                 return self._verdict(OutcomeKind.FAILED, reason, after_s)
             case Current(revision=revision, state_hash=state_hash):
@@ -113,26 +119,44 @@ class Attempt:
         request = destination.build(self._write, current)
         match request:
             case Refused(reason):
-                return self._verdict(OutcomeKind.PARKED, reason)
+                return self._held(reason)
             case Suppressed(reason, _):
                 return self._suppressed(reason, current)
             case Request():
-                return await self._send(request)
+                return await self._send(request, current) if self._may_write() else self._compared(current)
             case _:
                 assert_never(request)
 
     def _suppressed(self, reason: Reason, current: Current | Absent) -> Verdict:
         if reason is Reason.ALREADY_THERE and isinstance(current, Current):
             return self._verdict(OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current)
-        if reason is Reason.NEWER_AT_DESTINATION:
+        if reason is Reason.NEWER_AT_DESTINATION and self._may_write():
             # A newer revision is at the destination and on its way to us: it will close this one.
             return self._verdict(OutcomeKind.FAILED, reason)
-        return self._verdict(OutcomeKind.PARKED, reason)
+        return self._held(reason)
 
-    async def _send(self, request: Request) -> Verdict | _Again | None:
+    def _may_write(self) -> bool:
+        return self._room.may_write(self._write.accepted)
+
+    def _held(self, reason: Reason) -> Verdict:
+        """Nothing to send: given up where it would be written, and no more than noted where it is only compared."""
+        if self._may_write():
+            return self._verdict(OutcomeKind.PARKED, reason)
+        return replace(self._verdict(OutcomeKind.SHADOWED, reason), would=Would.HOLD)
+
+    def _compared(self, current: Current | Absent) -> Verdict:
+        fields = self._room.destination.differences(self._write, current)
+        if isinstance(current, Absent):
+            return replace(self._verdict(OutcomeKind.SHADOWED, Reason.SHADOW), would=Would.CREATE, fields=fields)
+        verdict = self._verdict(OutcomeKind.SHADOWED, Reason.SHADOW, remote_id=current.remote_id)
+        return replace(verdict, would=Would.UPDATE if fields else Would.MARK, fields=fields)
+
+    async def _send(self, request: Request, current: Current | Absent) -> Verdict | _Again | None:
         await self._pace()
         if not self._room.is_ours(self._partition):
             return None
+        if not self._may_write():
+            return self._compared(current)  # the flag was flipped while this waited for its turn
         if self._room.now() >= self._deadline_at:
             # Seen, or a destination that is slow to read from would be asked again and again, and never be known as slow.
             return self._verdict(OutcomeKind.FAILED, Reason.TIMEOUT)

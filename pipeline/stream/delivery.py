@@ -8,7 +8,7 @@ and its next write begins with a read.
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from aiolimiter import AsyncLimiter
 
@@ -22,14 +22,17 @@ from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.stream.attempt import Attempt, Verdict
 from pipeline.stream.bodies import Bodies
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
-
-STUCK_AFTER_ATTEMPTS: Final = 3
-STUCK_LISTED: Final = 50
+from pipeline.stream.ports import Ledger, Observer, Pendings
+from pipeline.stream.shadows import Rollout, Shadows, Unrestricted
+from pipeline.stream.trouble import STUCK_LISTED, Trouble
 
 STUCK_AGAIN_S: Final = 5.0
 """Time between two records that a write is stuck behind another one's."""
 
 IDLE_WAIT_S: Final = 0.5
+
+FLIPPED_AT_ONCE: Final = 100
+"""Entities that are looked at anew in one go after a flip of the flags."""
 
 RATE_PERIOD_S: Final = 0.1
 """Time over which the rate is kept: a burst is a tenth of a second's worth, or one request where that is less."""
@@ -66,29 +69,6 @@ class Limits:
     rate_per_s: float
 
 
-class Ledger(Protocol):
-    """Where outcomes become durable, each with its entry in the audit chain."""
-
-    async def record(self, outcome: Outcome, key: bytes) -> None:
-        """Return once both are acknowledged; ends the process if they can't be."""
-        ...
-
-
-class Pendings(Protocol):
-    """The pending table, read on the loop's thread."""
-
-    def get(self, partition: int, key: bytes) -> Pending | None: ...
-    def is_assigned(self, partition: int) -> bool: ...
-
-
-class Observer(Protocol):
-    """Told of each attempt and confirmation; feeds metrics and lag windows."""
-
-    def attempted(self, accepted: Accepted, kind: OutcomeKind, reason: Reason) -> None: ...
-    def confirmed(self, accepted: Accepted, pending: Pending, at: Millis) -> None: ...
-    def failed_inside(self, error: BaseException) -> None: ...
-
-
 def rate_of(rate_per_s: float) -> AsyncLimiter:
     """Keeps to a rate, also to one of less than a request in RATE_PERIOD_S."""
     period_s = max(RATE_PERIOD_S, 1 / rate_per_s)
@@ -112,6 +92,7 @@ class Delivery:
         draw: Callable[[], float],
         writer: str,
         order: Order | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         self.scheduler = LaneScheduler()
         self.breaker = breaker
@@ -126,10 +107,12 @@ class Delivery:
         self._draw = draw
         self._scribe = Scribe(destination.name, writer)
         self._order = order or AnyOrder()
+        self._rollout = rollout or Unrestricted()
+        self.shadows = Shadows(self._rollout, decode)
         self._partition_of: dict[bytes, int] = {}
         self._tenures: dict[int, int] = {}
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
-        self._troubled: dict[bytes, Pending] = {}
+        self._trouble = Trouble()
         self._bodies = Bodies()
         self._tasks: set[asyncio.Task[None]] = set()
         self._rate = rate_of(limits.rate_per_s)
@@ -160,7 +143,8 @@ class Delivery:
         for key in [key for key, partition in self._partition_of.items() if partition in partitions]:
             self.scheduler.discard(key)
             self._partition_of.pop(key, None)
-            self._troubled.pop(key, None)
+            self._trouble.forget(key)
+            self.shadows.forget(key)
             self._order.forget((key,))
         self._bodies.forget_all(partitions)
         # The outcome that these wait for will be read by whoever has the partition now.
@@ -168,18 +152,29 @@ class Delivery:
             del self._awaiting[key]
             self.scheduler.release(key)
 
+    async def flipped(self) -> int:
+        """The flags changed: what was only compared waits again where it may be written by now. How many do.
+
+        Other work goes on in between; an attempt that has begun asks the flags once more before it sends.
+        """
+        for number, key in enumerate(self.shadows.keys(), 1):
+            partition = self._partition_of.get(key)
+            pending = self._pendings.get(partition, key) if partition is not None else None
+            if partition is not None and pending is not None:
+                self._know(partition, key, pending)
+            if number % FLIPPED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._wake.set()
+        return self.shadows.waiting
+
     def _know(self, partition: int, key: bytes, pending: Pending) -> None:
-        lane = pending.lane
-        if pending.is_due and lane is not None:
-            self.scheduler.put(Entry(key, lane, pending.since, pending.not_before))
+        entry = self.shadows.entry(key, pending)
+        if entry is not None:
+            self.scheduler.put(entry)
         else:
             self.scheduler.discard(key)
-        hindered = pending.attempts >= STUCK_AFTER_ATTEMPTS or pending.last_reason is Reason.PREREQUISITE
-        if pending.is_parked or (pending.is_due and hindered):
-            self._troubled[key] = pending
-        else:
-            self._troubled.pop(key, None)
-        if pending.is_due or pending.is_parked:
+        self._trouble.know(key, pending, entry)
+        if pending.is_due or pending.is_parked or pending.is_shadowed:
             self._partition_of[key] = partition
         else:
             self._partition_of.pop(key, None)
@@ -213,23 +208,17 @@ class Delivery:
             await asyncio.wait(self._tasks, timeout=within_s)
 
     def stuck(self) -> tuple[int, tuple[Stuck, ...]]:
-        """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing).
+        """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing)."""
+        return self._trouble.parked, self._trouble.listed(self._overdue())
 
-        Stuck is what was given up, what failed several times, and what is over its lane's deadline.
-        """
-        parked = sum(1 for pending in self._troubled.values() if pending.is_parked)
-        stuck = {**self._overdue(), **self._troubled}
-        worst = sorted(stuck.items(), key=lambda item: item[1].since)[:STUCK_LISTED]
-        return parked, tuple(stuck_of(key, pending) for key, pending in worst)
-
-    def _overdue(self) -> dict[bytes, Pending]:
+    def _overdue(self) -> dict[bytes, Stuck]:
         """Of those that wait longest: which are over their deadline."""
         now, overdue = self._clock(), {}
         for entry in self.scheduler.oldest(STUCK_LISTED):
             partition = self._partition_of.get(entry.key)
             pending = self._pendings.get(partition, entry.key) if partition is not None else None
             if pending is not None and pending.is_due and pending.deadline < now:
-                overdue[entry.key] = pending
+                overdue[entry.key] = stuck_of(entry.key, pending, entry)
         return overdue
 
     async def _wait(self, at_most_ms: int | None) -> None:
@@ -282,7 +271,7 @@ class Delivery:
     def _job(self, key: bytes) -> Job | None:
         partition = self._partition_of.get(key)
         pending = self._pendings.get(partition, key) if partition is not None else None
-        if partition is None or pending is None or pending.newest is None or not pending.is_due:
+        if partition is None or pending is None or pending.newest is None or self.shadows.entry(key, pending) is None:
             return None
         return Job(key, partition, self._tenures.get(partition, 0), pending, self._decode(pending.newest))
 
@@ -307,7 +296,7 @@ class Delivery:
 
     async def _conclude(self, job: Job, verdict: Verdict) -> Judged:
         now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
-        judged = self._judged(pending, verdict, now)
+        judged = self._judged(pending, accepted, verdict, now)
         if verdict.current is not None and judged.kind is OutcomeKind.CONFIRMED and self._is_same_tenure(job):
             self._bodies.keep(key, job.partition, verdict.current)
         else:
@@ -350,7 +339,7 @@ class Delivery:
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure
 
-    def _judged(self, pending: Pending, verdict: Verdict, now: Millis) -> Judged:
+    def _judged(self, pending: Pending, accepted: Accepted, verdict: Verdict, now: Millis) -> Judged:
         """Whether it is tried again, and when.
 
         A probe of a destination that is away, a pause that it asks for, and waiting for another entity say nothing about this
@@ -364,7 +353,9 @@ class Delivery:
             return Judged(kind, reason, attempts, None)
         if attempts >= self._limits.max_attempts and not away:
             exhausted = Reason.ATTEMPTS_EXHAUSTED if reason is Reason.NONE else reason
-            return Judged(OutcomeKind.PARKED, exhausted, attempts, None)
+            # What may not be written can't be given up: it is due anew when the flags let it be.
+            end = OutcomeKind.PARKED if self.may_write(accepted) else OutcomeKind.SHADOWED
+            return Judged(end, exhausted, attempts, None)
         delay = next_delay(attempts, self._draw(), verdict.after_s)
         return Judged(kind, reason, attempts, Millis(now + int(delay.total_seconds() * 1000)))
 
@@ -408,6 +399,10 @@ class Delivery:
     def deadline(self) -> Millis:
         """End of an attempt that begins now."""
         return Millis(self._clock() + int(self._limits.attempt_timeout_s * 1000))
+
+    def may_write(self, accepted: Accepted) -> bool:
+        """Whether the flags let this state be written at this moment; asked again just before sending."""
+        return self._rollout.may_write(accepted)
 
     def is_ours(self, partition: int) -> bool:
         """Whether the partition is assigned to us at this moment; asked again just before sending."""

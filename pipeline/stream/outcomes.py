@@ -8,6 +8,7 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason, Stuck
+from pipeline.domain.scheduler import Entry
 from pipeline.stream.attempt import Verdict
 
 
@@ -70,6 +71,8 @@ def outcome_of(job: Job, judged: Judged, verdict: Verdict, scribe: Scribe, after
         etag=verdict.etag,
         attempts=judged.attempts,
         retry_at=judged.retry_at,
+        would=verdict.would,
+        fields=verdict.fields,
         open_since=pending.since or accepted.received_at,
         received_at=accepted.received_at,
         recorded_at=accepted.recorded_at,
@@ -93,19 +96,24 @@ def earlier_outcome(job: Job, verdict: Verdict, scribe: Scribe, now: Millis) -> 
         content_hash="",
         remote_id=None,
         etag=None,
+        would=None,
+        fields=(),
         received_at=outcome.open_since,
         recorded_at=outcome.open_since,
     )
 
 
-def stuck_of(key: bytes, pending: Pending) -> Stuck:
-    """An entity in trouble; its subject is the entity key, to be digested before it is shown."""
+def stuck_of(key: bytes, pending: Pending, entry: Entry | None) -> Stuck:
+    """An entity in trouble; its subject is the entity key, to be digested before it is shown.
+
+    `entry` is its place in the queue, None where it does not wait: it knows since when one that was only compared does.
+    """
     return Stuck(
         subject=key.decode(errors="replace"),
         entity_type=EntityType(EntityKey.decode(key).entity_type),
-        lane=pending.lane or Lane.BULK,
+        lane=(entry.lane if entry is not None else pending.lane) or Lane.BULK,
         reason=pending.parked_reason if pending.is_parked else pending.last_reason,
         attempts=pending.attempts,
-        since=pending.since,
+        since=entry.since if entry is not None else pending.since,
         revision=pending.newest_revision,
     )

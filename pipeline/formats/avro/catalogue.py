@@ -30,6 +30,7 @@ from pipeline.domain.records import (
     ControlKind,
     Decision,
     DecisionKind,
+    FeedState,
     LagReport,
     Lane,
     ModeChange,
@@ -40,6 +41,7 @@ from pipeline.domain.records import (
     Reason,
     Receipt,
     TopicEpoch,
+    Would,
 )
 
 NAMESPACE: Final = "surgeline"
@@ -48,7 +50,8 @@ CLEARED: Final = "cleared"
 """Field that each payload record has in Avro only: names of the fields that are set to None, as opposed to left UNSET."""
 
 Record = (
-    Event | Control | Accepted | Decision | Outcome | Audit | Quarantined | LagReport | ModeChange | Receipt | TopicEpoch | Raw
+    Event | Control | Accepted | Decision | Outcome | Audit | Quarantined | LagReport | ModeChange | Receipt | FeedState
+    | TopicEpoch | Raw
 )
 """What has an Avro schema of its own."""
 
@@ -91,6 +94,7 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("receipt", Receipt, "Receipt", ("intake.receipts",)),
     Entry("topic_epoch", TopicEpoch, "TopicEpoch", ("epochs",)),
     Entry("raw", Raw, "Raw", ("raw.http", "raw.mllp", "raw.fhir", "raw.files")),
+    Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
 )
 
 BY_NAME: Final = {entry.name: entry for entry in CATALOGUE}
@@ -117,5 +121,6 @@ ENUM_DEFAULTS: Final[dict[type[Described], Described]] = {
     DecisionKind: DecisionKind.QUARANTINED,  # somebody looks at it
     Reason: Reason.INTERNAL,  # somebody looks at it; no rule acts on it
     OutcomeKind: OutcomeKind.FAILED,  # closes nothing: the change stays open
+    Would: Would.HOLD,  # claims no change at the destination
     ControlKind: ControlKind.REASSERT,  # changes nothing: the current state is sent out again
 }

@@ -197,7 +197,7 @@ def test_join_forgets_nothing_that_is_open_in_either(
                     assert joined.due[lane].deadline <= due.deadline
             if known.newest is not None and known.newest_revision > joined.confirmed:
                 assert joined.newest is not None
-                assert joined.is_due or joined.is_parked
+                assert joined.is_due or joined.is_parked or joined.is_shadowed
             if known.parked > joined.confirmed:
                 assert joined.parked >= known.parked
         assert not joined.is_due or joined.lane is not None
@@ -225,6 +225,62 @@ def test_join_with_itself_or_its_own_past_changes_nothing_that_is_open(steps: li
         assert joined.newest == now.newest
         assert set(now.due) <= set(joined.due)
     assert join(now, now) == now
+
+
+def test_what_was_only_compared_waits_for_nothing_and_is_kept_to_be_written_later() -> None:
+    pending = told(
+        after(change(3, lane=Lane.CRITICAL), change(7)),
+        outcome(change(7), OutcomeKind.SHADOWED, reason=Reason.SHADOW, remote_id="r"),
+    )
+    assert (pending.is_due, pending.is_shadowed, pending.is_parked) == (False, True, False)
+    assert (pending.newest, pending.due, pending.confirmed) == (encoded(change(7)), {}, NO_REVISION)
+    assert pending.remote_id == "r"
+
+
+def test_a_newer_revision_is_due_after_one_that_was_only_compared_and_waits_since_its_own_receipt() -> None:
+    pending = told(after(change(3, received_at=100)), outcome(change(3, received_at=100), OutcomeKind.SHADOWED))
+    pending = after(change(7, received_at=900), pending=pending)
+    assert (pending.is_due, pending.is_shadowed, pending.since) == (True, False, 900)
+
+
+def test_comparing_an_older_revision_leaves_the_newest_due() -> None:
+    pending = told(after(change(3), change(7)), outcome(change(3), OutcomeKind.SHADOWED))
+    assert (pending.is_due, pending.is_shadowed, pending.shadowed) == (True, False, revision_of(1, 3))
+
+
+def test_a_comparison_that_is_read_before_its_revision_closes_it_and_keeps_it() -> None:
+    pending = told(after(change(3)), outcome(change(7), OutcomeKind.SHADOWED))
+    assert pending.is_shadowed
+    pending = after(change(7), pending=pending)
+    assert (pending.is_due, pending.is_shadowed, pending.newest) == (False, True, encoded(change(7)))
+
+
+def test_a_confirmation_ends_the_comparison() -> None:
+    pending = told(after(change(3)), outcome(change(3), OutcomeKind.SHADOWED), outcome(change(3), OutcomeKind.CONFIRMED))
+    assert (pending.is_shadowed, pending.shadowed, pending.newest) == (False, NO_REVISION, None)
+    assert on_outcome(pending, outcome(change(3), OutcomeKind.SHADOWED)) is None
+
+
+def test_what_is_given_up_after_a_comparison_shows_as_stuck_since_then() -> None:
+    pending = told(
+        after(change(3, received_at=100)),
+        outcome(change(3), OutcomeKind.SHADOWED),
+        outcome(change(3), OutcomeKind.PARKED, reason=Reason.REFUSED_INVALID, at=9_000),
+    )
+    assert (pending.is_parked, pending.is_shadowed, pending.since) == (True, False, 9_000)
+
+
+def test_a_comparison_leaves_what_was_given_up_before_visible() -> None:
+    pending = told(after(change(3)), outcome(change(3), OutcomeKind.PARKED))
+    pending = told(after(change(7), pending=pending), outcome(change(7), OutcomeKind.SHADOWED))
+    assert (pending.is_parked, pending.is_shadowed) == (True, True)
+
+
+def test_pending_written_before_comparisons_were_known_is_read() -> None:
+    pending = after(change(3))
+    raw = encode_pending(pending)
+    fields = msgspec.msgpack.decode(raw[1:])
+    assert decode_pending(raw[:1] + msgspec.msgpack.encode(fields[:-1])) == pending
 
 
 def test_a_revision_of_a_later_epoch_is_later() -> None:

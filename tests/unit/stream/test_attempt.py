@@ -53,6 +53,8 @@ class Room:
         self.deadlines: list[Millis] = []
         self.method = "PUT"
         self.pace_ms = 0
+        self.flags = [True]
+        self.differing: tuple[str, ...] = ("environment",)
 
     @property
     def destination(self) -> "Room":
@@ -70,6 +72,9 @@ class Room:
     def is_ours(self, partition: int) -> bool:
         return self.ours
 
+    def may_write(self, accepted: Accepted) -> bool:
+        return self.flags.pop(0) if len(self.flags) > 1 else self.flags[0]
+
     def cached(self, key: bytes) -> Current | None:
         return self.kept
 
@@ -86,6 +91,9 @@ class Room:
 
     def build(self, write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
         return self._next(self.builds) if self.builds else Request(write, self.method, "t", (), {"b": 2})
+
+    def differences(self, write: PendingWrite, current: Current | Absent) -> tuple[str, ...]:
+        return self.differing
 
     async def send(self, request: Request) -> Outcome:
         self.calls.append("send")

@@ -92,6 +92,9 @@ class FakeEhr:
         version = current.etag if isinstance(current, Current) else None
         return Request(write, "PUT", accepted.entity_id, (("If-Match", version or ""),), {})
 
+    def differences(self, write: PendingWrite, current: Current | Absent) -> tuple[str, ...]:
+        return ("environment",)
+
     async def send(self, request: Request) -> Outcome:
         self.sent_count += 1
         assert request.target not in self.under_way, "two writes of one entity at once"
