@@ -172,10 +172,50 @@ class MllpSettings(Section):
     facility: Annotated[str | None, Field(description="site of the feed, where a message doesn't say")] = None
 
 
-class FhirFeed(Section):
-    """One FHIR subscription at one server."""
+class SmartSettings(Section):
+    """SMART Backend Services: short-lived tokens for assertions that our key signs."""
+
+    client_id: Annotated[str, Field(description="our name at the token endpoint", pattern=r"^[\x21-\x7e]{1,255}$")]
+    key_file: Annotated[File, Field(description="file with the private key, PEM or JWK, without a pass phrase")]
+    key_id: Annotated[
+        str | None,
+        Field(
+            description="the key's id at the endpoint; if left out the JWK's own, else its thumbprint",
+            pattern=r"^[\x21-\x7e]{1,255}$",
+        ),
+    ] = None
+    algorithm: Annotated[
+        Literal["ES384", "RS384"], Field(description="how the key signs: ES384 by a P-384 key, RS384 by an RSA key")
+    ] = "ES384"
+    scope: Annotated[
+        str,
+        Field(
+            description="rights that we ask for, with spaces between", pattern=r"^[\x21-\x7e]+( [\x21-\x7e]+)*$", max_length=2_000
+        ),
+    ]
+    token_url: Annotated[
+        str | None,
+        Field(
+            description="token endpoint; if left out, the one that the server names in .well-known/smart-configuration",
+            pattern=r"^https?://[^@\s#]+$",
+        ),
+    ] = None
+
+
+class ServerSettings(Section):
+    """Where a FHIR server is, how we know that it is the one, and how it knows us."""
 
     base_url: Annotated[str, Field(description="FHIR base address, without user or password", pattern=r"^https?://[^@\s?#]+$")]
+    token_file: Annotated[File | None, Field(description="file with the bearer token for the server")] = None
+    smart: Annotated[SmartSettings | None, Field(description="tokens of a token endpoint, in place of token_file")] = None
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the server's certificate, PEM")] = None
+    cert_file: Annotated[File | None, Field(description="our certificate for the server, PEM")] = None
+    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
+
+
+class FhirFeed(ServerSettings):
+    """One FHIR subscription at one server."""
+
     server: Annotated[Name, Field(description="name of the server: source system of its events, and part of their identity")]
     tenant: Annotated[Name | None, Field(description="organisation of the feed; tenant_default if left out")] = None
     facility: Annotated[str, Field(description="site that the feed is about", min_length=1, max_length=80)]
@@ -201,13 +241,10 @@ class FhirFeed(Section):
         File, Field(description="file with the secret that notifications bear; its first line is given out, each is known")
     ]
     heartbeat_s: Annotated[int | None, Field(description="heartbeat asked for; none if left out", ge=5, le=86_400)] = 60
-    verify_s: Annotated[Seconds, Field(description="what changed is read again so often, whatever the counters say")] = 900.0
+    unique_numbers: Annotated[bool, Field(description="no two events of the server have one number (HAPI repeats them)")] = True
+    sweep_s: Annotated[Seconds, Field(description="read what changed when nothing proved for so long that all was heard")] = 600.0
+    audit_s: Annotated[Seconds, Field(description="read what changed so often, whatever the numbers say")] = 3_600.0
     poll_s: Annotated[Seconds, Field(description="while there is no subscription, what changed is read so often")] = 30.0
-    overlap_s: Annotated[Seconds, Field(description="what changed is read from so much earlier: clocks differ")] = 120.0
-    token_file: Annotated[File | None, Field(description="file with the bearer token for the server")] = None
-    ca_file: Annotated[File | None, Field(description="certificates of who signed the server's certificate, PEM")] = None
-    cert_file: Annotated[File | None, Field(description="our certificate for the server, PEM")] = None
-    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
     request_timeout_s: Annotated[Seconds, Field(description="time for one request to the server")] = 10.0
 
 
@@ -273,18 +310,13 @@ class LaneSeconds(Section):
     bulk: Annotated[Seconds, Field(description="bulk lane")] = 3_600.0
 
 
-class WriterSettings(Section):
+class WriterSettings(ServerSettings):
     """One destination and its writer."""
 
     profile: Annotated[str, Field(description="profile of the destination, a name under profiles/ehr")]
     role: Annotated[
         Literal["owner", "replica"], Field(description="owner (of fields that are never written) or replica (is fed all)")
     ]
-    base_url: Annotated[str, Field(description="FHIR base address, without user or password", pattern=r"^https?://[^@\s?#]+$")]
-    token_file: Annotated[File | None, Field(description="file with the bearer token for the destination")] = None
-    ca_file: Annotated[File | None, Field(description="certificates of who signed the destination's certificate, PEM")] = None
-    cert_file: Annotated[File | None, Field(description="our certificate for the destination, PEM")] = None
-    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
     data_dir: Annotated[File, Field(description="folder for its table; one for each instance")]
     instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
     concurrency: Annotated[int, Field(description="most writes at once", ge=1, le=1_000)] = 16

@@ -20,6 +20,7 @@ OUTCOMES: Final = "outcomes"
 AUDIT: Final = "audit"
 QUARANTINE: Final = "quarantine"
 RECEIPTS: Final = "intake.receipts"
+SUBSCRIPTIONS: Final = "intake.subscriptions"
 LAG: Final = "lag"
 MODES: Final = "modes"
 EPOCHS: Final = "epochs"
@@ -89,7 +90,13 @@ def _way_in(name: str, does: str, channel: str, command: str | None) -> Stage:
 STAGES: Final[tuple[Stage, ...]] = (
     _way_in("http", "takes events by HTTP", "http", "surgeline run http"),
     _way_in("mllp", "takes HL7 v2 messages by MLLP", "mllp", "surgeline run mllp"),
-    _way_in("fhir", "takes FHIR Subscription notifications", "fhir", None),
+    Stage(
+        name="fhir",
+        does="subscribes at FHIR servers, takes their notifications, and reads again what they missed",
+        consumes=(RECEIPTS, SUBSCRIPTIONS, EPOCHS),
+        produces=(*_LANDING, RAW["fhir"], QUARANTINE, RECEIPTS, SUBSCRIPTIONS, AUDIT),
+        command="surgeline run fhir",
+    ),
     _way_in("files", "takes managed files", "files", None),
     Stage(
         name="timers",
@@ -115,7 +122,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage(
         name="status",
         does="answers how current each destination is, what waits and what is stuck",
-        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, LAG, MODES),
+        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, LAG, MODES, SUBSCRIPTIONS),
         produces=(),
         command="surgeline status",
     ),

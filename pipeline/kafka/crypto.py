@@ -35,6 +35,11 @@ class RawCipher:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._keys[self.key_id].encrypt(nonce, plain, identity.encode())
 
+    def seal_named(self, context: str, plain: bytes) -> bytes:
+        """`seal` for where no other field names the key: one byte with the length of the key's id, the id, then what `seal` gives."""
+        key_id = self.key_id.encode()
+        return bytes([len(key_id)]) + key_id + self.seal(context, plain)
+
     def open(self, key_id: str, identity: str, sealed: bytes) -> bytes:
         """The bytes that `seal` was given; `Undecryptable` otherwise."""
         cipher = self._keys.get(key_id)

@@ -10,13 +10,13 @@ import msgspec
 
 from pipeline.domain.event import Event, Provenance
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import Raw, Receipt
+from pipeline.domain.records import Quarantined, Raw, Receipt
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.producer import OutRecord, Position, PublishFailed
 from pipeline.kafka.receipts import Receipts
 from pipeline.sources.errors import Oversize
-from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
-from pipeline.topology import LANDING, RAW, RECEIPTS
+from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
+from pipeline.topology import LANDING, QUARANTINE, RAW, RECEIPTS
 
 MAX_IN_FLIGHT: Final = 4096
 """Most messages under way at once; beyond it the pressure is 1."""
@@ -50,7 +50,7 @@ class Publishing(Protocol):
 class Encoder(Protocol):
     """What the sink needs of the codec."""
 
-    def encode(self, record: Event | Raw | Receipt, /) -> bytes:
+    def encode(self, record: Event | Raw | Receipt | Quarantined, /) -> bytes:
         """Avro with the schema's id."""
         ...
 
@@ -58,7 +58,7 @@ class Encoder(Protocol):
 class KafkaSink:
     """Takes messages in durably (`pipeline.sources.protocol.Sink`).
 
-    Order: `raw.<channel>`, then landing, then `intake.receipts`, each acknowledged before the next begins. A crash or a
+    Order: `raw.<channel>`, then landing and `quarantine`, then `intake.receipts`, each acknowledged before the next begins. A crash or a
     cancellation in between leaves records whose ids a repeat derives again, so the gate sees duplicates and no promise
     was given. Equal messages that come at the same time wait for each other: one set of events.
     Until the receipts have been read to their end it answers `Unavailable`: an older answer could not be found yet.
@@ -102,7 +102,7 @@ class KafkaSink:
         """How full the way to the broker is, 0 to 1."""
         return min(1.0, max(self._publisher.pressure(), self._in_flight / self._max_in_flight))
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
         """See `Sink.accept`. Raises `Oversize` before anything is published; returns within the two named waits."""
         if not self._ready():
             return Unavailable(RETRY_AFTER_S)
@@ -118,7 +118,7 @@ class KafkaSink:
                 known = self._known(raw.identity, body_digest)
                 if known is None:
                     async with asyncio.timeout(self._accept_timeout_s):
-                        return await self._store(raw, events, answer, body_digest)
+                        return await self._store(raw, events, answer, body_digest, broken)
                 return known
         except (PublishFailed, TimeoutError):
             return Unavailable(RETRY_AFTER_S)
@@ -145,7 +145,9 @@ class KafkaSink:
             del self._running[identity]
             mine.set_result(None)
 
-    async def _store(self, raw: RawMessage, events: Sequence[Event], answer: bytes, body_digest: str) -> Stored:
+    async def _store(
+        self, raw: RawMessage, events: Sequence[Event], answer: bytes, body_digest: str, broken: Sequence[Broken]
+    ) -> Stored:
         raw_topic = RAW[raw.channel]
         key = raw.identity.encode()
         receipt = Receipt(identity=raw.identity, body_digest=body_digest, answer=answer, at=self._clock())
@@ -156,8 +158,10 @@ class KafkaSink:
 
         position = (await self._publisher.publish([OutRecord(raw_topic, key, raw_value)]))[0]
         provenance = Provenance(raw_topic, position.partition, position.offset)
-        if events:
-            await self._publisher.publish([self._landing(event, provenance) for event in events])
+        made = [self._landing(event, provenance) for event in events]
+        made += [self._quarantined(part, position, place) for place, part in enumerate(broken)]
+        if made:
+            await self._publisher.publish(made)
         await self._publisher.publish([OutRecord(RECEIPTS, key, receipt_value)])
         self._receipts.put(receipt)
         return Stored(answer)
@@ -180,6 +184,24 @@ class KafkaSink:
         size = len(self._encoder.encode(msgspec.structs.replace(event, provenance=farthest)))
         if size > self._max_event_bytes:
             raise Oversize(item, size, self._max_event_bytes)
+
+    def _quarantined(self, broken: Broken, position: Position, place: int) -> OutRecord:
+        """Named by the raw record and the part's place in it, so that a repeat is seen to be one."""
+        context = f"{position.topic}/{position.partition}/{position.offset}/{place}"
+        value = self._encoder.encode(
+            Quarantined(
+                topic=position.topic,
+                partition=position.partition,
+                offset=position.offset,
+                reason=broken.reason,
+                field=broken.field,
+                rule=broken.rule,
+                remedy=broken.remedy,
+                record=self._cipher.seal_named(context, broken.part),
+                at=self._clock(),
+            )
+        )
+        return OutRecord(QUARANTINE, context.replace("/", "|").encode(), value)
 
     def _landing(self, event: Event, provenance: Provenance) -> OutRecord:
         value = self._encoder.encode(msgspec.structs.replace(event, provenance=provenance))

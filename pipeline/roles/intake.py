@@ -24,7 +24,7 @@ from pipeline.settings import Settings
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_tracker import Tracker
 from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
-from pipeline.sources.protocol import RawMessage, Receipted, Sink, Stored
+from pipeline.sources.protocol import Broken, RawMessage, Receipted, Sink, Stored
 
 DEFAULT_PROFILE: Final = "default"
 
@@ -70,9 +70,9 @@ class _CountedSink:
         self._sink = sink
         self._source = source
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
         """See `Sink`."""
-        receipted = await self._sink.accept(raw, events, answer)
+        receipted = await self._sink.accept(raw, events, answer, broken)
         if isinstance(receipted, Stored):
             for event in events:
                 metrics.INTAKE_EVENTS.of(self._source, event.entity_type.value).inc()

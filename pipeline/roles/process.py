@@ -97,8 +97,7 @@ class Process:
 
     def seal(self, data: bytes, context: bytes) -> bytes:
         """Encrypted bytes that name their key: one byte with the length of the key's id, the id, then nonce and ciphertext."""
-        key_id = self.cipher.key_id.encode()
-        return bytes([len(key_id)]) + key_id + self.cipher.seal(context.decode(), data)
+        return self.cipher.seal_named(context.decode(), data)
 
 
 Build = Callable[[Process], Running]

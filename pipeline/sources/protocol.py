@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,23 @@ class RawMessage:
 
     def __repr__(self) -> str:
         return f"RawMessage({self.channel}, <redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A part of a message that makes no event, though the message is taken: it goes to `quarantine`, encrypted.
+
+    `field`, `rule` and `remedy` hold no value of the part.
+    """
+
+    reason: Reason
+    field: str | None
+    rule: str
+    remedy: str
+    part: bytes
+
+    def __repr__(self) -> str:
+        return f"Broken({self.reason.value}, <redacted>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +77,8 @@ Receipted = Stored | Repeated | OtherContent | Unavailable
 class Sink(Protocol):
     """Takes a message in durably."""
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
-        """Return only after the broker has acknowledged the raw record, then every event, then the receipt.
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
+        """Return only after the broker has acknowledged the raw record, then each event and broken part, then the receipt.
 
         Calling again after any failure or crash is safe: ids are derived, so the gate sees duplicates.
         `answer` is what the sender will be told; it must be a pure function of the message.

@@ -11,14 +11,14 @@ import pytest
 
 from pipeline.domain.event import Bed, EntityType, Event, EventType, Provenance, sealed
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.domain.records import Raw, Receipt
+from pipeline.domain.records import Quarantined, Raw, Reason, Receipt
 from pipeline.formats.avro import Codec
 from pipeline.kafka.crypto import RawCipher, Undecryptable
 from pipeline.kafka.producer import OutRecord, Position, PublishError, PublishFailed
 from pipeline.kafka.receipts import ENTRY_BYTES, Receipts
 from pipeline.kafka.sink import KafkaSink
 from pipeline.sources.errors import Oversize
-from pipeline.sources.protocol import OtherContent, RawMessage, Repeated, Stored, Unavailable
+from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Repeated, Stored, Unavailable
 
 KEY = bytes(range(32))
 CODEC = Codec.shipped()
@@ -84,6 +84,25 @@ def sink(publisher: MemoryPublisher, receipts: Receipts | None = None, ready: bo
         clock=lambda: NOW,
         **bounds,  # type: ignore[arg-type]
     )
+
+
+async def test_a_broken_part_is_in_quarantine_encrypted_with_rule_and_remedy_before_the_receipt() -> None:
+    publisher = MemoryPublisher()
+    broken = Broken(
+        Reason.UNDECODABLE, "Encounter.status", "the code is of its value set", "correct it at the source", b"secret part"
+    )
+    assert await sink(publisher).accept(raw(), [event()], b"answer", [broken]) == Stored(b"answer")
+    assert publisher.topics() == ["raw.http", "landing.bed", "quarantine", "intake.receipts"]
+    kept = publisher.records[2]
+    quarantined = cast(Quarantined, CODEC.decode(kept.value))
+    assert (quarantined.topic, quarantined.partition, quarantined.offset) == ("raw.http", 3, 0)
+    assert (quarantined.reason, quarantined.field, quarantined.remedy) == (broken.reason, broken.field, broken.remedy)
+    assert b"secret part" not in cast(bytes, kept.value)
+    sealed_part = cast(bytes, quarantined.record)
+    length = sealed_part[0]
+    key_id, ciphertext = sealed_part[1 : 1 + length].decode(), sealed_part[1 + length :]
+    assert kept.key == b"raw.http|3|0|0"
+    assert RawCipher({"key-1": KEY}, "key-1").open(key_id, "raw.http/3/0/0", ciphertext) == b"secret part"
 
 
 async def test_raw_comes_first_then_every_event_then_the_receipt() -> None:

@@ -1,0 +1,207 @@
+"""What a feed asks of its FHIR server, each answer a value. Nothing is tried twice here; who asks decides when to ask again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.fhir.codec import encode
+from pipeline.formats.fhir.notification import Malformed, Notification, parse
+from pipeline.formats.fhir.owned import Body, elements
+from pipeline.formats.fhir.times import date_time, same_moment
+
+PAGE_COUNT: Final = 100
+"""Resources asked for in one page of a search."""
+MAX_SUBSCRIPTION_PAGES: Final = 20
+"""Pages looked at for our own subscription, where a server ignores the search parameter."""
+
+_JSON: Final = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
+_JSON_BODY: Final = {**_JSON, "Content-Type": "application/fhir+json"}
+_GONE: Final = frozenset({404, 410})
+_PASSING: Final = frozenset({0, 401, 408, 425, 429, 500, 502, 503, 504})
+"""Answers that say nothing against the question; 0 is none at all. A 401 may be a token that is just being renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's whole answer; status 0 where none came in time. `body` is None for an empty one and for one that is no JSON."""
+
+    status: int
+    body: Body | None = None
+    location: str | None = None
+    retry_after_s: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, <redacted>)"
+
+
+class Exchange(Protocol):
+    """One request to the server, authorised, within a bound of its own. Never raises for what a server or a network can do."""
+
+    async def __call__(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        """`target` is relative to the FHIR base."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such thing at the server, or not any more (404, 410)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No use could be made of the answer. `passing`: asking again later may help; not before `retry_after_s`."""
+
+    status: int
+    passing: bool
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what a search found, and the target of the next page."""
+
+    resources: tuple[Body, ...]
+    next_target: str | None
+
+    def __repr__(self) -> str:
+        return f"Page({len(self.resources)} resources)"
+
+
+class FhirServer:
+    """One FHIR server. `base_url` is where it is reached, without a slash at its end."""
+
+    def __init__(self, base_url: str, exchange: Exchange) -> None:
+        self.base_url: Final = base_url.rstrip("/")
+        self._exchange = exchange
+
+    async def read(self, reference: str) -> Body | Gone | Failed:
+        """The resource at `Type/id` as it is now."""
+        reply = await self._exchange("GET", _quoted(reference), _JSON, None)
+        return _resource(reply, reference.partition("/")[0])
+
+    async def first_page(self, search: str, since: Millis) -> Page | Failed:
+        """Oldest change first: what `search` (`Type` or `Type?a=b`) finds that was changed at `since` or later."""
+        joint = "&" if "?" in search else "?"
+        terms = urlencode({"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated", "_count": PAGE_COUNT}, safe=":")
+        return await self.page(f"{search}{joint}{terms}")
+
+    async def page(self, target: str) -> Page | Failed:
+        """One page of a search; the target of the next is taken from its link, and its address never."""
+        reply = await self._exchange("GET", target, _JSON, None)
+        if reply.status != 200 or reply.body is None or reply.body.get("resourceType") != "Bundle":
+            return _failed(reply)
+        found = tuple(
+            resource
+            for entry in elements(reply.body, "entry")
+            if _is_match(entry) and isinstance(resource := entry.get("resource"), dict)
+        )
+        links = [link for link in elements(reply.body, "link") if link.get("relation") == "next"]
+        url = links[0].get("url") if links else None
+        if url is None:
+            return Page(found, None)
+        following = self.target_of(url) if isinstance(url, str) else None
+        return Page(found, following) if following is not None else Failed(reply.status, passing=False)
+
+    def target_of(self, url: str) -> str | None:
+        """What of a link is below our base; None for a link elsewhere. The host is never taken from a link: it would get our token.
+
+        Behind a proxy a server often writes links with another host than it is reached by, but with the same path.
+        """
+        path, base = urlsplit(url), urlsplit(self.base_url)
+        if path.path.rstrip("/") == base.path.rstrip("/"):
+            rest = ""
+        elif path.path.startswith(base.path.rstrip("/") + "/"):
+            rest = path.path[len(base.path.rstrip("/")) + 1 :]
+        elif not path.scheme and not path.netloc:
+            rest = path.path.lstrip("/")
+        else:
+            return None
+        return f"{rest}?{path.query}" if path.query else rest
+
+    async def subscriptions_to(self, endpoint: str) -> Sequence[Body] | Failed:
+        """Every subscription that a search for our endpoint finds; a server that ignores the parameter shows all it has."""
+        target: str | None = "Subscription?" + urlencode({"url": endpoint, "_count": PAGE_COUNT}, safe=":/")
+        found: list[Body] = []
+        for _ in range(MAX_SUBSCRIPTION_PAGES):
+            assert target is not None
+            page = await self.page(target)
+            if isinstance(page, Failed):
+                return page
+            found += page.resources
+            if (target := page.next_target) is None:
+                break
+        return found
+
+    async def create(self, body: Body, unless: str) -> str | Failed:
+        """Id of a new subscription, or of the one that the search `unless` finds, where the server knows If-None-Exist."""
+        reply = await self._exchange("POST", "Subscription", {**_JSON_BODY, "If-None-Exist": unless}, encode(body))
+        if reply.status not in (200, 201):
+            return _failed(reply)
+        found = reply.body.get("id") if reply.body is not None else None
+        if isinstance(found, str):
+            return found
+        parts = (reply.location or "").split("/")
+        named = parts[parts.index("Subscription") + 1 :] if "Subscription" in parts else []
+        return named[0] if named and named[0] else Failed(reply.status, passing=False)
+
+    async def put(self, subscription_id: str, body: Body) -> Gone | Failed | None:
+        """Put a subscription in the place of the one with this id; None once that is done."""
+        target = f"Subscription/{_quoted(subscription_id)}"
+        reply = await self._exchange("PUT", target, _JSON_BODY, encode({**body, "id": subscription_id}))
+        if reply.status in (200, 201):
+            return None
+        return Gone() if reply.status in _GONE else _failed(reply)
+
+    async def subscription(self, subscription_id: str) -> Body | Gone | Failed:
+        """The Subscription as it is now."""
+        reply = await self._exchange("GET", f"Subscription/{_quoted(subscription_id)}", _JSON, None)
+        return _resource(reply, "Subscription")
+
+    async def status(self, subscription_id: str) -> Notification | Gone | Failed:
+        """`$status` of one subscription; not every server has it."""
+        return await self._asked(f"Subscription/{_quoted(subscription_id)}/$status")
+
+    async def events(self, subscription_id: str, first: int, last: int, content: str) -> Notification | Gone | Failed:
+        """`$events` of one subscription, both numbers included; not every server has it, and it may send fewer than asked for."""
+        terms = urlencode({"eventsSinceNumber": first, "eventsUntilNumber": last, "content": content})
+        return await self._asked(f"Subscription/{_quoted(subscription_id)}/$events?{terms}")
+
+    async def _asked(self, target: str) -> Notification | Gone | Failed:
+        reply = await self._exchange("GET", target, _JSON, None)
+        if reply.status in _GONE:
+            return Gone()
+        if reply.status != 200 or reply.body is None:
+            return _failed(reply)
+        parsed = parse(reply.body)
+        return Failed(reply.status, passing=False) if isinstance(parsed, Malformed) else parsed
+
+
+def _resource(reply: Reply, resource_type: str) -> Body | Gone | Failed:
+    if reply.status in _GONE:
+        return Gone()
+    if reply.status == 200 and reply.body is not None and reply.body.get("resourceType") == resource_type:
+        return reply.body
+    return _failed(reply)
+
+
+def _failed(reply: Reply) -> Failed:
+    """A 200 that is not what was asked for may come from something on the way; asking again may help."""
+    return Failed(reply.status, reply.status in _PASSING or reply.status == 200, reply.retry_after_s)
+
+
+def _is_match(entry: Body) -> bool:
+    search = entry.get("search")
+    return not isinstance(search, dict) or search.get("mode", "match") == "match"
+
+
+def _quoted(reference: str) -> str:
+    return quote(reference, safe="/")
+
+
+def last_updated(resource: Body) -> Millis | None:
+    """When the server last changed it; None where it doesn't say."""
+    meta = resource.get("meta")
+    moment = same_moment(meta.get("lastUpdated")) if isinstance(meta, dict) else None
+    return Millis(moment) if isinstance(moment, int) else None
