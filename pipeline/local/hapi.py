@@ -1,0 +1,170 @@
+"""A HAPI FHIR JPA server in the part of the EHR: a second server, of other origin and other ways than `ehr.py`'s.
+
+Its ways, met here and in hospitals: a stale If-Match is refused with 409 and not 412; a PUT that changes nothing makes no
+version; searches may be answered from a cache of the last minute; a subscription notification counts as delivered only
+after 204, or 200 with a Bundle, and anything else is sent again; it counts notifications in memory.
+"""
+
+import http.client
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import msgspec
+
+from pipeline.local.child import Child
+from pipeline.local.errors import LocalPlatformError
+from pipeline.local.jars import HAPI, Tell, cache_folder, class_path, compiled, java
+from pipeline.local.ports import HOST, free_port, is_listening, refuse_taken
+
+SOURCE: Final = Path(__file__).with_name("java") / "HapiServer.java"
+PROBE_TIMEOUT_S: Final = 60.0
+"""The first capability statement takes it seconds."""
+
+START_TIMEOUT_S: Final = 240.0
+STOP_TIMEOUT_S: Final = 20.0
+JVM_OPTIONS: Final = (
+    "-Xms256m",
+    "-Xmx768m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",  # half of its start is compiling: the quick compiler alone is ready sooner
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
+
+FhirVersion = Literal["R4", "R4B", "R5"]
+
+
+def tell_standard_error(line: str) -> None:
+    """Show what a first start waits for."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What stays the same over restarts on one folder."""
+
+    port: int
+    version: FhirVersion
+
+
+class Hapi:
+    """One HAPI server with its data in `folder`. It keeps data and port over restarts and kills, and never outlives this
+    process. rest-hook subscriptions are on, classic and by topic.
+
+    Synchronous: from a coroutine, call it by `asyncio.to_thread`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        version: FhirVersion = "R4",
+        cache: Path | None = None,
+        tell: Tell = tell_standard_error,
+    ) -> None:
+        """`port` None means the folder's port of before, else a free one; `tell` hears what a first start waits for.
+
+        LocalPlatformError if the folder holds data of another version.
+        """
+        self._folder = folder.absolute()
+        self._cache = cache or cache_folder()
+        self._tell = tell
+        self._settled = self._settle(port, version)
+        self._child: Child | None = None
+
+    @property
+    def base_url(self) -> str:
+        """FHIR base, without a slash at its end."""
+        return f"http://{HOST}:{self._settled.port}/fhir"
+
+    @property
+    def version(self) -> FhirVersion:
+        """FHIR version that it speaks."""
+        return self._settled.version
+
+    @property
+    def pid(self) -> int:
+        """Process id; LocalPlatformError if it isn't running."""
+        if self._child is None:
+            raise LocalPlatformError("HAPI FHIR is not running")
+        return self._child.pid
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self._folder / "ehr.log"
+
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start and wait until it shows its capability statement.
+
+        The bound is for the start; fetching and compiling, once per cache, have bounds of their own.
+        """
+        if self._child is None:
+            self._child = Child("HAPI FHIR", self._command(), self._folder, self.log)
+        if not self._child.running:
+            refuse_taken(self._settled.port, "HAPI FHIR")
+            self._child.start()
+        self._child.wait_until(self._answers, timeout_s)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop in good order, and kill it if that takes longer than `timeout_s`."""
+        if self._child is not None:
+            self._child.stop(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL. What it had answered is kept; notifications under way are not: it queues them in memory."""
+        if self._child is not None:
+            self._child.kill()
+
+    def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Stop, if it runs, and start again on the same folder and port."""
+        self.stop()
+        self.start(timeout_s)
+
+    def read_topics(self) -> None:
+        """Make it know new subscription topics now; by itself it reads them once a minute."""
+        if self._ask("POST", "/topics", PROBE_TIMEOUT_S) != 204:
+            raise LocalPlatformError("HAPI FHIR did not read its subscription topics")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _settle(self, port: int | None, version: FhirVersion) -> Settled:
+        known = self._folder / "settled.json"
+        if not known.exists():
+            return Settled(port or free_port(), version)
+        before = msgspec.json.decode(known.read_bytes(), type=Settled)
+        if before.version != version:
+            raise LocalPlatformError(f"{self._folder} holds the data of a server of FHIR {before.version}, not {version}")
+        return Settled(port or before.port, version)
+
+    def _command(self) -> list[str]:
+        libraries = class_path(HAPI, self._cache, self._tell)
+        server = compiled(SOURCE, libraries, self._cache, self._tell)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "settled.json").write_bytes(msgspec.json.encode(self._settled))
+        arguments = [self._settled.version, str(self._settled.port), str(self._folder / "data" / "ehr")]
+        return [java(), *JVM_OPTIONS, "-cp", f"{server}:{libraries}", SOURCE.stem, *arguments]
+
+    def _answers(self) -> bool:
+        return is_listening(self._settled.port) and self._ask("GET", "/fhir/metadata", PROBE_TIMEOUT_S) == 200
+
+    def _ask(self, method: str, path: str, timeout_s: float) -> int | None:
+        connection = http.client.HTTPConnection(HOST, self._settled.port, timeout=timeout_s)
+        try:
+            connection.request(method, path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
