@@ -16,10 +16,18 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from pipeline import topology
-from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, Settings, read_raw_key
+from pipeline.destinations.auth.bearer import is_token
+from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
+from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, ServerSettings, Settings, read_raw_key
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
 """Settings that name a file with a secret."""
+
+KEY_REMEDIES: Final = {
+    "ES384": "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out smart.key",
+    "RS384": "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072 -out smart.key",
+}
+"""How a key for an algorithm is made."""
 
 MIN_DIGEST_KEY_BYTES: Final = 32
 MIN_TOKEN_BYTES: Final = 24
@@ -194,6 +202,27 @@ def _writers(settings: Settings) -> Iterator[Problem]:
             yield Problem(
                 f"writers.{name}.base_url", "patient data and the token would cross the network in clear text", "Write https://…"
             )
+        yield from _access(f"writers.{name}", writer, settings.demo)
+
+
+def _access(where: str, server: ServerSettings, demo: bool) -> Iterator[Problem]:
+    """How a server is to know us."""
+    token = _read(server.token_file) if server.token_file is not None else None
+    if token is not None and not is_token(token.decode("latin-1")):
+        yield Problem(f"{where}.token_file", f"{server.token_file} holds no token", "Write the token, and nothing else")
+    smart = server.smart
+    if smart is None:
+        return
+    if server.token_file is not None:
+        yield Problem(f"{where}.smart", f"{where}.token_file is set as well", "Take one of them away: a request bears one token")
+    url = urlsplit(smart.token_url or "")
+    if not demo and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        yield Problem(f"{where}.smart.token_url", "tokens would cross the network in clear text", "Write https://…")
+    if (data := _read(smart.key_file)) is None:
+        return
+    problem = parse_signing_key(data, smart.algorithm, smart.key_id)
+    if isinstance(problem, KeyProblem):
+        yield Problem(f"{where}.smart.key_file", f"{smart.key_file} {problem.value}", f"Write: {KEY_REMEDIES[smart.algorithm]}")
 
 
 def _feeds(settings: Settings) -> Iterator[Problem]:
@@ -211,6 +240,7 @@ def _feeds(settings: Settings) -> Iterator[Problem]:
         if not feed.endpoint.endswith(f"/{name}"):
             # A subscription is known as ours by its endpoint: two feeds with one address would end each other's.
             yield Problem(f"{where}.endpoint", "doesn't end in the feed's name", f"Write an address that ends in /{name}")
+        yield from _access(where, feed, settings.demo)
         yield from _feed_kind(where, feed)
         yield from _hook_token(where, feed, settings.demo)
 

@@ -5,13 +5,13 @@ in the way that the profile says, and nothing is ever deleted. What the server s
 """
 
 import re
-import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
 
+from pipeline.destinations.auth.credentials import Credentials
 from pipeline.destinations.fhir_build import JSON_TYPE, Builder, Subject, encoded
-from pipeline.destinations.fhir_http import Answer, AuthHeaders, Exchange, FhirHttp, NotSent, system_clock
+from pipeline.destinations.fhir_http import Answer, Exchange, FhirHttp, NotSent, TlsSource, system_clock
 from pipeline.destinations.fhir_places import PlaceCache
 from pipeline.destinations.protocol import (
     Absent,
@@ -64,10 +64,10 @@ class FhirDestination:
         base_url: str,
         profile: Profile,
         digest_key: bytes,
-        authorise: AuthHeaders | None = None,
+        credentials: Credentials | None = None,
         attempt_timeout_s: float = DEFAULT_ATTEMPT_TIMEOUT_S,
         clock: Callable[[], Millis] = system_clock,
-        tls: ssl.SSLContext | None = None,
+        tls: TlsSource | None = None,
     ) -> None:
         self.name = name
         self.role: Literal["owner", "replica"] = profile.role
@@ -75,7 +75,7 @@ class FhirDestination:
         self._attempt_timeout_s = attempt_timeout_s
         self._clock = clock
         self._places = PlaceCache()
-        self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, authorise, clock, tls)
+        self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, credentials, clock, tls)
 
     def expects(self, accepted: Accepted) -> bool:
         """Whether the profile maps this entity type."""
@@ -110,7 +110,7 @@ class FhirDestination:
         headers = (*_MINIMAL, *request.headers)
         exchange = await self._http.exchange(request.method, request.target, headers, encoded(request), timeout_s)
         if isinstance(exchange, NotSent):
-            return Retry(Reason.TIMEOUT if exchange.timed_out else Reason.CONNECTION)
+            return Retry(exchange.reason, exchange.after_s)
         if not isinstance(exchange, Answer):
             return Ambiguous()
         outcome = _outcome(request, exchange)
@@ -187,8 +187,10 @@ class FhirDestination:
         if timeout_s <= 0:
             return Retry(Reason.TIMEOUT)
         exchange: Exchange = await self._http.exchange(method, target, (*_READ_HEADERS, *headers), form, timeout_s)
+        if isinstance(exchange, NotSent):
+            return Retry(exchange.reason, exchange.after_s)
         if not isinstance(exchange, Answer):
-            return Retry(Reason.TIMEOUT if exchange.timed_out else Reason.CONNECTION)
+            return Retry(exchange.reason)
         if exchange.status == 404:
             return exchange
         if (failure := classify(exchange.status, exchange.body)) is None:

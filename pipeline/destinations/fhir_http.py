@@ -7,14 +7,16 @@ import asyncio
 import email.utils
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
 
+from pipeline.destinations.auth.credentials import Authorised, Credentials, NoToken
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Reason
 from pipeline.formats.fhir.codec import MAX_BODY_BYTES, decode
 from pipeline.formats.fhir.owned import Body
 
@@ -26,8 +28,13 @@ MAX_RETRY_AFTER_S: Final = 3600.0
 """A longer pause that a server asks for is cut to this; the writer asks again then."""
 
 Headers = tuple[tuple[str, str], ...]
-AuthHeaders = Callable[[], Awaitable[Mapping[str, str]]]
-"""Headers that authorise a request; called before each, so it keeps its own token and renews it in time."""
+TlsSource = Callable[[], ssl.SSLContext]
+"""The context for new connections; asked before each request, so that it may change."""
+
+AUTHORISE_SHARE: Final = 0.5
+"""Of the time left: a token that takes longer is given up, so that the lack of it is known as such before the deadline."""
+
+UNAUTHORISED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +54,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The server has seen nothing of it. `timed_out` tells a lack of time from a lack of connection."""
+    """The server has seen nothing of it, or refused to look at it without a token that is to be had.
 
-    timed_out: bool
+    `reason` is TIMEOUT, CONNECTION or NO_TOKEN; `after_s` is the time that a token won't be had for, else 0.
+    """
+
+    reason: Reason
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """It was sent, at least in part, and no whole answer came."""
+    """It was sent, at least in part, and no whole answer came. `reason` is TIMEOUT or CONNECTION."""
 
-    timed_out: bool
+    reason: Reason
 
 
 Exchange = Answer | NotSent | NoAnswer
@@ -69,13 +80,13 @@ class FhirHttp:
         self,
         base_url: str,
         headers: Mapping[str, str],
-        authorise: AuthHeaders | None,
+        credentials: Credentials | None,
         clock: Callable[[], Millis],
-        tls: ssl.SSLContext | None = None,
+        tls: TlsSource | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = dict(headers)
-        self._authorise = authorise
+        self._credentials = credentials
         self._clock = clock
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
@@ -88,31 +99,70 @@ class FhirHttp:
     async def exchange(
         self, method: str, target: str, headers: Headers, body: bytes | Mapping[str, str] | None, timeout_s: float
     ) -> Exchange:
-        """Send once and read the whole answer within `timeout_s`. A mapping as body is sent as a form."""
-        progress = SimpleNamespace(sent=False)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._once(method, target, headers, body, progress)
-        except TimeoutError:
-            return NoAnswer(timed_out=True) if progress.sent else NotSent(timed_out=True)
-        except (aiohttp.ClientError, OSError, ValueError):
-            return NoAnswer(timed_out=False) if progress.sent else NotSent(timed_out=False)
+        """Send once and read the whole answer within `timeout_s`. A mapping as body is sent as a form.
+
+        A 401 says that nothing was done: where there is another token, the request is sent once more with that.
+        """
+        ends_at = asyncio.get_running_loop().time() + timeout_s
+        everything = {**self._headers, **dict(headers)}
+        if self._credentials is None:
+            return await self._send(method, target, everything, body, ends_at)
+        authorised = await self._credentials.authorise(timeout_s * AUTHORISE_SHARE)
+        if not isinstance(authorised, Authorised):
+            return NotSent(Reason.NO_TOKEN, authorised.after_s)
+        exchange = await self._send(method, target, _with(authorised, everything), body, ends_at)
+        left_s = ends_at - asyncio.get_running_loop().time()
+        if not isinstance(exchange, Answer) or exchange.status != UNAUTHORISED or left_s <= 0:
+            return exchange
+        match await self._credentials.renew(authorised, left_s * AUTHORISE_SHARE):
+            case Authorised() as renewed:
+                return await self._send(method, target, _with(renewed, everything), body, ends_at)
+            case NoToken(after_s):
+                return NotSent(Reason.NO_TOKEN, after_s)
+            case None:
+                return exchange
 
     async def close(self) -> None:
         """Close the pool."""
+        if self._credentials is not None:
+            await self._credentials.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
+    async def _send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | Mapping[str, str] | None, ends_at: float
+    ) -> Exchange:
+        """Once, until `ends_at` on the loop's clock."""
+        progress = SimpleNamespace(sent=False)
+        try:
+            async with asyncio.timeout_at(ends_at):
+                return await self._once(method, target, headers, body, progress)
+        except TimeoutError:
+            reason = Reason.TIMEOUT
+        except (aiohttp.ClientError, OSError, ValueError):
+            reason = Reason.CONNECTION
+        return NoAnswer(reason) if progress.sent else NotSent(reason)
+
     async def _once(
-        self, method: str, target: str, headers: Headers, body: bytes | Mapping[str, str] | None, progress: SimpleNamespace
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | Mapping[str, str] | None,
+        progress: SimpleNamespace,
     ) -> Answer:
-        everything = {**self._headers, **(dict(await self._authorise()) if self._authorise else {}), **dict(headers)}
         url = f"{self._base_url}/{target}" if target else self._base_url
         async with self._pool().request(
-            method, url, headers=everything, data=body, allow_redirects=False, trace_request_ctx=progress
+            method,
+            url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            trace_request_ctx=progress,
+            ssl=True if self._tls is None else self._tls(),  # another context opens other connections; those in use go on
         ) as response:
-            data = await _read_bounded(response)
+            data = await read_bounded(response, MAX_BODY_BYTES)
         parsed = decode(data) if data.strip() else None
         return Answer(
             status=response.status,
@@ -128,7 +178,7 @@ class FhirHttp:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_note_sent)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=self._tls or True),
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),  # each exchange has its own bound
                 trace_configs=[trace],
@@ -145,11 +195,16 @@ async def _note_sent(
     context.trace_request_ctx.sent = True
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+def _with(authorised: Authorised, headers: Mapping[str, str]) -> dict[str, str]:
+    return {**headers, "Authorization": authorised.authorization}
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The answer's body; ValueError, and an end of the connection, where it is larger."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
+        if size > limit_bytes:
             response.close()
             raise ValueError("the answer is larger than the bound")
         chunks.append(chunk)

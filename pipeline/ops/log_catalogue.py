@@ -177,6 +177,15 @@ WRITER_QUARANTINED: Final = _line(
     "A lane or `outcomes` holds a record that no stage of ours wrote there: it is kept in `quarantine`.",
 )
 MODE_CHANGED: Final = _line("warning", "mode.changed", "destination mode previous_mode cause", "A destination entered a mode.")
+CREDENTIALS_GOOD: Final = _line(
+    "info", "credentials.good", "destination cause", "A token was issued, or a file of ours that was replaced is in use."
+)
+CREDENTIALS_BAD: Final = _line(
+    "warning",
+    "credentials.bad",
+    "destination cause",
+    "A server or its token endpoint refuses us or is away, or a file of ours can't be used; what was good stays in use.",
+)
 BREAKER_OPENED: Final = _line("warning", "breaker.opened", "destination", "The destination is left alone for a while.")
 BREAKER_CLOSED: Final = _line("info", "breaker.closed", "destination duration_ms", "The destination answers again.")
 

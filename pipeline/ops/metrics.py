@@ -11,6 +11,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pipeline.destinations.auth.credentials import News
 from pipeline.domain.event import EntityType
 from pipeline.domain.modes import Mode
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
@@ -83,6 +84,7 @@ FAILURE: Final = _label(
 FOUND: Final = _label("found", ("state", "changelog"))
 TABLE: Final = _label("table", (HEADS_TABLE, PENDING_TABLE))
 ASKED: Final = _label("operation", ("read", "send", "read_back"))
+NEWS: Final = _label("news", (news.value for news in News))
 DESTINATION: Final = Label("destination", None)
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
@@ -194,6 +196,9 @@ WRITER_REQUEST_SECONDS: Final = _histogram(
     ASKED,
 )
 WRITER_BREAKER_OPEN: Final = _gauge("surgeline_writer_breaker_open", "1 while the destination is left alone", DESTINATION)
+CREDENTIALS: Final = _counter(
+    "surgeline_credentials_total", "what happened to our tokens, keys and certificates at a server", DESTINATION, NEWS
+)
 WRITER_MODE: Final = _gauge("surgeline_writer_mode", "1 for the mode that the destination is in, else 0", DESTINATION, MODE)
 LAG_SECONDS: Final = _histogram(
     "surgeline_lag_seconds",

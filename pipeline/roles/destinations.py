@@ -1,14 +1,37 @@
-"""Destinations from settings."""
+"""Destinations from settings, and how any FHIR server that the settings name knows us."""
 
+import random
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
+from pipeline.destinations.auth.bearer import BearerFile
+from pipeline.destinations.auth.credentials import Credentials, News, Observe
+from pipeline.destinations.auth.smart import KeyFile, SmartBackend
+from pipeline.destinations.auth.tls import TlsFiles, TlsUnusable
+from pipeline.destinations.auth.token_endpoint import Grant, TokenEndpoint
 from pipeline.destinations.fhir import FhirDestination
+from pipeline.destinations.fhir_http import TlsSource, system_clock
 from pipeline.destinations.fhir_profile import InvalidProfile, load_profile
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.profile import Profile
+from pipeline.ops import log_catalogue as lines
+from pipeline.ops import metrics
+from pipeline.ops.logs import emit
 from pipeline.roles.process import Refused
-from pipeline.settings import WriterSettings
+from pipeline.settings import ServerSettings, WriterSettings
+
+_SETTING_OF: Final = {"bearer": "token_file", "smart": "smart", "mutual-tls": "cert_file"}
+"""What an EHR demands, by its profile, and the setting that meets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a server knows us, and we it. None: no token; None: whom this machine trusts."""
+
+    credentials: Credentials | None
+    tls: TlsSource | None
 
 
 def profile_for(name: str, section: WriterSettings) -> Profile:
@@ -28,23 +51,54 @@ def entity_types_of(name: str, section: WriterSettings) -> frozenset[EntityType]
 
 
 def destination_of(name: str, section: WriterSettings, digest_key: bytes) -> FhirDestination:
-    """The destination that a writer's section describes; Refused as `profile_for`."""
+    """The destination that a writer's section describes; Refused as `profile_for`, or where the EHR could not know us."""
     profile = profile_for(name, section)
+    where = f"writers.{name}"
+    missing = [demand for demand in profile.authorisation if getattr(section, _SETTING_OF[demand]) is None]
+    if missing:
+        wanted = [f"{where}.{_SETTING_OF[demand]}: missing; by its profile the EHR demands {demand}" for demand in missing]
+        raise Refused(wanted)
+    access = access_to(where, name, section)
+    return FhirDestination(
+        name, section.base_url, profile, digest_key, access.credentials, section.attempt_timeout_s, tls=access.tls
+    )
 
-    async def bearer() -> Mapping[str, str]:
-        """Read anew for each request, so that a rotated token needs no restart."""
-        if section.token_file is None:
-            return {}
-        return {"Authorization": f"Bearer {section.token_file.read_text().strip()}"}
 
-    return FhirDestination(name, section.base_url, profile, digest_key, bearer, section.attempt_timeout_s, tls=_tls(section))
+def access_to(where: str, name: str, section: ServerSettings) -> Access:
+    """For the server of the section at `where`; `name` stands in metrics and log lines. Refused where TLS can't be had."""
+    observe = _teller(name)
+    tls = _tls(where, section, observe)
+    return Access(_credentials(section, observe, tls), tls)
 
 
-def _tls(section: WriterSettings) -> ssl.SSLContext | None:
-    """The destination's authority, and our certificate where it asks for one."""
+def _credentials(section: ServerSettings, observe: Observe, tls: TlsSource | None) -> Credentials | None:
+    smart = section.smart
+    if smart is None:
+        return None if section.token_file is None else BearerFile(section.token_file, observe)
+    grant = Grant(smart.client_id, smart.scope, section.base_url, smart.token_url)
+    keys = KeyFile(smart.key_file, smart.algorithm, smart.key_id, observe)
+    return SmartBackend(TokenEndpoint(grant, system_clock, tls), keys, observe, random.random)
+
+
+def _tls(where: str, section: ServerSettings, observe: Observe) -> Callable[[], ssl.SSLContext] | None:
+    """The server's authority, and our certificate where it asks for one."""
     if section.ca_file is None and section.cert_file is None:
         return None
-    context = ssl.create_default_context(cafile=str(section.ca_file) if section.ca_file else None)
-    if section.cert_file is not None:
-        context.load_cert_chain(section.cert_file, section.key_file)
-    return context
+    try:
+        return TlsFiles(section.ca_file, section.cert_file, section.key_file, observe).context
+    except TlsUnusable:
+        raise Refused(
+            [
+                f"{where}: ca_file, cert_file and key_file make no TLS: PEM? Is it the certificate's own key, without a pass phrase?"
+            ]
+        ) from None
+
+
+def _teller(name: str) -> Observe:
+    """Counts and logs what happens to our credentials at a server."""
+
+    def tell(news: News) -> None:
+        metrics.CREDENTIALS.of(name, news.value).inc()
+        emit(lines.CREDENTIALS_GOOD if news.is_good else lines.CREDENTIALS_BAD, destination=name, cause=news.value)
+
+    return tell

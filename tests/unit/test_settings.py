@@ -13,10 +13,12 @@ from pydantic import BaseModel
 
 from pipeline import settings_rules
 from pipeline.settings import DEMO_KEY, DEMO_TOKEN, Settings, SettingsError, load, masked
+from tests.support.token_server import ec_key, jwk, pem, rsa_key
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 EXAMPLE: Final = REPOSITORY / "surgeline.example.yaml"
 KEY: Final = "0123456789abcdef" * 4
+SMART_KEY: Final = pem(ec_key()).decode().strip()
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,8 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
 def example(tmp_path: Path) -> Path:
     """The shipped example, with every file that it names."""
     for _, file in settings_rules.files(Settings.model_validate(yaml.safe_load(EXAMPLE.read_text()))):
-        secret(tmp_path, str(file), hashlib.sha256(file.name.encode()).hexdigest())
+        content = SMART_KEY if file.name == "smart.key" else hashlib.sha256(file.name.encode()).hexdigest()
+        secret(tmp_path, str(file), content)
     path = tmp_path / "surgeline.yaml"
     path.write_text(EXAMPLE.read_text())
     return path
@@ -272,6 +275,55 @@ def test_a_role_needs_only_its_own_secrets(tmp_path: Path) -> None:
     assert set(problems(path, "writer")) == {"writers.e.token_file"}
 
 
+def writer_with_smart(folder: Path, key: str = SMART_KEY, **smart: Any) -> dict[str, Any]:
+    given = {"client_id": "us", "key_file": secret(folder, "smart.key", key), "scope": "system/Location.rs"} | smart
+    return {"base_url": "https://e.example.org", "role": "owner", "profile": "p", "data_dir": "d", "smart": given}
+
+
+def test_smart_takes_a_key_in_either_form_and_needs_neither_endpoint_nor_key_id(tmp_path: Path) -> None:
+    for key, algorithm in ((SMART_KEY, "ES384"), (json.dumps(jwk(ec_key())), "ES384"), (pem(rsa_key()).decode(), "RS384")):
+        writer = writer_with_smart(tmp_path, key, algorithm=algorithm)
+        smart = load(write(tmp_path, safe(tmp_path) | {"writers": {"e": writer}})).writers["e"].smart
+        assert smart is not None
+        assert (smart.token_url, smart.key_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "smart", "setting", "word"),
+    [
+        ("no key at all", {}, "smart.key_file", "curve:P-384"),
+        (pem(rsa_key()).decode(), {}, "smart.key_file", "P-384"),
+        (SMART_KEY, {"algorithm": "RS384"}, "smart.key_file", "rsa_keygen_bits"),
+        (json.dumps(jwk(ec_key(), private=False)), {}, "smart.key_file", "public key only"),
+        (SMART_KEY, {"algorithm": "none"}, "smart.algorithm", "ES384"),
+        (SMART_KEY, {"scope": ""}, "smart.scope", "scope"),
+        (SMART_KEY, {"client_id": "a\nb"}, "smart.client_id", "client_id"),
+        (SMART_KEY, {"token_url": "http://e.example.org/token"}, "smart.token_url", "https"),
+        (SMART_KEY, {"token_url": "https://user:word@e.example.org/token"}, "smart.token_url", "token_url"),
+    ],
+)
+def test_a_grant_that_could_not_work_or_is_unsafe_refuses_to_start_without_showing_the_key(
+    tmp_path: Path, key: str, smart: dict[str, Any], setting: str, word: str
+) -> None:
+    told = problems(write(tmp_path, safe(tmp_path) | {"writers": {"e": writer_with_smart(tmp_path, key, **smart)}}))
+    assert set(told) == {f"writers.e.{setting}"}
+    assert word in told[f"writers.e.{setting}"]
+    assert key not in told[f"writers.e.{setting}"]
+
+
+def test_a_server_knows_us_by_one_token_only_and_by_one_that_is_there(tmp_path: Path) -> None:
+    both = writer_with_smart(tmp_path) | {"token_file": secret(tmp_path, "ehr.token")}
+    assert set(problems(write(tmp_path, safe(tmp_path) | {"writers": {"e": both}}))) == {"writers.e.smart"}
+    none = {name: value for name, value in both.items() if name != "smart"} | {"token_file": secret(tmp_path, "none", "")}
+    assert set(problems(write(tmp_path, safe(tmp_path) | {"writers": {"e": none}}))) == {"writers.e.token_file"}
+
+
+def test_a_key_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, safe(tmp_path) | {"writers": {"e": writer_with_smart(tmp_path)}})
+    (tmp_path / "smart.key").chmod(0o644)
+    assert "chmod o-rwx" in problems(path)["writers.e.smart.key_file"]
+
+
 def test_a_way_in_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
     path = write(tmp_path, safe(tmp_path))
     assert "http.clients" in problems(path, "http")
@@ -352,7 +404,7 @@ def test_no_secret_is_ever_shown(example: Path) -> None:
     shown = repr(masked(settings)) + repr(settings)
     assert not [content for content in contents if content in shown]
     assert [client["token_sha256"] for client in masked(settings)["http"]["clients"]] == ["<set>", None]
-    assert "secrets/ehr.token" in repr(masked(settings))
+    assert "secrets/registry.token" in repr(masked(settings))
 
 
 def test_a_wrong_value_is_not_repeated_in_the_message(tmp_path: Path) -> None:

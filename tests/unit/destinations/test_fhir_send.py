@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from pipeline.destinations.auth.credentials import Authorised, NoToken
 from pipeline.destinations.fhir import FhirDestination
 from pipeline.destinations.fhir_http import MAX_RETRY_AFTER_S, retry_after_s
 from pipeline.destinations.fhir_profile import load_profile
@@ -291,24 +292,87 @@ async def test_a_write_whose_time_is_over_is_not_sent(server: Server, destinatio
     assert server.seen == []
 
 
-async def test_a_token_server_that_is_down_means_nothing_was_sent(server: Server) -> None:
-    async def authorise() -> dict[str, str]:
-        raise OSError("no token")
+class Tokens:
+    """Credentials that hand out the given answers, one a request, and one after a 401."""
 
-    destination = destination_at(server.url, authorise=authorise)
-    assert await destination.send(update(destination)) == Retry(Reason.CONNECTION)
+    def __init__(self, first: Authorised | NoToken, after: Authorised | NoToken | None = None) -> None:
+        self.first, self.after = first, after
+        self.refused: list[Authorised] = []
+
+    async def authorise(self, within_s: float) -> Authorised | NoToken:
+        return self.first
+
+    async def renew(self, refused: Authorised, within_s: float) -> Authorised | NoToken | None:
+        self.refused.append(refused)
+        return self.after
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_without_a_token_nothing_is_sent_and_the_entity_is_not_blamed(server: Server) -> None:
+    destination = destination_at(server.url, credentials=Tokens(NoToken(7.0)))
+    assert await destination.send(update(destination)) == Retry(Reason.NO_TOKEN, 7.0)
+    assert await destination.read(pending()) == Retry(Reason.NO_TOKEN, 7.0)
+    assert await destination.read_back(update(destination)) == Unknown(Reason.NO_TOKEN, 7.0)
     assert server.seen == []
     await destination.close()
 
 
 async def test_every_request_is_authorised(server: Server) -> None:
-    async def authorise() -> dict[str, str]:
-        return {"Authorization": "Bearer t"}
-
-    destination = destination_at(server.url, authorise=authorise)
+    destination = destination_at(server.url, credentials=Tokens(Authorised("Bearer t")))
     await destination.send(update(destination))
     await destination.read(pending(remote_id="b1"))
     assert {request.headers["Authorization"] for request in server.seen} == {"Bearer t"}
+    await destination.close()
+
+
+def knows(token: str) -> Handler:
+    """A server that takes one token."""
+    return lambda request: web.Response(
+        status=200 if request.headers["Authorization"] == token else 401, headers={"ETag": 'W/"4"'}
+    )
+
+
+async def test_a_write_that_met_a_401_is_sent_once_more_with_the_new_token(server: Server) -> None:
+    server.handler = knows("Bearer new")
+    tokens = Tokens(Authorised("Bearer old"), Authorised("Bearer new"))
+    destination = destination_at(server.url, credentials=tokens)
+    assert await destination.send(update(destination)) == confirmed('W/"4"')
+    assert [request.headers["Authorization"] for request in server.seen] == ["Bearer old", "Bearer new"]
+    assert len({request.headers["If-Match"] for request in server.seen}) == 1
+    assert tokens.refused == [Authorised("Bearer old")]
+    await destination.close()
+
+
+@pytest.mark.parametrize(
+    ("after", "expected", "sent"),
+    [
+        (Authorised("Bearer newer"), Retry(Reason.UNAUTHENTICATED), 2),
+        (None, Retry(Reason.UNAUTHENTICATED), 1),
+        (NoToken(3.0), Retry(Reason.NO_TOKEN, 3.0), 1),
+    ],
+)
+async def test_after_a_second_401_or_without_another_token_nothing_more_is_sent(
+    server: Server, after: Authorised | NoToken | None, expected: Outcome, sent: int
+) -> None:
+    server.answers(401, None)
+    destination = destination_at(server.url, credentials=Tokens(Authorised("Bearer old"), after))
+    assert await destination.send(update(destination)) == expected
+    assert len(server.seen) == sent
+    await destination.close()
+
+
+async def test_a_repeated_write_whose_answer_is_lost_is_ambiguous(server: Server) -> None:
+    def answer(request: web.Request) -> web.Response:
+        if request.headers["Authorization"] == "Bearer new":
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(status=401)
+
+    server.handler = answer
+    destination = destination_at(server.url, credentials=Tokens(Authorised("Bearer old"), Authorised("Bearer new")))
+    assert await destination.send(update(destination)) == Ambiguous()
     await destination.close()
 
 
