@@ -50,6 +50,10 @@ _ABSENCE: Final = frozenset(
 """The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
 
 
+_SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.PREREQUISITE})
+"""About the entity; such an attempt doesn't count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What the agent has just stored of one entity; `outcomes` are those of this destination that it read for it."""
@@ -342,12 +346,12 @@ class Delivery:
     def _judged(self, pending: Pending, accepted: Accepted, verdict: Verdict, now: Millis) -> Judged:
         """Whether it is tried again, and when.
 
-        A probe of a destination that is away, a pause that it asks for, and waiting for another entity say nothing about this
-        one: they don't count, or an outage would use up the attempts and the first hiccup after it would park what waited
+        A probe of a destination that is away, a pause that it asks for, the lack of a token, and waiting for another entity
+        say nothing about this one: they don't count, or an outage would use up the attempts and the first hiccup after it would park what waited
         longest.
         """
         kind, reason = verdict.kind, verdict.reason
-        away = (reason in _ABSENCE and self.breaker.is_open) or reason in (Reason.RATE_LIMITED, Reason.PREREQUISITE)
+        away = (reason in _ABSENCE and self.breaker.is_open) or reason in _SAYS_NOTHING
         attempts = max(1, pending.attempts + (0 if away else 1))
         if kind is not OutcomeKind.FAILED:
             return Judged(kind, reason, attempts, None)

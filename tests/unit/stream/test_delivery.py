@@ -600,6 +600,20 @@ async def test_refusals_by_rate_slow_down_and_never_open_the_breaker_or_park() -
     assert not world.breaker.is_open
 
 
+async def test_the_lack_of_a_token_holds_everything_back_and_parks_nothing_however_few_attempts_there_are() -> None:
+    world = World(max_attempts=1, threshold=3)
+    world.ehr.reads = [Retry(Reason.NO_TOKEN, 1.0)] * 12
+    world.accept(change(5))
+    while world.ehr.reads:
+        await world.run()
+        world.read_outcomes()
+        world.clock.now += 6_000
+    assert set(world.ledger.kinds()) == {OutcomeKind.FAILED}
+    assert world.breaker.is_open
+    await world.live()
+    assert world.ledger.kinds()[-1] is OutcomeKind.CONFIRMED
+
+
 async def test_silence_opens_the_breaker_and_an_answer_closes_it() -> None:
     world = World(max_attempts=50, threshold=3)
     world.ehr.answers = [Retry(Reason.CONNECTION)] * 5
