@@ -32,6 +32,7 @@ policy = typer.Typer(help="Who may say what, and which lane a change takes.", no
 config = typer.Typer(help="The settings.", no_args_is_help=True)
 audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 schemas = typer.Typer(help="The Avro schemas.", no_args_is_help=True)
+shadow = typer.Typer(help="Writes that flags let only be compared.", no_args_is_help=True)
 for name, group in (
     ("run", run),
     ("topics", topics),
@@ -39,6 +40,7 @@ for name, group in (
     ("config", config),
     ("audit", audit),
     ("schemas", schemas),
+    ("shadow", shadow),
 ):
     app.add_typer(group, name=name)
 
@@ -404,6 +406,45 @@ def audit_verify(config: Config = None, as_json: AsJson = False) -> None:
     else:
         console.print(render_verified(verified))
     raise typer.Exit(0 if verified.whole else 1)
+
+
+@shadow.command("report")
+def shadow_report(
+    config: Config = None,
+    as_json: AsJson = False,
+    destination: Annotated[str | None, typer.Option(help="Only this destination.")] = None,
+) -> None:
+    """Say what the writes that were only compared would have changed: counts by destination, entity type and field."""
+    from pipeline.ops.shadow import read_shadows, render_shadows, shadows_json
+    from pipeline.ops.topics import KafkaTopics
+    from pipeline.roles.process import codec_of
+
+    settings = _settings(config)
+    found = _kafka(lambda: read_shadows(KafkaTopics(settings.kafka), codec_of(settings), destination))
+    if as_json:
+        sys.stdout.buffer.write(shadows_json(found) + b"\n")
+    else:
+        console.print(render_shadows(found, _now()))
+
+
+@shadow.command("check")
+def shadow_check(
+    file: Annotated[Path | None, typer.Argument(help="Flags file; else flags_file of the settings.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Organisation; else tenant_default.")] = None,
+    config: Config = None,
+) -> None:
+    """Say what a flags file lets be written at each destination, or what is wrong with it. Exit code 1 if it is."""
+    from pipeline.ops.shadow import render_rules
+    from pipeline.roles.flags import rules_of
+    from pipeline.roles.process import Refused
+
+    settings = _settings(config)
+    who = tenant or settings.tenant_default
+    try:
+        rules = rules_of(settings, file or settings.flags_file, who)
+    except Refused as refused:
+        _fail("\n".join(refused.problems))
+    console.print(render_rules(rules, who))
 
 
 @schemas.command("check")

@@ -363,6 +363,9 @@ class Settings(Section):
     digest_key_file: Annotated[
         File | None, Field(description="file with the key (at least 32 bytes) for digests of entity ids in logs and audit")
     ] = None
+    flags_file: Annotated[
+        File | None, Field(description="file with flags that limit what is written (rollout.md); everything is, without it")
+    ] = None
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
     mllp: MllpSettings = MllpSettings()

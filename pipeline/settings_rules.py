@@ -36,7 +36,7 @@ DEMO_TOKEN_DIGEST: Final = hashlib.sha256(DEMO_TOKEN.encode()).hexdigest()
 _SHARED: Final = frozenset({"kafka", "schema_registry", "digest_key_file"})
 SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "gate": _SHARED | {"gate", "raw_encryption"},
-    "writer": _SHARED | {"writers"},
+    "writer": _SHARED | {"writers", "flags_file"},
     "http": _SHARED | {"http", "raw_encryption"},
     "mllp": _SHARED | {"mllp", "raw_encryption"},
     "fhir": _SHARED | {"fhir", "raw_encryption"},

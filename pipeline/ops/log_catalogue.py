@@ -177,6 +177,18 @@ WRITER_QUARANTINED: Final = _line(
     "A lane or `outcomes` holds a record that no stage of ours wrote there: it is kept in `quarantine`.",
 )
 MODE_CHANGED: Final = _line("warning", "mode.changed", "destination mode previous_mode cause", "A destination entered a mode.")
+FLAGS_IN_FORCE: Final = _line(
+    "info",
+    "flags.in_force",
+    "destination version count",
+    "Flags are in force (version: digest of the file); count: entities that were only compared and are written now.",
+)
+FLAGS_REFUSED: Final = _line(
+    "error",
+    "flags.refused",
+    "destination cause count",
+    "The flags file has problems: the last good one stays in force. See `surgeline shadow check`.",
+)
 CREDENTIALS_GOOD: Final = _line(
     "info", "credentials.good", "destination cause", "A token was issued, or a file of ours that was replaced is in use."
 )

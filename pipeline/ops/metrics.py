@@ -184,6 +184,13 @@ WRITER_ATTEMPTS: Final = _counter(
 WRITER_CONFIRMED: Final = _counter("surgeline_writer_confirmed_total", "revisions confirmed", DESTINATION, LANE, ENTITY_TYPE)
 WRITER_PARKED: Final = _gauge("surgeline_writer_parked_entities", "entities given up until something newer comes", DESTINATION)
 DOUBLE_OCCUPIED: Final = _gauge("surgeline_double_occupied_beds", "beds that more than one stay claims", DESTINATION)
+WRITER_SHADOWED: Final = _gauge(
+    "surgeline_writer_shadowed_entities", "entities whose newest state was only compared", DESTINATION
+)
+FLAGS_BROKEN: Final = _gauge(
+    "surgeline_flags_broken", "1 while the flags file can't be put into force and an older one holds", DESTINATION
+)
+FLAGS_FLIPPED: Final = _counter("surgeline_flags_flipped_total", "rules of the flags that were replaced by others", DESTINATION)
 WRITER_PENDING: Final = _gauge("surgeline_writer_pending_entities", "entities that wait", DESTINATION, LANE)
 WRITER_IN_FLIGHT: Final = _gauge("surgeline_writer_in_flight_writes", "writes under way", DESTINATION)
 WRITER_CONCURRENCY: Final = _gauge("surgeline_writer_concurrency_writes", "writes allowed at once", DESTINATION)

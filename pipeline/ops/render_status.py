@@ -18,6 +18,7 @@ from pipeline.ops.words import age_of, duration_of
 
 _SIGNS: Final = {
     Verdict.CURRENT: ("✔", "green"),
+    Verdict.SHADOW: ("◌", "blue"),
     Verdict.CATCHING_UP: ("…", "cyan"),
     Verdict.DELAYED: ("▲", "yellow"),
     Verdict.STUCK: ("✘", "red"),
@@ -60,6 +61,8 @@ def _answers(at: DestinationStatus, now: int) -> Iterable[tuple[str, str]]:
     yield "Current?", _current(at, now)
     yield "Delayed?", _delayed(at, now)
     yield "Stuck?", f"{at.parked} given up, {len(at.stuck)} named below" if at.parked or at.stuck else "nothing"
+    if at.shadowed:
+        yield "Shadow?", f"{at.shadowed} entities were only compared, by the flags; see `surgeline shadow report`"
     if at.double_occupied:
         yield "Disagreement", f"{at.double_occupied} beds that more than one stay claims; ask the units who lies there"
     last = f"{age_of(now, at.last_confirmed_at)}, revision {show_revision(at.last_confirmed_revision)}"
@@ -78,6 +81,8 @@ def _current(at: DestinationStatus, now: int) -> str:
         if at.last_report_at is None:
             return "unknown: no writer has reported yet"
         return f"unknown: no fresh report for partitions {which}; the last one came {age_of(now, at.last_report_at)}"
+    if at.verdict is Verdict.SHADOW:
+        return "no: what the flags let be written is there, the rest was only compared"
     return "yes" if at.verdict is Verdict.CURRENT else f"no: {at.waiting} entities wait, {at.in_flight} writes under way"
 
 

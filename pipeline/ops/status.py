@@ -32,6 +32,7 @@ class Verdict(enum.StrEnum):
     """One word for a destination, worst last."""
 
     CURRENT = "current"
+    SHADOW = "in shadow"
     CATCHING_UP = "catching up"
     DELAYED = "delayed"
     STUCK = "stuck"
@@ -57,6 +58,7 @@ class DestinationStatus(msgspec.Struct, frozen=True):
     mode_cause: str
     pending: dict[str, int]
     parked: int
+    shadowed: int
     double_occupied: int
     in_flight: int
     oldest_open_since: Millis | None
@@ -161,15 +163,17 @@ def _destination(
     last = max(reports, key=lambda report: report.last_confirmed_at or 0, default=None)
     pending = {lane.value: sum(report.pending.get(lane.value, 0) for report in serving) for lane in LANES}
     parked = sum(report.parked for report in serving)
+    shadowed = sum(report.shadowed for report in serving)
     oldest = min((report.oldest_open_since for report in serving if report.oldest_open_since is not None), default=None)
     return DestinationStatus(
         destination=name,
-        verdict=_verdict(now, bool(unreported), parked, bool(stuck), oldest, sum(pending.values())),
+        verdict=_verdict(now, bool(unreported), bool(parked or stuck), oldest, sum(pending.values()), shadowed),
         mode=mode,
         mode_since=entered[0].at if entered else None,
         mode_cause=entered[0].cause if entered else "",
         pending=pending,
         parked=parked,
+        shadowed=shadowed,
         double_occupied=max((report.double_occupied for report in serving), default=0),
         in_flight=sum(report.in_flight for report in serving),
         oldest_open_since=oldest,
@@ -191,14 +195,16 @@ def _severity(mode: str) -> int:
     return found[0] if found else len(_SEVERITY)
 
 
-def _verdict(now: Millis, unreported: bool, parked: int, stuck: bool, oldest: Millis | None, pending: int) -> Verdict:
+def _verdict(now: Millis, unreported: bool, stuck: bool, oldest: Millis | None, pending: int, shadowed: int) -> Verdict:
     if unreported:
         return Verdict.UNKNOWN
-    if parked or stuck:
+    if stuck:
         return Verdict.STUCK
     if oldest is not None and now - oldest > SLOW_AFTER_S * 1000:
         return Verdict.DELAYED
-    return Verdict.CATCHING_UP if pending or oldest is not None else Verdict.CURRENT
+    if pending or oldest is not None:
+        return Verdict.CATCHING_UP
+    return Verdict.SHADOW if shadowed else Verdict.CURRENT
 
 
 def _windows(reports: Iterable[LagReport]) -> tuple[LaneWindow, ...]:

@@ -156,6 +156,7 @@ class Reports:
         for lane, count in counts.items():
             metrics.WRITER_PENDING.of(self._destination, lane.value).set(count)
         metrics.WRITER_PARKED.of(self._destination).set(parked)
+        metrics.WRITER_SHADOWED.of(self._destination).set(delivery.shadows.count)
         metrics.WRITER_IN_FLIGHT.of(self._destination).set(delivery.scheduler.in_flight)
         metrics.WRITER_CONCURRENCY.of(self._destination).set(delivery.limiter.allowed)
         report = LagReport(
@@ -168,6 +169,7 @@ class Reports:
             pending={lane.value: count for lane, count in counts.items()},
             in_flight=delivery.scheduler.in_flight,
             parked=parked,
+            shadowed=delivery.shadows.count,
             oldest_open_since=oldest,
             last_confirmed_at=self._confirmed_at,
             last_confirmed_revision=self._confirmed,

@@ -11,8 +11,10 @@ from pipeline.domain.pending import Pending, decode_pending
 from pipeline.domain.records import Accepted, Lane
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
+from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.destinations import destination_of
+from pipeline.roles.destinations import destination_of, entity_types_of
+from pipeline.roles.flags import Flags
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.reports import Reports
@@ -53,6 +55,14 @@ class WriterRole:
         )
         digest_key = settings.digest_key()
         ledger = OutcomeLedger(self._publisher, process.codec, chain, lambda key: subject(key, digest_key))
+        self._ledger = ledger
+        self._flags = Flags(
+            settings.flags_file,
+            section.data_dir,
+            name,
+            sorted(settings.writers),
+            scopes(settings.tenant_default, entity_types_of(name, section)),
+        )
         self._stays = Stays(process, name)
         self._breaker = ConsecutiveBreaker()
         self._limiter = AdaptiveLimiter(section.concurrency)
@@ -70,6 +80,7 @@ class WriterRole:
             draw=random.random,
             writer=f"{name}/{section.instance}",
             order=self._stays.order,
+            rollout=self._flags,
         )
         self._worker = self._new_worker(section)
 
@@ -148,6 +159,7 @@ class WriterRole:
         tasks = [
             asyncio.create_task(or_die(coroutine))
             for coroutine in (
+                self._flags.follow(self._ledger, self._delivery.flipped),
                 self._worker.run(),
                 self._delivery.run(),
                 self._reports.run(self._publisher, self._delivery, lambda: sorted(self._worker.assigned)),
