@@ -9,6 +9,9 @@ naming the target.
 import argparse
 import asyncio
 import contextlib
+import email.utils
+import json
+import math
 import signal
 import socket
 import struct
@@ -39,6 +42,7 @@ from yarl import URL
 
 from pipeline.local.faults import Fault, FaultKind, Faults
 from pipeline.local.ports import HOST, free_port
+from pipeline.local.stale import Body, aged
 
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 MAX_CONNECTIONS: Final = 256
@@ -50,6 +54,7 @@ HOP_BY_HOP: Final = frozenset(
 """RFC 9110, section 7.6.1: about one connection, not to be passed on."""
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of zero seconds: closing sends RST instead of FIN."""
+FHIR_JSON: Final = "application/fhir+json"
 OUTCOME: Final = {
     "resourceType": "OperationOutcome",
     "issue": [{"severity": "error", "code": "exception", "diagnostics": "made by the fault proxy"}],
@@ -125,26 +130,49 @@ class FaultProxy:
             await asyncio.sleep(strike.delay_s)
         if (made := _before(request, strike.fault)) is not None:
             return made
+        ages = strike.fault is not None and strike.fault.kind is FaultKind.STALE_READ and _reads(request)
         try:
-            answer = await self._forward(request, body)
+            answer = await self._forward(request, body, "accept-encoding" if ages else "host")
         except ClientConnectorError:
             return web.Response(status=502, text="the target does not listen")
         except (ClientError, TimeoutError):
             return _drop(request)
         if strike.slow_factor > 1:
             await asyncio.sleep(answer.took_s * (strike.slow_factor - 1))
+        if ages and answer.status == 200:
+            answer = await self._aged(answer, max(1, int(strike.fault.amount if strike.fault else 1)))
         return await _after(request, strike.fault, answer)
 
-    async def _forward(self, request: web.Request, body: bytes) -> Answer:
+    async def _forward(self, request: web.Request, body: bytes, also_dropped: str) -> Answer:
         assert self._session is not None
         started = time.monotonic()
         url = self._target.origin().join(URL(request.raw_path, encoded=True))
-        headers = _end_to_end(request.headers, "host", "content-length")
+        headers = _end_to_end(request.headers, "host", "content-length", also_dropped)
         data = body if request.body_exists else None
         async with self._session.request(request.method, url, headers=headers, data=data, allow_redirects=False) as got:
             content = await got.read()
             kept = _end_to_end(got.headers, "content-length")
             return Answer(got.status, got.reason, kept, content, time.monotonic() - started)
+
+    async def _aged(self, answer: Answer, versions: int) -> Answer:
+        found = await aged(answer.body, versions, self._fetch)
+        if found is None:
+            return Answer(404, "Not Found", CIMultiDict({"Content-Type": FHIR_JSON}), json.dumps(OUTCOME).encode(), answer.took_s)
+        headers = answer.headers.copy()
+        if found[1] is not None:
+            headers["ETag"] = found[1]
+        return Answer(answer.status, answer.reason, headers, found[0], answer.took_s)
+
+    async def _fetch(self, path: str) -> Body | None:
+        assert self._session is not None
+        url = URL(f"{str(self._target).rstrip('/')}/{path}")
+        async with self._session.get(url, headers={"Accept": FHIR_JSON}) as got:
+            found = await got.json(content_type=None) if got.status == 200 else None
+            return found if isinstance(found, dict) else None
+
+
+def _reads(request: web.Request) -> bool:
+    return request.method == "GET" or (request.method == "POST" and request.path.endswith("/_search"))
 
 
 async def _once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
@@ -170,7 +198,7 @@ def _before(request: web.Request, fault: Fault | None) -> web.StreamResponse | N
         case FaultKind.RESET_BEFORE:
             return _drop(request)
         case FaultKind.ERROR_IN_200:
-            return web.json_response(OUTCOME, content_type="application/fhir+json")
+            return web.json_response(OUTCOME, content_type=FHIR_JSON)
         case _:
             return None
 
@@ -192,6 +220,7 @@ async def _after(request: web.Request, fault: Fault | None, answer: Answer) -> w
                 | FaultKind.UNAVAILABLE
                 | FaultKind.RESET_BEFORE
                 | FaultKind.ERROR_IN_200
+                | FaultKind.STALE_READ
             ):
                 pass
             case _:
@@ -200,8 +229,16 @@ async def _after(request: web.Request, fault: Fault | None, answer: Answer) -> w
 
 
 def _refuse(status: int, fault: Fault | None) -> web.Response:
-    headers = {"Retry-After": str(fault.retry_after_s)} if fault and fault.retry_after_s is not None else {}
-    return web.json_response(OUTCOME, status=status, headers=headers, content_type="application/fhir+json")
+    headers = {"Retry-After": _retry_after(fault)} if fault and fault.retry_after_s is not None else {}
+    return web.json_response(OUTCOME, status=status, headers=headers, content_type=FHIR_JSON)
+
+
+def _retry_after(fault: Fault) -> str:
+    """RFC 9110, section 10.2.3; a date is in whole seconds, so it is the next one: the pause is never shorter than asked."""
+    seconds = fault.retry_after_s or 0
+    if fault.retry_after_as == "date":
+        return email.utils.formatdate(math.ceil(time.time() + seconds), usegmt=True)
+    return str(seconds)
 
 
 async def _truncate(request: web.Request, answer: Answer) -> web.StreamResponse:

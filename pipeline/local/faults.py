@@ -3,7 +3,7 @@
 import enum
 import random
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,9 +19,9 @@ class FaultKind(enum.StrEnum):
     SLOW_FACTOR = "slow_factor"
     """The answer takes `amount` times as long as the target took."""
     TOO_MANY_REQUESTS = "too_many_requests"
-    """429, not forwarded; with Retry-After where `retry_after_s` is set."""
+    """429, not forwarded; with Retry-After where `retry_after_s` is set, in the form that `retry_after_as` says."""
     UNAVAILABLE = "unavailable"
-    """503, not forwarded; with Retry-After where `retry_after_s` is set."""
+    """503, not forwarded; with Retry-After as for 429."""
     RESET_BEFORE = "reset_before"
     """Connection reset, not forwarded."""
     RESET_AFTER_COMMIT = "reset_after_commit"
@@ -32,6 +32,9 @@ class FaultKind(enum.StrEnum):
     """200 with an OperationOutcome of severity error as its body, not forwarded."""
     SLOW_FIRST_BYTE = "slow_first_byte"
     """Forwarded at once; the first byte of the answer comes `amount` seconds after the target's."""
+    STALE_READ = "stale_read"
+    """A read or a search shows each resource as it was `amount` versions ago, one at least, with that version's ETag: a
+    server that reads from a copy which lags behind. What did not exist then isn't shown. Writes pass."""
 
 
 DELAYS: Final = frozenset({FaultKind.LATENCY, FaultKind.SLOW_FACTOR})
@@ -48,8 +51,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     methods: tuple[str, ...] = ()
     """HTTP methods that it strikes; empty for all."""
     amount: Annotated[float, Meta(ge=0)] = 0.0
-    """Seconds, or a factor, as the kind says."""
+    """Seconds, a factor or versions, as the kind says."""
     retry_after_s: Annotated[int, Meta(ge=0)] | None = None
+    retry_after_as: Literal["seconds", "date"] = "seconds"
 
 
 class FaultReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,11 @@
 """Each fault of the proxy as a client sees it, and whether the target acted."""
 
 import asyncio
+import email.utils
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +98,70 @@ async def test_refusal_carries_retry_after_if_told_and_never_reaches_the_target(
     assert body["resourceType"] == "OperationOutcome"
     assert target.seen == []
     assert (await put(session, proxy.url))[0] == 201
+
+
+async def test_refusal_can_name_the_date_before_which_nobody_may_come_again(
+    target: Target, proxy: FaultProxy, session: aiohttp.ClientSession
+) -> None:
+    for kind, wanted in ((FaultKind.TOO_MANY_REQUESTS, 429), (FaultKind.UNAVAILABLE, 503)):
+        proxy.faults.set(Fault(kind=kind, retry_after_s=90, retry_after_as="date"))
+        asked_at = time.time()
+        status, headers, _ = await put(session, proxy.url)
+        named = email.utils.parsedate_to_datetime(headers["Retry-After"])
+        assert status == wanted
+        assert asked_at + 90 <= named.timestamp() <= time.time() + 91
+        assert named.utcoffset() == timedelta(0)
+    assert target.seen == []
+
+
+@pytest.fixture
+async def past() -> AsyncIterator[str]:
+    """A server with a resource of three versions and one of one; answers gzip to whoever takes it, as HAPI does."""
+
+    def version(name: str, number: int) -> dict[str, Any]:
+        return {"resourceType": "Location", "id": name, "meta": {"versionId": str(number)}, "description": f"as of {number}"}
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            return web.json_response(await request.json())
+        path = request.match_info["path"]
+        entries = [{"resource": version("a", 3)}, {"resource": version("b", 1)}]
+        bodies: dict[str, dict[str, Any]] = {"Location/a": version("a", 3), "Location/b": version("b", 1)}
+        bodies |= {f"Location/a/_history/{n}": version("a", n) for n in (1, 2, 3)}
+        bodies["Location/_search"] = {"resourceType": "Bundle", "type": "searchset", "total": 2, "entry": entries}
+        answer = web.json_response(bodies[path], headers={"ETag": 'W/"3"'})
+        answer.enable_compression()
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/fhir/{path:.*}", handle)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, HOST, port).start()
+    yield f"http://{HOST}:{port}/fhir"
+    await runner.cleanup()
+
+
+async def test_stale_read_shows_an_earlier_version_with_its_own_etag(past: str, session: aiohttp.ClientSession) -> None:
+    async with FaultProxy(past) as proxy:
+        for amount, shown in ((0, 2), (1, 2), (2, 1)):
+            proxy.faults.set(Fault(kind=FaultKind.STALE_READ, amount=amount))
+            async with session.get(f"{proxy.url}/Location/a") as answer:
+                body = await answer.json(content_type=None)
+            assert (answer.status, body["description"], answer.headers["ETag"]) == (200, f"as of {shown}", f'W/"{shown}"')
+        async with session.get(f"{proxy.url}/Location/b") as answer:
+            assert answer.status == 404
+        async with session.put(f"{proxy.url}/Location/a", json=BODY) as answer:
+            assert await answer.json() == BODY
+
+
+async def test_stale_search_leaves_out_what_did_not_exist_yet(past: str, session: aiohttp.ClientSession) -> None:
+    async with FaultProxy(past) as proxy:
+        proxy.faults.set(Fault(kind=FaultKind.STALE_READ))
+        async with session.post(f"{proxy.url}/Location/_search", data={"identifier": "x"}) as answer:
+            body = await answer.json(content_type=None)
+        assert [entry["resource"]["meta"]["versionId"] for entry in body["entry"]] == ["2"]
+        assert "total" not in body
 
 
 async def test_reset_before_forwarding_leaves_the_target_untouched(
