@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pipeline.domain.identifiers import Millis, Revision
-from pipeline.domain.records import Accepted, Reason
+from pipeline.domain.records import Accepted, Lane, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class PendingWrite:
     """The newest revision of one entity, due at one destination.
 
     `remote_id` and `etag` are what the last confirmed write left, if known. `deadline_at` is the end of this attempt,
-    in milliseconds of the epoch.
+    in milliseconds of the epoch. `lane` is the highest of the changes that it makes known.
     """
 
     accepted: Accepted
@@ -24,6 +24,7 @@ class PendingWrite:
     etag: str | None
     attempt: int
     deadline_at: Millis
+    lane: Lane = Lane.ROUTINE
 
 
 @dataclass(frozen=True, slots=True)

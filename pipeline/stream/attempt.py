@@ -87,7 +87,8 @@ class Attempt:
         self._key = key
         self._partition = partition
         self._deadline_at = room.deadline()
-        self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at)
+        lane = pending.lane or accepted.lane
+        self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at, lane)
         self._shown = NO_REVISION
         self._shown_hash: str | None = None
 
