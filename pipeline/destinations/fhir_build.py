@@ -158,7 +158,7 @@ class Builder:
 
     def _first(self, subject: Subject, accepted: Accepted) -> tuple[Body, tuple[Owned, ...]]:
         """What a new resource starts as, and what is written into it."""
-        start = subject.resource.created(accepted.state)
+        start = subject.resource.created(accepted.state, subject.naming)
         every = subject.resource.desired(accepted.state, subject.ident, subject.naming, start)
         fields = self.profile.fields_of(accepted.entity_type) | subject.resource.structural
         return start, tuple(owned for owned in every if owned.field in fields)

@@ -4,92 +4,27 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipeline.domain.bed import LOSSES, BedStatusCode
-from pipeline.domain.event import (
-    Allocation,
-    AllocationStatus,
-    Bed,
-    BedOccupancy,
-    Encounter,
-    EncounterStatus,
-    EntityType,
-    Environment,
-    Identifier,
-    Name,
-    Occupancy,
-    Patient,
-    PatientClass,
-    Payload,
-    Place,
-    Reference,
-    Service,
-    ServiceStatus,
-    Sex,
-)
-from pipeline.domain.identifiers import Millis
-from pipeline.formats.fhir.location import EXTENSIONS as BED_EXTENSIONS
-from pipeline.formats.fhir.naming import Naming
+from pipeline.domain.event import Encounter, EntityType
+from pipeline.formats.fhir import episode
 from pipeline.formats.fhir.outcome import classify
-from pipeline.formats.fhir.owned import Json, Member, Path
-from pipeline.formats.fhir.profile import OWNER_FIELDS, PatientIdentifiers, PlaceProfile, Profile, ResourceProfile
+from pipeline.formats.fhir.owned import Body, Json, Member, Path, apply_owned
+from pipeline.formats.fhir.profile import NO_PLACE, OWNER_FIELDS, OWNER_FIRST
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.terms import CLASS_OF, ENCOUNTER_STATUS, LEVEL_TYPE, LOCATION_STATUS, OURS, REVISION
-
-_ALL: Final = Profile(
-    version=1,
-    role="replica",
-    places=PlaceProfile("PLACES"),
-    resources={entity_type: ResourceProfile(f"{entity_type.value.upper()}S", ()) for entity_type in RESOURCES},
-    patient_identifiers=PatientIdentifiers("{authority}"),
+from pipeline.formats.fhir.samples import NAMING, SAMPLES
+from pipeline.formats.fhir.statuses import STATUSES
+from pipeline.formats.fhir.terms import (
+    APPOINTMENT_STATUS,
+    CLASS_OF,
+    ENCOUNTER_STATUS,
+    EXTENSIONS,
+    HELD,
+    LEVEL_TYPE,
+    LOCATION_STATUS,
+    OURS,
+    REVISION,
+    TASK_STATUS,
+    TRANSFER_STAGE,
 )
-_NAMING: Final = Naming(_ALL, "TENANT", "FACILITY")
-_STAY: Final = Reference("AUTHORITY", "STAY")
-_TIME: Final = Millis(0)
-
-_BED: Final = Bed(
-    occupancy=BedOccupancy(Occupancy.OCCUPIED, _STAY),
-    environment=Environment.CLEAN,
-    allocation=Allocation(AllocationStatus.RESERVED, _STAY, _TIME),
-    service=Service(ServiceStatus.OPEN, "REASON", _TIME),
-    staffed=True,
-    licensed=True,
-    surge=True,
-    isolation=True,
-    place=Place("FACILITY", "BUILDING", "FLOOR", "UNIT", "ROOM", "BED"),
-    level_of_care="LEVEL",
-    age_group="GROUP",
-    negative_pressure=True,
-    telemetry=True,
-)
-_ENCOUNTER: Final = Encounter(
-    patient=Reference("AUTHORITY", "PERSON"),
-    patient_class=PatientClass.INPATIENT,
-    status=EncounterStatus.IN_PROGRESS,
-    location=Place(point_of_care="UNIT", room="ROOM", bed="A"),
-    prior_location=Place(point_of_care="UNIT", room="ROOM", bed="B"),
-    temporary_location=Place(point_of_care="UNIT", room="ROOM", bed="C"),
-    pending_location=Place(point_of_care="UNIT", room="ROOM", bed="D"),
-    service="SERVICE",
-    admitted_at=_TIME,
-    admit_decision_at=_TIME,
-    expected_discharge_at=_TIME,
-    discharge_ordered_at=_TIME,
-    discharged_at=_TIME,
-    disposition="DISPOSITION",
-)
-_PATIENT: Final = Patient(
-    identifiers=(Identifier("OTHER", "NUMBER", "MR"),),
-    name=Name("FAMILY", "GIVEN"),
-    birth_date="1970-01-01",
-    sex=Sex.FEMALE,
-    deceased=False,
-    merged_into=Reference("AUTHORITY", "SURVIVOR"),
-)
-SAMPLES: Final[dict[EntityType, Payload]] = {
-    EntityType.BED: _BED,
-    EntityType.ENCOUNTER: _ENCOUNTER,
-    EntityType.PATIENT: _PATIENT,
-}
-"""A state of each type that states every field with a FHIR form."""
 
 _STATUSES: Final = (200, 201, 202, 204, 304, 400, 401, 403, 404, 408, 409, 410, 412, 422, 425, 429, 500, 501, 502, 503, 504)
 
@@ -101,16 +36,24 @@ We write paths, not resources. A write starts from the resource as it was read, 
 version of that read; everything else keeps its bytes, decimals included. An element of a list is addressed by its system, url
 or reference, never by position. A field that the state leaves unset touches nothing; a cleared one clears our element. A
 profile (`pipeline/profiles/ehr/`) names the fields that go out. An **owner**, the EHR of record, may be told the fields marked
-so and no others: start-up refuses a profile that names more. A new bed has its identifier, kind and place besides.
+so and no others: start-up refuses a profile that names more. A field marked `first` is written to an owner only while it
+shows nothing there or what we wrote ourselves: what the EHR says of it stands. A new bed has its identifier, kind and place
+besides, any other new resource its identifier.
+"""
+
+_NOWHERE: Final = """## What goes to no EHR
+
+{types}: no clinical resource means these, so none is bent to carry them. A profile that maps one is refused.
 """
 
 _REFERENCES: Final = """## References
 
 A reference to another entity is logical: type and identifier. A literal one needs the id that the server gave to a resource
 which another worker writes from another partition, perhaps later. So no write waits for another one's, and the receiver
-resolves the identifier when it reads. The one literal reference is a bed's `partOf`: the places around a bed are master data
-without a partition of their own. They are made in the same transaction as the bed, each by a conditional create, and the
-server puts their ids in; the identifier stays beside it, by which the next read sees whether the bed has moved.
+resolves the identifier when it reads. Two references are literal: a bed's `partOf` and a stay's `episodeOfCare`. The places
+around a bed and the episodes of care have no partition of their own. They are made in the same transaction as the bed or the
+stay, each by a conditional create, and the server puts their ids in; the identifier stays beside it, by which the next read
+sees whether it is still the same one.
 
 A bed's identifier is `namespace/id` under the profile's system, or the bare id under the system of an authority that the
 profile names. A place without a bed is known by its path from the outside, such as `si:MAIN/wa:ICU/ro:12`.
@@ -132,6 +75,45 @@ _BED_STATUS: Final = """## Bed status
 housekeeping (H), isolation (I), and only then vacancy (U). If none is known, nothing is claimed, and a code of ours is
 withdrawn. A promised bed goes out as U only where the promise reaches the receiver too (`reservation` in the profile); else
 the write is held as RESERVATION_UNTELLABLE.
+"""
+
+_TRANSFERS: Final = f"""## Task.status
+
+`businessStatus` has the transfer centre's own stage, in the code system `{TRANSFER_STAGE}`. Task.status is mandatory and R4's;
+it has no code for unknown, so a stage that is cleared or not known asks for something and claims no more. `intent` is `order`.
+An unknown patient has no `for`, and no stand-in. `lastModified` is when the stage was reached; it is left out where that would
+be before the request (inv-1), and our extension has it anyway. An origin without its facility is named only where the transfer
+is internal: a ward elsewhere must not be taken for ours of the same name.
+"""
+
+_PROCEDURES: Final = """## Appointment.status
+
+By the v2-to-FHIR guide's map of table 0278, which leaves three open: DISCONTINUED, BLOCKED and OVERBOOK are ours. R4 wants
+start and end together (app-2), and both of them unless the appointment is proposed, cancelled or on the waiting list (app-3).
+So what isn't fixed in time yet is proposed, what was deleted without its times is cancelled, and a start or end that is known
+alone is in an extension. *Held* has no code that would be both valid and true: the write is refused as REFUSED_INVALID and
+parked until the times come. The raw status goes beside it in an extension.
+
+Patient and place are participants, addressed by their references; whoever else takes part is left alone, and so is a
+participant's own status once it is there: `accepted` when we add it, `needs-action` while the appointment is undecided. Where
+nobody is known one participant says that (R4 wants at least one, app-1); it goes when somebody is there. The reason of the last
+change is the `cancelationReason` where the status is `cancelled` (app-4), else an extension: `reasonCode` would say why the
+appointment takes place. A status other than `cancelled` takes the `cancelationReason` away, whoever gave it.
+"""
+
+_EPISODES: Final = """## EpisodeOfCare
+
+Where the source names the episode of care that a stay belongs to (PV1-54, `episode` in JSON), the stay refers to it, and the
+same transaction creates it unless it is there. Where no source names one there is none. It is never written again: its later
+life is not ours to say, no source tells us of its end. `period.start` is the admission of the stay that named it first. Its
+patient is mandatory: until the patient is known, and where the profile keeps the patient back, the stay refers by identifier
+alone and nothing is made.
+"""
+
+_OWN_CODES: Final = """## An EHR's own statuses
+
+A profile's `statuses` map a code of ours to the EHR's, by field, with the EHR's code system where the element has one. Where R4
+binds the element, only R4's codes are allowed.
 """
 
 _MARK: Final = f"""## The mark
@@ -156,7 +138,8 @@ def render() -> str:
     """The page."""
     parts = [_HEAD, _REFERENCES]
     parts += [_resource(entity_type) for entity_type in RESOURCES]
-    parts += [_LOCATIONS, _bed_status(), _codes(), _MARK, _answers()]
+    parts += [_LOCATIONS, _episodes(), _bed_status(), _transfers(), _procedures(), _codes(), _own_codes()]
+    parts += [_NOWHERE.format(types=" and ".join(sorted(each.value.capitalize() for each in NO_PLACE))), _MARK, _answers()]
     return "\n".join(parts)
 
 
@@ -173,14 +156,36 @@ def _member(member: Member) -> str:
 
 
 def _resource(entity_type: EntityType) -> str:
-    resource, ident = RESOURCES[entity_type], _NAMING.entity(entity_type, "AUTHORITY", "ID")
+    resource, ident = RESOURCES[entity_type], NAMING.entity(entity_type, "AUTHORITY", "ID")
     rows = []
-    for owned in resource.desired(SAMPLES[entity_type], ident, _NAMING, resource.created(SAMPLES[entity_type])):
+    for owned in resource.desired(SAMPLES[entity_type], ident, NAMING, resource.created(SAMPLES[entity_type], NAMING)):
         if owned.value is not None:
-            owner = "yes" if owned.field in OWNER_FIELDS[entity_type] else ""
-            rows.append((f"`{owned.field}`", f"`{shown_path(owned.path)}`", f"`{_example(owned.value)}`", owner))
+            rows.append(
+                (
+                    f"`{owned.field}`",
+                    f"`{shown_path(owned.path)}`",
+                    f"`{_example(owned.value)}`",
+                    _owner(entity_type, owned.field),
+                )
+            )
     head = f"## {entity_type.value.capitalize()}: {resource.resource_type}\n"
     return head + "\n" + _table(("field", "path", "example", "owner"), rows)
+
+
+def _owner(entity_type: EntityType, field: str) -> str:
+    if field not in OWNER_FIELDS[entity_type]:
+        return ""
+    return "first" if field in OWNER_FIRST.get(entity_type, ()) else "yes"
+
+
+def _episodes() -> str:
+    stay, resource = SAMPLES[EntityType.ENCOUNTER], RESOURCES[EntityType.ENCOUNTER]
+    assert isinstance(stay, Encounter)
+    body = apply_owned({}, resource.desired(stay, NAMING.entity(EntityType.ENCOUNTER, "AUTHORITY", "ID"), NAMING, {}))
+    (entry,) = episode.entries_of(stay, NAMING, body)
+    made: Body = entry["resource"]
+    rows = [(f"`{name}`", f"`{_example(value)}`") for name, value in made.items() if name != "resourceType"]
+    return f"{_EPISODES}\n{_table(('element', 'example'), rows)}"
 
 
 def _example(value: Json) -> str:
@@ -188,7 +193,7 @@ def _example(value: Json) -> str:
         return ", ".join(map(_example, value))
     if not isinstance(value, dict):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    if "extension" in value:
+    if "url" in value and "extension" in value:
         return ", ".join(
             f"{part['url']}: {_example(next(v for k, v in part.items() if k != 'url'))}" for part in value["extension"]
         )
@@ -196,12 +201,42 @@ def _example(value: Json) -> str:
         return _example(value["coding"][0])
     if "identifier" in value:
         return f"{value.get('type', '')} {value['identifier']['value']}".strip()
+    if "value" in value or "start" in value:
+        return ", ".join(f"{name}: {_example(inner)}" for name, inner in value.items() if name != "system")
     return str(value.get("code") or next((_example(v) for k, v in value.items() if k.startswith("value")), ""))
 
 
 def _bed_status() -> str:
     codes = _table(("code", "meaning"), [(code.value, code.doc) for code in BedStatusCode])
     return f"{_BED_STATUS}\n{codes}\nWhat the table cannot say:\n\n{_table(('what', 'becomes'), LOSSES)}"
+
+
+def _transfers() -> str:
+    rows = [(stage.value, stage.doc, status) for stage, status in TASK_STATUS.items()]
+    return f"{_TRANSFERS}\n{_table(('stage', 'meaning', 'Task.status'), rows)}"
+
+
+def _procedures() -> str:
+    rows = [
+        (key.value, key.doc, timed, "*held*" if timeless == HELD else timeless)
+        for key, (timed, timeless) in APPOINTMENT_STATUS.items()
+    ]
+    return f"{_PROCEDURES}\n{_table(('table 0278', 'meaning', 'with both times', 'without'), rows)}"
+
+
+def _own_codes() -> str:
+    rows = [
+        (
+            f"`resources.{entity_type.value}.statuses.{field}`",
+            element.element,
+            ", ".join(element.ours),
+            element.system or "",
+            "R4's" if element.bound else "any",
+        )
+        for entity_type, fields in STATUSES.items()
+        for field, element in fields.items()
+    ]
+    return f"{_OWN_CODES}\n{_table(('setting', 'element', 'our codes', 'our system', 'their codes'), rows)}"
 
 
 def _codes() -> str:
@@ -214,8 +249,15 @@ def _codes() -> str:
         _table(("status", "code"), [(key.value, value) for key, value in ENCOUNTER_STATUS.items()]),
         "Location.physicalType. The guide leaves the point of care open; `wa` is R4's ward:\n",
         _table(("level", "code", "display"), [(level, code, display) for level, (code, display) in LEVEL_TYPE.items()]),
-        f"Extensions of a bed, under `{OURS}`:\n",
-        _table(("field", "name", "value"), [(field, name, kind) for field, (name, kind) in BED_EXTENSIONS.items()]),
+        f"Our extensions, under `{OURS}` unless the profile gives one another URL:\n",
+        _table(
+            ("entity", "field", "name", "value"),
+            [
+                (entity_type.value, field, name, kind)
+                for entity_type, names in EXTENSIONS.items()
+                for field, (name, kind) in names.items()
+            ],
+        ),
     ))  # fmt: skip
 
 

@@ -6,10 +6,19 @@ from typing import Final
 from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
-from pipeline.formats.fhir import terms
+from pipeline.formats.fhir import episode, terms
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
 from pipeline.formats.fhir.owned import Body, Json, Member, Owned, dotted_value, elements, value_at
-from pipeline.formats.fhir.resource import ResourceMap, carries, code, extension, identifier_of, shown_extension
+from pipeline.formats.fhir.resource import (
+    ResourceMap,
+    carries,
+    code,
+    extension,
+    identifier_of,
+    moment,
+    reference,
+    shown_extension,
+)
 from pipeline.formats.fhir.terms import (
     CLASS_OF,
     DISCHARGE_DISPOSITION,
@@ -39,26 +48,17 @@ _DISPOSITION: Final = ("hospitalization", "dischargeDisposition", "coding", Memb
 def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) -> tuple[Owned, ...]:
     return (
         identifier_of("identifier", ident),
-        *_subject(encounter, naming, current),
+        *reference("patient", ("subject",), EntityType.PATIENT, encounter.patient, naming, current),
         *_class(encounter),
         *_status(encounter, naming),
         *_locations(encounter, naming, current),
         *_coded("service", _SERVICE, encounter.service),
         *_coded("disposition", _DISPOSITION, encounter.disposition),
-        *_moment("admitted_at", ("period", "start"), encounter.admitted_at),
-        *_moment("discharged_at", ("period", "end"), encounter.discharged_at),
+        *moment("admitted_at", ("period", "start"), encounter.admitted_at),
+        *moment("discharged_at", ("period", "end"), encounter.discharged_at),
+        *episode.owned_of(encounter, naming, current),
         *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field), naming)),
     )
-
-
-def _subject(encounter: Encounter, naming: Naming, current: Body) -> tuple[Owned, ...]:
-    if encounter.patient is UNSET:
-        return ()
-    if encounter.patient is None:
-        return (Owned("patient", ("subject",), None),)
-    subject, kept = naming.reference(EntityType.PATIENT, encounter.patient), current.get("subject")
-    same = kept is not None and referenced(kept) == referenced(subject)
-    return (Owned("patient", ("subject",), kept if same else subject),)
 
 
 def _class(encounter: Encounter) -> tuple[Owned, ...]:
@@ -79,10 +79,6 @@ def _status(encounter: Encounter, naming: Naming) -> tuple[Owned, ...]:
 
 def _coded(field: str, path: tuple[str | Member, ...], value: Json) -> tuple[Owned, ...]:
     return () if value is UNSET else (Owned(field, path, code(value)),)
-
-
-def _moment(field: str, path: tuple[str, ...], value: Json) -> tuple[Owned, ...]:
-    return () if value is UNSET else (Owned(field, path, date_time(value) if value is not None else None),)
 
 
 def _extension(field: str, value: Json, naming: Naming) -> tuple[Owned, ...]:
@@ -197,16 +193,17 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         "disposition": value_at(body, _DISPOSITION),
         "admitted_at": same_moment(dotted_value(body, "period.start")),
         "discharged_at": same_moment(dotted_value(body, "period.end")),
+        "episode": episode.shown_of(body, naming),
         **{field: shown_extension(body, _url(field, naming)) for field in EXTENSIONS},
     }
 
 
-def _created(encounter: Encounter) -> Body:
+def _created(encounter: Encounter, naming: Naming) -> Body:
     """Status and class are mandatory; what the state doesn't say is unknown."""
     system, class_code = CLASS_OF[PatientClass.UNKNOWN]
     return {
         "resourceType": "Encounter",
-        "status": ENCOUNTER_STATUS[EncounterStatus.UNKNOWN],
+        "status": naming.profile.status(EntityType.ENCOUNTER, "status", ENCOUNTER_STATUS[EncounterStatus.UNKNOWN]),
         "class": {"system": system, "code": class_code},
     }
 

@@ -1,6 +1,5 @@
 """A bed as Location: its status by HL7 table 0116, its place as a partOf chain, its independent fields as extensions."""
 
-import hashlib
 import itertools
 from collections.abc import Mapping
 from typing import Final
@@ -12,7 +11,17 @@ from pipeline.domain.event import Allocation, Bed, BedOccupancy, EntityType, Pla
 from pipeline.formats.fhir import terms
 from pipeline.formats.fhir.naming import Ident, Naming, PlaceNode, logical_reference, query_quoted, referenced
 from pipeline.formats.fhir.owned import Body, Json, Owned, dotted_value
-from pipeline.formats.fhir.resource import ResourceMap, carries, code, composite, extension, identifier_of, shown_extension, text
+from pipeline.formats.fhir.resource import (
+    ResourceMap,
+    carries,
+    code,
+    composite,
+    extension,
+    identifier_of,
+    shown_extension,
+    text,
+    urn_of,
+)
 from pipeline.formats.fhir.terms import BED_STATUS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
 from pipeline.formats.fhir.times import date_time
 
@@ -95,14 +104,8 @@ def chain_reference(node: PlaceNode, known: Mapping[Ident, str]) -> Body:
 
     The identifier stays beside it, so that the next read can compare.
     """
-    literal = f"Location/{known[node.ident]}" if node.ident in known else chain_urn(node.ident)
+    literal = f"Location/{known[node.ident]}" if node.ident in known else urn_of(node.ident)
     return {"reference": literal, **logical_reference("Location", node.ident)}
-
-
-def chain_urn(ident: Ident) -> str:
-    """Stable `urn:uuid` of a surrounding place, for use within one transaction (UUID of version 8: from a digest)."""
-    digits = _digest(ident)
-    return f"urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
 
 
 def with_known_place(body: Body, chain: tuple[PlaceNode, ...], known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
@@ -111,7 +114,7 @@ def with_known_place(body: Body, chain: tuple[PlaceNode, ...], known: Mapping[Id
     A body that refers to its place by id already needs neither. Each entry is a conditional create.
     """
     part_of = body.get("partOf")
-    if not chain or not isinstance(part_of, dict) or part_of.get("reference") != chain_urn(chain[0].ident):
+    if not chain or not isinstance(part_of, dict) or part_of.get("reference") != urn_of(chain[0].ident):
         return body, []
     unknown = list(itertools.takewhile(lambda node: node.ident not in known, chain))
     outward = [*chain[1:], None]
@@ -131,7 +134,7 @@ def _chain_entry(node: PlaceNode, outer: PlaceNode | None, known: Mapping[Ident,
     if outer is not None:
         resource["partOf"] = chain_reference(outer, known)
     request = {"method": "POST", "url": "Location", "ifNoneExist": f"identifier={query_quoted(node.ident.token())}"}
-    return {"fullUrl": chain_urn(node.ident), "resource": resource, "request": request}
+    return {"fullUrl": urn_of(node.ident), "resource": resource, "request": request}
 
 
 def _composites(bed: Bed, naming: Naming) -> tuple[Owned, ...]:
@@ -205,12 +208,8 @@ def _first_code(body: Body, name: str) -> Json:
     return codings[0].get("code") if isinstance(codings, list) and codings and isinstance(codings[0], dict) else None
 
 
-def _created(bed: Bed) -> Body:
+def _created(bed: Bed, naming: Naming) -> Body:
     return {"resourceType": "Location"}
 
 
-def _digest(ident: Ident) -> str:
-    return hashlib.blake2b(ident.token().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-LOCATION: Final = ResourceMap(EntityType.BED, "Location", _desired, _shown, _created)
+LOCATION: Final = ResourceMap(EntityType.BED, "Location", _desired, _shown, _created, frozenset({"identifier", "kind", "place"}))

@@ -11,10 +11,16 @@ from typing import Final
 
 from pipeline.domain.event import EntityType, Place, Reference
 from pipeline.formats.fhir.owned import Body, Json, dotted_value
-from pipeline.formats.fhir.profile import LEVELS, PatientIdentifiers, Profile
+from pipeline.formats.fhir.profile import LEVELS, PatientIdentifiers, Profile, ReferenceProfile
 from pipeline.formats.fhir.terms import LEVEL_TYPE
 
-RESOURCE_TYPE: Final = {EntityType.BED: "Location", EntityType.ENCOUNTER: "Encounter", EntityType.PATIENT: "Patient"}
+RESOURCE_TYPE: Final = {
+    EntityType.BED: "Location",
+    EntityType.ENCOUNTER: "Encounter",
+    EntityType.PATIENT: "Patient",
+    EntityType.TRANSFER: "Task",
+    EntityType.PROCEDURE: "Appointment",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,23 @@ class Naming:
         """Logical reference to another entity."""
         return logical_reference(RESOURCE_TYPE[entity_type], self.entity(entity_type, reference.namespace, reference.id))
 
+    def names(self, entity_type: EntityType, system: str) -> bool:
+        """Whether references under this identifier system are to entities of this type by names of ours."""
+        own, authorities = self._named(entity_type)
+        return system == own or system in authorities.values()
+
+    def episode(self, reference: Reference) -> Ident:
+        """Identifier of an episode of care."""
+        named = self.profile.episodes or ReferenceProfile("urn:surgeline:{tenant}:episode")
+        if reference.namespace in named.authorities:
+            return Ident(named.authorities[reference.namespace], reference.id)
+        return Ident(self._system(named.system), f"{_quoted(reference.namespace)}/{reference.id}")
+
+    def names_episodes(self, system: str) -> bool:
+        """Whether references under this identifier system are to episodes of care by names of ours."""
+        named = self.profile.episodes
+        return named is not None and (system == self._system(named.system) or system in named.authorities.values())
+
     def authority(self, authority: str) -> str:
         """System of a person's identifier that `authority` assigned."""
         systems = self.profile.patient_identifiers or PatientIdentifiers("urn:surgeline:{tenant}:authority:{authority}")
@@ -98,8 +121,7 @@ class Naming:
 
     def names_places(self, system: str) -> bool:
         """Whether references under this identifier system are to places by names of ours."""
-        bed_system, authorities = self._named(EntityType.BED)
-        return system in (bed_system, self._system(self.profile.places.system)) or system in authorities.values()
+        return system == self._system(self.profile.places.system) or self.names(EntityType.BED, system)
 
     def _node(self, place: Place, level: str, outward: list[str]) -> PlaceNode:
         path = "/".join(f"{LEVEL_TYPE[name][0]}:{_quoted(self._part(place, name))}" for name in reversed(outward))

@@ -21,7 +21,10 @@ class Misshapen(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The first element of a list whose members, named by dotted paths, have these values."""
+    """The first element of a list whose members, named by dotted paths, have these values.
+
+    A name that ends in `[]` is a list within the element: it is enough that one element of it matches.
+    """
 
     match: tuple[tuple[str, str], ...]
 
@@ -32,13 +35,15 @@ class Member:
             node = element
             *parents, leaf = dotted.split(".")
             for name in parents:
-                node = node.setdefault(name, {})
+                listed = name.endswith("[]")
+                inner = node.setdefault(name.removesuffix("[]"), [{}] if listed else {})
+                node = inner[0] if listed else inner
             node[leaf] = value
         return element
 
     def matches(self, element: Json) -> bool:
         """Whether `element` is the one."""
-        return all(dotted_value(element, dotted) == value for dotted, value in self.match)
+        return all(_matches(element, dotted, value) for dotted, value in self.match)
 
     def __repr__(self) -> str:
         return f"Member({', '.join(name for name, _ in self.match)})"
@@ -63,6 +68,14 @@ class Owned:
 
 
 _MISSING: Final = object()
+
+
+def _matches(node: Json, dotted: str, value: str) -> bool:
+    outer, listed, inner = dotted.partition("[].")
+    found = dotted_value(node, outer)
+    if not listed:
+        return bool(found == value)
+    return isinstance(found, list) and any(_matches(element, inner, value) for element in found)
 
 
 def apply_owned(current: Body, desired: Iterable[Owned]) -> Body:
@@ -131,7 +144,7 @@ def _set_in_list(node: Json, path: Path, value: Json) -> list[Json]:
     changed = _set_in_object(found, rest, value) if rest else value
     if changed is found or changed == found:
         return node
-    gone = changed is None or (value is None and changed == member.skeleton())
+    gone = not changed or (value is None and changed == member.skeleton())
     return [*node[:index], *([] if gone else [changed]), *node[index + 1 :]]
 
 

@@ -136,7 +136,7 @@ def _type(body: Body, system: str, value: str) -> str:
     return str(value_at(body, path) or "")
 
 
-def _created(patient: Patient) -> Body:
+def _created(patient: Patient, naming: Naming) -> Body:
     return {"resourceType": "Patient"}
 
 

@@ -1,5 +1,6 @@
 """What the modules for one resource have in common: a map from a state to owned paths, and what a resource shows of them."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,8 @@ from msgspec import UNSET
 
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.naming import Ident, Naming, referenced
-from pipeline.formats.fhir.owned import Body, Json, Member, Owned, elements
-from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.fhir.owned import Body, Json, Member, Owned, Path, elements, value_at
+from pipeline.formats.fhir.times import date_time, same_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,16 @@ class ResourceMap:
 
     `desired` gives every owned path that the state speaks of (a field left UNSET touches nothing, None clears); it looks
     at the current resource only to keep what already says the same. `shown` gives each field as a resource shows it, in
-    a form in which equal means equal. `created` is what a new resource has to hold besides.
+    a form in which equal means equal. `created` is what a new resource has to hold besides. A new resource gets the fields
+    in `structural` whatever the profile lets out later: it could not do without.
     """
 
     entity_type: EntityType
     resource_type: str
     desired: Callable[[Any, Ident, Naming, Body], tuple[Owned, ...]]
     shown: Callable[[Body, Ident, Naming], dict[str, Json]]
-    created: Callable[[Any], Body]
+    created: Callable[[Any, Naming], Body]
+    structural: frozenset[str] = frozenset({"identifier"})
 
 
 def identifier_of(field: str, ident: Ident) -> Owned:
@@ -41,6 +44,21 @@ def identifier_member(ident: Ident) -> Member:
 def carries(body: Body, ident: Ident) -> bool:
     """Whether the resource carries the identifier."""
     return any(identifier_member(ident).matches(element) for element in elements(body, "identifier"))
+
+
+def moment(field: str, path: Path, value: Json) -> tuple[Owned, ...]:
+    """A dateTime or instant; nothing for UNSET, cleared by None."""
+    return () if value is UNSET else (Owned(field, path, date_time(value) if value is not None else None),)
+
+
+def reference(field: str, path: Path, entity_type: EntityType, value: Json, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    """A logical reference; one that points there already is kept as it is, with what the server or others added to it."""
+    if value is UNSET:
+        return ()
+    if value is None:
+        return (Owned(field, path, None),)
+    wanted, kept = naming.reference(entity_type, value), value_at(current, path)
+    return (Owned(field, path, kept if referenced(kept) == referenced(wanted) else wanted),)
 
 
 def extension(field: str, url: str, kind: str, value: Json) -> tuple[Owned, ...]:
@@ -66,6 +84,12 @@ def shown_extension(body: Body, url: str) -> Json:
         return None
     inner = elements(found, "extension")
     return {str(part.get("url")): _value(part) for part in inner} if inner else _value(found)
+
+
+def urn_of(ident: Ident) -> str:
+    """Stable `urn:uuid` of what is named so, for use within one transaction (UUID of version 8: from a digest)."""
+    digits = hashlib.blake2b(ident.token().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"urn:uuid:{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
 
 
 def text(value: str | None) -> str | None:

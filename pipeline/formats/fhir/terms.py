@@ -37,6 +37,7 @@ OUR_CODES: Final = "https://surgeline.dev/fhir/CodeSystem/"
 TASK_CODE: Final = OUR_CODES + "task-code"
 TRANSFER_KIND: Final = OUR_CODES + "transfer-kind"
 TRANSFER_STAGE: Final = OUR_CODES + "transfer-stage"
+PARTICIPANT: Final = OUR_CODES + "participant"
 PROCEDURE_SERVICE: Final = OUR_CODES + "procedure-service"
 """The codes that the source itself uses; what system they are of, it doesn't say."""
 
@@ -67,6 +68,8 @@ EXTENSIONS: Final[dict[EntityType, dict[str, tuple[str, str]]]] = {
     },
     EntityType.PROCEDURE: {
         "status": ("procedure-status", "code"),
+        "start": ("procedure-start", "dateTime"),
+        "end": ("procedure-end", "dateTime"),
         "reason": ("procedure-reason", "string"),
     },
 }
