@@ -29,6 +29,7 @@ app = typer.Typer(name="surgeline", help=HELP, no_args_is_help=True, rich_markup
 run = typer.Typer(help="Run one role in the foreground until SIGTERM.", no_args_is_help=True)
 topics = typer.Typer(help="The topics of the cluster: what differs from their declarations.", no_args_is_help=True)
 policy = typer.Typer(help="Who may say what, and which lane a change takes.", no_args_is_help=True)
+feeds = typer.Typer(help="Two feeds of one source: how they compare, and which is live.", no_args_is_help=True)
 config = typer.Typer(help="The settings.", no_args_is_help=True)
 audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 schemas = typer.Typer(help="The Avro schemas.", no_args_is_help=True)
@@ -37,6 +38,7 @@ for name, group in (
     ("run", run),
     ("topics", topics),
     ("policy", policy),
+    ("feeds", feeds),
     ("config", config),
     ("audit", audit),
     ("schemas", schemas),
@@ -245,6 +247,67 @@ def policy_apply(
         _fail("\n".join(error.problems))
     told = _kafka(lambda: apply_policy(settings, codec_of(settings), chosen, _actor(), reason, _now()))
     console.print(f"{chosen.version}: in force from the next record on, in {told} partitions")
+
+
+# -- feeds
+
+
+@feeds.command("compare")
+def feeds_compare(
+    source_system: Annotated[str, typer.Argument(help="The source that both feeds speak for.")],
+    first: Annotated[str, typer.Argument(help="Feed to compare with, e.g. the HL7 v2 one.")],
+    second: Annotated[str, typer.Argument(help="Feed that is to agree with it, e.g. the FHIR one.")],
+    hours: Annotated[float, typer.Option(help="How far back to look.", min=0.01, max=336)] = 24.0,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what two feeds of one source said: agreement and delay per field, and where they end apart."""
+    import msgspec
+
+    from pipeline.domain.identifiers import Millis
+    from pipeline.ops.logs import subject
+    from pipeline.ops.render_feeds import feeds_table
+    from pipeline.ops.topics import KafkaTopics
+    from pipeline.roles.feeds import compare
+    from pipeline.roles.process import codec_of
+
+    settings = _settings(config)
+    now = _now()
+    since = Millis(now - int(hours * 3_600_000))
+    topics = KafkaTopics(settings.kafka)
+    found = _kafka(lambda: compare(topics, codec_of(settings), source_system, (first, second), since, now))
+    digest_key = settings.digest_key()
+    if as_json:
+        shown = msgspec.structs.replace(found, different=tuple(subject(key.encode(), digest_key) for key in found.different))
+        typer.echo(msgspec.json.encode(shown).decode())
+    else:
+        console.print(feeds_table(found, lambda key: subject(key.encode(), digest_key)))
+
+
+@feeds.command("live")
+def feeds_live(
+    source_system: Annotated[str, typer.Argument(help="The source.")],
+    feed: Annotated[str, typer.Argument(help="Its feed that is applied from now on; its others are only compared.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit log.")],
+    facility: Annotated[str | None, typer.Option(help="Only at this facility; else wherever none has its own.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    config: Config = None,
+) -> None:
+    """Name the live feed of a source. Naming the former one again rolls back."""
+    from pipeline.domain.policy import Live
+    from pipeline.roles.feeds import go_live
+    from pipeline.roles.process import codec_of
+
+    settings = _settings(config)
+    place = facility or "every facility without its own"
+    if not yes:
+        console.print(f"Would make {feed} the live feed of {source_system} at {place}. Add --yes to do it.")
+        return
+    live = Live(source_system, feed, facility)
+    before, policy = _kafka(lambda: go_live(settings, codec_of(settings), live, _actor(), reason, _now()))
+    console.print(f"{feed} is live for {source_system} at {place}, by policy {policy.version}.")
+    back = f"surgeline feeds live {source_system} {before}" if before else "surgeline policy apply, without this rule"
+    console.print(f"Before: {before or 'all feeds were applied'}. To go back: {back}")
 
 
 # -- looking

@@ -135,8 +135,8 @@ STAGES: Final[tuple[Stage, ...]] = (
     ),
     Stage(
         name="operator",
-        does="carries out operators' commands: policies, overrides, replays, topics, reading quarantine and audit",
-        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
+        does="carries out operators' commands: policies, feeds, overrides, replays, topics, reading quarantine and audit",
+        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
         produces=(*_LANDING, AUDIT, EPOCHS),
         command="surgeline",
     ),

@@ -38,7 +38,8 @@ __all__ = ["Accept", "Broken", "Position", "Redelivered", "Suppress", "Verdict",
 def decide(head: Head | None, at: Position, key: bytes | None, record: Event | Control | Broken, policy: Policy) -> Verdict:
     """Judge one landing record.
 
-    Checked in this order: already applied; readable and addressed to this entity; published twice; ignored by rule;
+    Checked in this order: already applied; readable and addressed to this entity; published twice; by a feed that is not
+    live; ignored by rule;
     each field: may the source say it, is it newer; does anything differ.
     """
     if head is not None and type(head.state) is not PAYLOADS[at.entity_type]:
@@ -69,6 +70,11 @@ def _event(head: Head | None, at: Position, key: bytes | None, event: Event, pol
             else (DecisionKind.CONFLICT, Reason.CONTENT_DIFFERS)
         )
         return Suppress(moved(head, at), decision_of(head, at, event, policy, kind, reason))
+    live = policy.live_feed(event.source_system, event.facility)
+    if live is not None and live != event.feed:
+        # Its id is not remembered: once the feed is live, a replay of it is decided anew.
+        decision = decision_of(head, at, event, policy, DecisionKind.IGNORED, Reason.FEED_NOT_LIVE)
+        return Suppress(moved(head, at) if head is not None else None, decision)
     for rule in policy.ignore:
         if _ignored(rule.entity, rule.event_types, rule.source_system, event):
             decision = decision_of(head, at, event, policy, DecisionKind.IGNORED, Reason.IGNORED_BY_RULE, detail=rule.reason)

@@ -67,6 +67,14 @@ Skew = Annotated[int, msgspec.Meta(ge=0, le=86_400, description="a record dated 
 Units = Mapping[Text, Mapping[Text, tuple[Text, ...]]]
 
 
+class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The one feed of a source system that is applied; what its other feeds say is judged as ignored, and can be compared."""
+
+    source_system: Text
+    feed: Text
+    facility: Text | None = None
+
+
 class OwnershipFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`ownership.yaml`: who may say what."""
 
@@ -74,6 +82,7 @@ class OwnershipFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     systems: tuple[System, ...]
     fields: Mapping[EntityType, Mapping[Text, FieldRule]]
     ignore: tuple[Ignore, ...] = ()
+    live: tuple[Live, ...] = ()
     future_skew_s: Skew = 300
 
 
@@ -97,6 +106,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     lanes: tuple[LaneRule, ...]
     units: Units
     ignore: tuple[Ignore, ...] = ()
+    live: tuple[Live, ...] = ()
     future_skew_s: Skew = 300
 
     def role_of(self, source_system: str) -> str | None:
@@ -107,6 +117,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
                 roles.clear()
             roles[source_system] = next((s.role for s in self.systems if fnmatch.fnmatchcase(source_system, s.system)), None)
         return roles[source_system]
+
+    def live_feed(self, source_system: str, facility: str) -> str | None:
+        """The feed of a source that is applied at a facility; None where all of them are."""
+        if not self.live:
+            return None
+        named = {each.facility: each.feed for each in self.live if each.source_system == source_system}
+        return named.get(facility, named.get(None))
 
     def rank(self, entity_type: EntityType, field: str, role: str) -> int | None:
         """0 for the role whose word counts most; None for a role that may not state the field."""
@@ -157,20 +174,34 @@ def policy_from(ownership: Mapping[str, object], lanes: Mapping[str, object]) ->
     who, first = _read("ownership", ownership, OwnershipFile), _read("lanes", lanes, LanesFile)
     if isinstance(who, str) or isinstance(first, str):
         raise BadPolicy([problem for problem in (who, first) if isinstance(problem, str)])
-    digest = hashlib.sha256(msgspec.json.encode([who, first], order="deterministic")).hexdigest()[:12]
-    policy = Policy(
-        version=f"{who.version}.{first.version}-{digest}",
-        systems=who.systems,
-        fields=who.fields,
-        lanes=first.rules,
-        units=first.units,
-        ignore=who.ignore,
-        future_skew_s=who.future_skew_s,
+    policy = _versioned(
+        f"{who.version}.{first.version}",
+        Policy(
+            version="0",
+            systems=who.systems,
+            fields=who.fields,
+            lanes=first.rules,
+            units=first.units,
+            ignore=who.ignore,
+            live=who.live,
+            future_skew_s=who.future_skew_s,
+        ),
     )
     problems = list(_problems(policy))
     if problems:
         raise BadPolicy(problems)
     return policy
+
+
+def _versioned(version: str, policy: Policy) -> Policy:
+    digest = hashlib.sha256(encode_policy(msgspec.structs.replace(policy, version="0")).encode()).hexdigest()[:12]
+    return msgspec.structs.replace(policy, version=f"{version}-{digest}")
+
+
+def with_live(policy: Policy, live: Live) -> Policy:
+    """The policy with another feed of a source live, at one facility or, without one, wherever no facility has its own."""
+    others = tuple(each for each in policy.live if (each.source_system, each.facility) != (live.source_system, live.facility))
+    return _versioned(policy.version.rpartition("-")[0], msgspec.structs.replace(policy, live=(*others, live)))
 
 
 def _read(name: str, document: Mapping[str, object], shape: type[File]) -> File | str:

@@ -58,6 +58,13 @@ def begin_offsets(settings: KafkaSettings, topic: str) -> Offsets:
         return {partition: low for partition, (low, _) in _bounds(consumer, at_broker(topic, settings.topic_prefix)).items()}
 
 
+def offsets_since(settings: KafkaSettings, topic: str, since_ms: int) -> Offsets:
+    """Offset of the first record that is not older than a time, per partition; the end where there is none. KafkaUnavailable."""
+    name = at_broker(topic, settings.topic_prefix)
+    with _consumer(settings) as consumer:
+        return {at.partition: at.offset for at in _starts(consumer, name, _bounds(consumer, name), since_ms)}
+
+
 def read_topic(
     settings: KafkaSettings, topic: str, *, start: Mapping[int, int] | None = None, end: Mapping[int, int] | None = None
 ) -> Iterator[Message]:

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.formats.avro import Record, Undecodable
 from pipeline.kafka.client import LOG, KafkaUnavailable, Message
-from pipeline.kafka.reader import begin_offsets, end_offsets, read_topic
+from pipeline.kafka.reader import begin_offsets, end_offsets, offsets_since, read_topic
 from pipeline.settings_model import KafkaSettings
 
 GROUP_TIMEOUT_S: Final = 15.0
@@ -59,6 +59,10 @@ class KafkaTopics:
     def read(self, topic: str, start: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Message]:
         """See `Topics`."""
         return read_topic(self._kafka, topic, start=start, end=end)
+
+    def since(self, topic: str, since_ms: int) -> Mapping[int, int]:
+        """Offset of the first record that is not older than a time, per partition; the end where there is none."""
+        return offsets_since(self._kafka, topic, since_ms)
 
     def committed(self, group: str) -> Mapping[tuple[str, int], int]:
         """See `Topics`."""

@@ -1,9 +1,11 @@
 """The shipped policy files, and putting a policy into force."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import yaml
 
@@ -16,6 +18,8 @@ from pipeline.kafka.producer import OutRecord
 from pipeline.roles.operator_log import operator_chain, publish_at_once
 from pipeline.settings import Settings
 from pipeline.stream.gate import POLICY_KEY
+
+NO_DETAIL: Final[Mapping[str, str]] = MappingProxyType({})
 
 FILES = ("ownership.yaml", "lanes.yaml")
 
@@ -60,7 +64,17 @@ def policy_records(policy: Policy, codec: Codec, actor: str, reason: str, now: M
     ]
 
 
-def apply_policy(settings: Settings, codec: Codec, policy: Policy, actor: str, reason: str, now: Millis) -> int:
+def apply_policy(
+    settings: Settings,
+    codec: Codec,
+    policy: Policy,
+    actor: str,
+    reason: str,
+    now: Millis,
+    *,
+    action: str = "policy.applied",
+    detail: Mapping[str, str] = NO_DETAIL,
+) -> int:
     """Put a policy into force everywhere, with its audit entry; the number of partitions told, once all is acknowledged.
 
     KafkaUnavailable: some partitions may have been told; repeating it is right.
@@ -69,10 +83,10 @@ def apply_policy(settings: Settings, codec: Codec, policy: Policy, actor: str, r
     entry = operator_chain(settings, codec, actor).append(
         at=now,
         actor=actor,
-        action="policy.applied",
+        action=action,
         subject=policy.version,
         reason=reason,
-        detail={"partitions": str(len(orders))},
+        detail={"partitions": str(len(orders)), **detail},
     )
     publish_at_once(settings, [entry, *orders])
     return len(orders)

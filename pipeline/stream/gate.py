@@ -57,6 +57,13 @@ def join_values(one: bytes, other: bytes) -> bytes:
     return join_positions(one, other)
 
 
+def policies_of(key: bytes | None, value: bytes | None, topic: str) -> tuple[tuple[int, str], ...]:
+    """Policies of a changelog record of the gate, each with the position from which it holds in a landing topic, of any prefix."""
+    if not key or not key.startswith(POLICY_KEY) or not key.endswith(topic.encode()) or not value or value[:1] != POLICY_MARK:
+        return ()
+    return tuple((p.since, p.text) for p in _HISTORY.decode(memoryview(value)[1:]))
+
+
 def _last_policy(data: bytes) -> int:
     return max((p.since for p in _HISTORY.decode(memoryview(data)[1:])), default=0)
 

@@ -28,7 +28,7 @@ from pipeline.domain.event import (
 from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Suppress, Verdict, decide
 from pipeline.domain.head import RING_LENGTH, Head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, epoch_and_offset, revision_of
-from pipeline.domain.policy import Ignore, Policy
+from pipeline.domain.policy import Ignore, Live, Policy, with_live
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Lane, Reason
 from tests.support.policies import shipped_policy
 
@@ -470,3 +470,26 @@ def test_decisions_carry_no_value() -> None:
     verdict = gate.say(Bed(environment=Environment.DIRTY), 100)
     assert isinstance(verdict, Suppress)
     assert b"DIRTY" not in msgspec.json.encode(verdict.decision)
+
+
+def test_a_feed_that_is_not_live_changes_nothing_and_is_decided_anew_once_it_is() -> None:
+    policy = with_live(shipped_policy(), Live("capacity", "adt"))
+    gate = Gate(policy)
+    gate.say(DIRTY, recorded=100, feed="adt")
+    before = gate.head
+    waiting = gate.event(CLEAN, recorded=200, feed="fhir")
+    verdict = gate.land(waiting)
+    assert judged(verdict) == (DecisionKind.IGNORED, Reason.FEED_NOT_LIVE)
+    assert gate.state == DIRTY
+    assert before is not None
+    assert gate.head is not None
+    assert (gate.head.ring, gate.head.clocks) == (before.ring, before.clocks)
+    gate.policy = with_live(policy, Live("capacity", "fhir"))
+    assert accepted(gate.land(waiting)).accepted.changed == ("environment",)
+    assert judged(gate.say(DIRTY, recorded=300, feed="adt")) == (DecisionKind.IGNORED, Reason.FEED_NOT_LIVE)
+
+
+def test_a_source_of_which_no_feed_is_named_live_speaks_by_all_of_them() -> None:
+    gate = Gate(with_live(shipped_policy(), Live("capacity", "adt", "ELSEWHERE")))
+    gate.say(DIRTY, recorded=100, feed="adt")
+    assert accepted(gate.say(CLEAN, recorded=200, feed="fhir"))
