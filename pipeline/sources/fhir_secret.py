@@ -1,4 +1,4 @@
-"""The secret that a server's notifications must bear. Its file is read anew each time, so that it is rotated without a restart."""
+"""The secret that a server's notifications must bear. Its file is read anew each time: it is rotated without a restart."""
 
 import hashlib
 import hmac

@@ -84,7 +84,9 @@ class FhirServer:
     async def first_page(self, search: str, since: Millis) -> Page | Failed:
         """Oldest change first: what `search` (`Type` or `Type?a=b`) finds that was changed at `since` or later."""
         joint = "&" if "?" in search else "?"
-        terms = urlencode({"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated", "_count": PAGE_COUNT}, safe=":")
+        terms = urlencode(
+            {"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated", "_count": PAGE_COUNT}, safe=":"
+        )
         return await self.page(f"{search}{joint}{terms}")
 
     async def page(self, target: str) -> Page | Failed:
@@ -105,7 +107,7 @@ class FhirServer:
         return Page(found, following) if following is not None else Failed(reply.status, passing=False)
 
     def target_of(self, url: str) -> str | None:
-        """What of a link is below our base; None for a link elsewhere. The host is never taken from a link: it would get our token.
+        """What of a link is below our base; None for a link elsewhere. Its host is never asked: it would get our token.
 
         Behind a proxy a server often writes links with another host than it is reached by, but with the same path.
         """

@@ -18,7 +18,7 @@ HEARTBEAT: Final = f"{BACKPORT}/backport-heartbeat-period"
 TIMEOUT: Final = f"{BACKPORT}/backport-timeout"
 CHANNEL_TYPES: Final = "http://terminology.hl7.org/CodeSystem/subscription-channel-type"
 MEDIA_TYPE: Final = "application/fhir+json"
-SECRET_HEADER: Final = "Authorization"
+HOOK_HEADER: Final = "Authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def subscription_body(wanted: Wanted, secret: str) -> Body:
     channel: Body = {
         "type": "rest-hook",
         "endpoint": wanted.endpoint,
-        "header": [f"{SECRET_HEADER}: Bearer {secret}"],
+        "header": [f"{HOOK_HEADER}: Bearer {secret}"],
     }
     body: Body = {"resourceType": "Subscription", "status": "requested", "reason": wanted.reason, "criteria": wanted.criteria}
     if wanted.channel == "classic":
@@ -74,7 +74,7 @@ def _r5(wanted: Wanted, secret: str) -> Body:
         "topic": wanted.criteria,
         "channelType": {"system": CHANNEL_TYPES, "code": "rest-hook"},
         "endpoint": wanted.endpoint,
-        "parameter": [{"name": SECRET_HEADER, "value": f"Bearer {secret}"}],
+        "parameter": [{"name": HOOK_HEADER, "value": f"Bearer {secret}"}],
         "contentType": MEDIA_TYPE,
         "content": wanted.content,
     }
@@ -127,7 +127,12 @@ def asked_for(body: Body) -> tuple[object, ...]:
     """What a subscription asks for, comparable over servers that add members or change their order. Holds the secret."""
     if "channelType" in body or "topic" in body:
         filters = sorted(
-            (str(each.get("resourceType", "")), str(each.get("filterParameter")), str(each.get("value")), str(each.get("modifier")))
+            (
+                str(each.get("resourceType", "")),
+                str(each.get("filterParameter")),
+                str(each.get("value")),
+                str(each.get("modifier")),
+            )
             for each in elements(body, "filterBy")
         )
         parameters = sorted((str(each.get("name")), str(each.get("value"))) for each in elements(body, "parameter"))
