@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.domain.event import Bed, Encounter, EntityType, Event, Patient, Procedure, SequenceBasis, Transfer, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
-from pipeline.formats.fhir import inbound_encounter, inbound_location, inbound_patient
+from pipeline.formats.fhir import inbound_appointment, inbound_encounter, inbound_location, inbound_patient, inbound_task
 from pipeline.formats.fhir.codec import canonical
 from pipeline.formats.fhir.inbound_names import Names, literal_of
 from pipeline.formats.fhir.inbound_reading import Draft, Reading, Scope, missing
@@ -43,6 +43,8 @@ _READERS: Final[dict[str, tuple[EntityType, Callable[[Reading], tuple[Draft, ...
     "Location": (EntityType.BED, inbound_location.drafts),
     "Encounter": (EntityType.ENCOUNTER, inbound_encounter.drafts),
     "Patient": (EntityType.PATIENT, inbound_patient.drafts),
+    "Task": (EntityType.TRANSFER, inbound_task.drafts),
+    "Appointment": (EntityType.PROCEDURE, inbound_appointment.drafts),
 }
 """Resource types that are mapped."""
 
@@ -60,8 +62,14 @@ _REFERENCES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "Location": (("partOf",),),
     "Encounter": (("subject",), ("location", "location"), ("episodeOfCare",)),
     "Patient": (("link", "other"),),
+    "Task": (("for",), ("encounter",), ("location",)),
+    "Appointment": (("participant", "actor"), ("supportingInformation",)),
 }
 """Elements by which a resource names others, by type."""
+
+
+_NAMED_TYPES: Final = frozenset({"Patient", "Encounter", "Location", "EpisodeOfCare"})
+"""Types of resources that an event may name; what else a reference leads to is not read."""
 
 
 def needed(resource: Body, origin: Origin, profile: Profile, known: Mapping[str, Body] = NOTHING_KNOWN) -> tuple[str, ...]:
@@ -75,7 +83,9 @@ def needed(resource: Body, origin: Origin, profile: Profile, known: Mapping[str,
     for path in _REFERENCES.get(kind, ()) if isinstance(kind, str) else ():
         for reference in _at(resource, path):
             name = literal_of(reference)
-            if name is not None and name not in known and not _is_named(reference, naming):
+            if name is None or name.partition("/")[0] not in _NAMED_TYPES:
+                continue
+            if name not in known and not _is_named(reference, naming):
                 found[name] = None
     return tuple(found)
 

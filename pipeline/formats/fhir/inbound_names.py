@@ -59,6 +59,15 @@ class Names:
             raise _unresolved(path, target)
         return self.identity(entity_type, resource, f"{path}.resolve().identifier")
 
+    def reference_if_known(self, entity_type: EntityType, target: str, reference: Body, path: str) -> Reference | None:
+        """As `reference`; None where its target is not known by an identifier of ours."""
+        try:
+            return self.reference(entity_type, target, reference, path)
+        except Refusal as refusal:
+            if refusal.rejected.reason in (RejectedBecause.UNRESOLVED, RejectedBecause.AMBIGUOUS_IDENTITY):
+                return None
+            raise
+
     def episode(self, reference: Body, path: str) -> Reference | None:
         """The episode of care; None for one that no system of the profile's names."""
         self._check_target(reference, ("EpisodeOfCare",), path)
