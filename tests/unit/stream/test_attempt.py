@@ -24,7 +24,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
 from pipeline.domain.pending import on_accepted
-from pipeline.domain.records import Accepted, OutcomeKind, Reason
+from pipeline.domain.records import Accepted, OutcomeKind, Reason, Would
 from pipeline.stream.attempt import READ_BACKS, REREADS, Attempt, Verdict
 from tests.support.changes import change, encoded, key_of
 
@@ -65,6 +65,9 @@ class Room:
 
     def deadline(self) -> Millis:
         return Millis(self.clock + self.timeout_ms)
+
+    def pause_s(self) -> float:
+        return self.pause
 
     async def pace(self) -> None:
         self.clock += self.pace_ms
@@ -274,3 +277,87 @@ async def test_the_partition_is_asked_for_after_the_rate_let_it_through() -> Non
     room.pace = pace  # type: ignore[method-assign]
     assert await attempted(room) is None
     assert "send" not in room.calls
+
+
+async def test_what_may_not_be_written_is_read_compared_and_never_sent() -> None:
+    room = Room()
+    room.flags, room.kept = [False], OLD
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason, verdict.would) == (OutcomeKind.SHADOWED, Reason.SHADOW, Would.UPDATE)
+    assert (verdict.fields, verdict.remote_id, verdict.shown) == (("environment",), "r", OLD.revision)
+    assert room.calls == ["read"], "the destination itself was looked at, not what was kept of it"
+
+
+@pytest.mark.parametrize(
+    ("read", "differing", "would"),
+    [(Absent(), ("environment",), Would.CREATE), (OLD, (), Would.MARK), (OLD, ("staffed",), Would.UPDATE)],
+)
+async def test_a_comparison_says_what_the_write_would_have_done(read: Read, differing: tuple[str, ...], would: Would) -> None:
+    room = Room()
+    room.flags, room.reads, room.differing = [False], [read], differing
+    verdict = await verdict_of(room)
+    assert (verdict.would, verdict.fields) == (would, differing)
+
+
+@pytest.mark.parametrize(
+    "built",
+    [
+        Refused(Reason.REFUSED_INVALID),
+        Suppressed(Reason.RESERVATION_UNTELLABLE, NEWEST.revision),
+        Suppressed(Reason.NEWER_AT_DESTINATION, NEWEST.revision),
+    ],
+)
+async def test_what_would_be_held_is_noted_with_its_reason_and_not_given_up(built: Suppressed | Refused) -> None:
+    room = Room()
+    room.flags, room.builds = [False], [built]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.reason, verdict.would) == (OutcomeKind.SHADOWED, built.reason, Would.HOLD)
+    assert room.calls == ["read"]
+
+
+async def test_a_read_that_is_refused_is_noted_and_one_that_may_pass_is_tried_again() -> None:
+    room = Room()
+    room.flags, room.reads = [False], [Refused(Reason.MULTIPLE_MATCHES)]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.would) == (OutcomeKind.SHADOWED, Would.HOLD)
+    room.reads = [Retry(Reason.UNAVAILABLE, 7.0)]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.after_s) == (OutcomeKind.FAILED, 7.0)
+
+
+async def test_what_the_destination_shows_already_is_confirmed_though_it_may_not_be_written_any_more() -> None:
+    """It was sent before the flag was flipped, and its answer was lost."""
+    room = Room()
+    room.flags, room.builds = [False], [Suppressed(Reason.ALREADY_THERE, NEWEST.revision)]
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+
+
+async def test_a_flag_that_is_flipped_after_the_request_was_built_still_stops_it() -> None:
+    room = Room()
+    room.flags = [True, True, False]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.would, room.calls) == (OutcomeKind.SHADOWED, Would.UPDATE, ["read"])
+
+
+async def test_a_write_that_was_sent_before_its_flag_was_flipped_ends_by_itself() -> None:
+    room = Room()
+
+    async def flipped() -> Outcome:
+        room.flags = [False]
+        return Confirmed("r", "W/2", NEWEST.revision)
+
+    room.sends = [flipped]
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+
+
+async def test_a_write_that_met_somebody_elses_is_not_sent_again_after_a_flip() -> None:
+    room = Room()
+
+    async def met() -> Outcome:
+        room.flags = [False]
+        return VersionMismatch()
+
+    room.sends = [met]
+    verdict = await verdict_of(room)
+    assert (verdict.kind, verdict.would) == (OutcomeKind.SHADOWED, Would.UPDATE)
+    assert room.calls.count("send") == 1

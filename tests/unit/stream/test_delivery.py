@@ -29,6 +29,7 @@ from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
 from pipeline.stream.delivery import FAULT_WAIT_MS, Change, Delivery, Limits
+from pipeline.stream.shadows import Rollout
 from tests.support import changes
 from tests.support.changes import WRITER, change, key_of
 
@@ -200,6 +201,7 @@ class World:
         threshold: int = 100,
         concurrency: int = 8,
         order: Order | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         self.clock = Clock()
         self.ehr = FakeEhr()
@@ -222,6 +224,7 @@ class World:
             lambda: 0.0,
             WRITER,
             order,
+            rollout,
         )
 
     def accept(self, accepted: Accepted) -> None:
@@ -593,7 +596,7 @@ async def test_refusals_by_rate_slow_down_and_never_open_the_breaker_or_park() -
     world.ehr.answers = [Retry(Reason.RATE_LIMITED, 5.0)] * 6
     world.accept(change(5))
     await world.run()
-    assert world.limiter.allowed == 4
+    assert world.delivery.throttle.per_s() == 500_000.0
     assert world.ledger.log[0][1].retry_at == world.clock.now + 5_000
     await world.live(step_ms=5_000)
     assert world.ledger.kinds() == [OutcomeKind.FAILED] * 6 + [OutcomeKind.CONFIRMED]
