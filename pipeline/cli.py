@@ -126,6 +126,16 @@ def run_mllp(config: Config = None) -> None:
     raise typer.Exit(run_role(_settings(config, "mllp"), "mllp", "0", MllpRole))
 
 
+@run.command("fhir")
+def run_fhir(config: Config = None) -> None:
+    """Subscribe at FHIR servers, take their notifications, and read again what was missed."""
+    from pipeline.roles.fhir import FhirRole
+    from pipeline.roles.process import run_role
+
+    settings = _settings(config, "fhir")
+    raise typer.Exit(run_role(settings, "fhir", settings.fhir.instance, FhirRole))
+
+
 @run.command("timers")
 def run_timers(config: Config = None) -> None:
     """End what is valid until a time: a bed's promise or block, a diversion."""

@@ -39,7 +39,7 @@ class Fields(TypedDict, total=False):
 
 
 FIELD_HELP: Final[dict[str, str]] = {
-    "role": "role of the process: gate, writer, http, mllp, timers",
+    "role": "role of the process: gate, writer, http, mllp, fhir, timers",
     "instance": "stable name of the instance",
     "source": "way in or source system, from a declared list",
     "entity_type": "what it is about: bed, encounter …",
@@ -116,6 +116,16 @@ INTAKE_FAULT: Final = _line(
 CONNECTION_OPENED: Final = _line("info", "connection.opened", "source count", "A sender connected.")
 CONNECTION_CLOSED: Final = _line("info", "connection.closed", "source count", "A sender's connection ended.")
 CONNECTION_REFUSED: Final = _line("warning", "connection.refused", "source reason", "A sender was not let in.")
+FEED_ASKED: Final = _line("info", "feed.asked", "source cause reason", "A FHIR server did what was asked of it for a feed.")
+FEED_NOT_ASKED: Final = _line(
+    "warning",
+    "feed.not_asked",
+    "source cause reason",
+    "A FHIR server did not do what was asked of it for a feed; it is asked again later, or done in another way.",
+)
+FEED_REJECTED: Final = _line(
+    "warning", "feed.rejected", "source cause", "A resource breaks a rule: it is kept in `quarantine`, with rule and remedy."
+)
 
 # Kafka.
 PARTITIONS_ASSIGNED: Final = _line("info", "partitions.assigned", "topic count", "Partitions came to this process.")

@@ -53,12 +53,14 @@ ACCEPTED: Final = "ACCEPTED"
 VERDICT: Final = _label("kind", (ACCEPTED, *(kind.value for kind in DecisionKind)))
 OUTCOME: Final = _label("outcome", (kind.value for kind in OutcomeKind))
 MODE: Final = _label("mode", (mode.value for mode in Mode))
-SOURCE: Final = _label("source", ("http", "mllp"))
+SOURCE: Final = _label("source", ("http", "mllp", "fhir"))
 CODE: Final = _label(
     "code",
     (
         "200",
         "202",
+        "204",
+        "400",
         "207",
         "401",
         "403",
@@ -86,6 +88,11 @@ TABLE: Final = _label("table", (HEADS_TABLE, PENDING_TABLE))
 ASKED: Final = _label("operation", ("read", "send", "read_back"))
 NEWS: Final = _label("news", (news.value for news in News))
 DESTINATION: Final = Label("destination", None)
+FEED: Final = Label("feed", None)
+WAY: Final = _label("way", ("notified", "read", "fetched", "reread"))
+FOUND_TO_BE: Final = _label("result", ("mapped", "ignored", "rejected", "gone"))
+SERVER_ASKED: Final = _label("what", ("check", "status", "create", "restore", "fetch", "reread"))
+SERVER_DID: Final = _label("result", ("done", "failed", "absent", "unsupported"))
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 """Ours; Faust's sensor and the process's own metrics are added to it by whoever runs them."""
@@ -161,6 +168,27 @@ INTAKE_SECONDS: Final = _histogram(
 )
 INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "senders connected (over HTTP they are not counted)", SOURCE)
 INTAKE_PRESSURE: Final = _gauge("surgeline_intake_pressure_ratio", "how full the way to the broker is, 0 to 1", SOURCE)
+
+# FHIR subscriptions.
+FEED_RESOURCES: Final = _counter(
+    "surgeline_feed_resources_total", "resources of a FHIR server, by the way that they came", FEED, WAY, FOUND_TO_BE
+)
+FEED_ASKED: Final = _counter(
+    "surgeline_feed_asked_total",
+    "what was asked of a FHIR server for a feed, and what became of it",
+    FEED,
+    SERVER_ASKED,
+    SERVER_DID,
+)
+FEED_ACTIVE: Final = _gauge("surgeline_feed_subscription_active", "1 while the server says that it notifies", FEED)
+FEED_POLLING: Final = _gauge("surgeline_feed_polling", "1 while there is no working subscription and changes are polled", FEED)
+FEED_MISSING: Final = _gauge("surgeline_feed_missing_events", "events of which the number was not heard", FEED)
+FEED_OPEN_SECONDS: Final = _gauge(
+    "surgeline_feed_open_seconds", "for how long something is known to be missing and not read again; 0 for nothing", FEED
+)
+FEED_HEARD_SECONDS: Final = _gauge(
+    "surgeline_feed_heard_seconds", "time since the server was last heard, heartbeats included; -1 for never", FEED
+)
 
 # Gate.
 GATE_DECISIONS: Final = _counter("surgeline_gate_decisions_total", "landing positions judged", VERDICT, REASON, ENTITY_TYPE)

@@ -78,7 +78,7 @@ class Feed:
         self.name = name
         self.takes_empty = config.plan.wanted.channel == "classic"
         self._landing = Landing(name, config.tenant, config.server, mapper, clock, observer)
-        self._reading = Reading(server, clock)
+        self._reading = Reading(server, mapper.needed, clock)
         self._life = Life(config.watch, state or first_state(now), known.subscription if known is not None else None)
         self._keeper = Keeper(config.plan, secret, server, self._life, self._reading, self._landing, clock, observer)
         self._cursor = cursor

@@ -47,7 +47,11 @@ Answer = Taken | NotTaken | Refused
 class Mapper(Protocol):
     """Resources to events (`pipeline.formats.fhir.inbound`)."""
 
-    def __call__(self, resource: Body, known: Mapping[str, Body], received_at: Millis) -> Verdict:
+    def needed(self, resource: Body, known: Mapping[str, Body]) -> Sequence[str]:
+        """`Type/id` of what it refers to and what has to be read before it can be mapped."""
+        ...
+
+    def events(self, resource: Body, known: Mapping[str, Body], received_at: Millis) -> Verdict:
         """`known`: resources that references may lead to, by `Type/id`."""
         ...
 
@@ -84,7 +88,7 @@ class Landing:
     ) -> None:
         self._feed = feed
         self._names = (tenant, "fhir", server)
-        self._map = mapper
+        self._mapper = mapper
         self._clock = clock
         self._observer = observer
         self._max_recent = max_recent
@@ -135,7 +139,7 @@ class Landing:
         for resource in resources:
             name = version_of(resource) or hashlib.sha256(canonical(resource)).hexdigest()
             batch.names.append(name)
-            verdict = self._map(resource, known, now)
+            verdict = self._mapper.events(resource, known, now)
             match verdict:
                 case Mapped(events):
                     fresh = [event for event in events if (event.event_id, event.content_hash) not in seen]

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.notification import NotifiedEvent
-from pipeline.formats.fhir.owned import Body, Json
-from pipeline.formats.fhir.references import own_name, reference_of
+from pipeline.formats.fhir.owned import Body
+from pipeline.formats.fhir.references import own_name
 from pipeline.sources.fhir_landing import unreadable
 from pipeline.sources.fhir_server import Failed, FhirServer, Gone, Page, last_updated
 from pipeline.sources.protocol import Broken
@@ -18,10 +18,6 @@ MAX_READS: Final = 8
 """Resources read at once for one feed."""
 MAX_REFERENCES: Final = 50
 """References of one resource that are followed."""
-MAX_DEPTH: Final = 20
-"""How deep references are looked for in a resource."""
-REFERRED: Final = frozenset({"Patient", "Location", "Encounter", "EpisodeOfCare"})
-"""Types whose identifiers name our entities: references to them are followed."""
 KNOWN_MS: Final = 300_000
 """How long a resource that is referred to is known without being read again: identifiers hardly change."""
 MAX_KNOWN: Final = 5_000
@@ -59,10 +55,13 @@ class Reading:
     def __init__(
         self,
         server: FhirServer,
+        needed: Callable[[Body, Mapping[str, Body]], Sequence[str]],
         clock: Callable[[], Millis],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`needed` gives `Type/id` of what a resource refers to and what is not among the known ones."""
         self._server = server
+        self._needed = needed
         self._clock = clock
         self._pause = pause
         self._slots = asyncio.Semaphore(MAX_READS)
@@ -92,7 +91,7 @@ class Reading:
     async def refer(self, resources: Sequence[Body], known: dict[str, Body]) -> Failed | None:
         """Add to `known` what the resources refer to, as far as the server shows it; Failed where it may do so later."""
         known |= {name: each for each in resources if (name := own_name(each)) is not None}
-        missing = {name for each in resources for name in references_in(each)} - known.keys()
+        missing = {name for each in resources for name in self._needed(each, known)[:MAX_REFERENCES]}
         fresh = self._clock() - KNOWN_MS
         asked = []
         for name in missing:
@@ -154,33 +153,6 @@ class Reading:
         self._known.move_to_end(name)
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-
-
-def references_in(resource: Body) -> list[str]:
-    """`Type/id` of each literal reference to a type that names an entity of ours, the first `MAX_REFERENCES`."""
-    found: dict[str, None] = {}
-    for text in _literals(resource, 0):
-        name = reference_of(text)
-        if name is not None and name.partition("/")[0] in REFERRED:
-            found[name] = None
-            if len(found) == MAX_REFERENCES:
-                break
-    return list(found)
-
-
-def _literals(node: Json, depth: int) -> Iterator[Json]:
-    if depth > MAX_DEPTH:
-        return
-    children: Iterable[Json] = ()
-    if isinstance(node, dict):
-        if "reference" in node:
-            yield node["reference"]
-        children = node.values()
-    elif isinstance(node, list):
-        children = node
-    for child in children:
-        if isinstance(child, dict | list):
-            yield from _literals(child, depth + 1)
 
 
 def _newest_if_sorted(resources: Sequence[Body]) -> Millis | None:
