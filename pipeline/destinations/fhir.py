@@ -39,7 +39,6 @@ from pipeline.formats.fhir.outcome import Meaning, classify
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resource import carries
-from pipeline.formats.fhir.revision import read_mark
 
 DEFAULT_ATTEMPT_TIMEOUT_S: Final = 10.0
 SERVER_ERROR: Final = 500
@@ -144,7 +143,7 @@ class FhirDestination:
 
     async def _written(self, request: Request) -> Exchange:
         """In company where the profile lets it, else alone."""
-        entry = entry_of_write(request, self.builder.profile.bundle)
+        entry = None if self._has_own_base(request.write) else entry_of_write(request, self.builder.profile.bundle)
         part = await self._in_company(entry, request.write.deadline_at)
         if part is not ALONE:
             return as_if_alone(request, part)
@@ -152,7 +151,8 @@ class FhirDestination:
         if timeout_s <= 0:
             return NotSent(Reason.TIMEOUT)
         headers = (*_MINIMAL, *request.headers)
-        exchange = await self._http.exchange(request.method, request.target, headers, encoded(request), timeout_s)
+        target = self.builder.under_base(request.write.accepted.entity_type, request.target)
+        exchange = await self._http.exchange(request.method, target, headers, encoded(request), timeout_s)
         if self._bundles is not None and entry is not None and isinstance(exchange, Answer) and exchange.status < SERVER_ERROR:
             self._bundles.acquit(entry)
         return exchange
@@ -166,17 +166,22 @@ class FhirDestination:
     async def _post_bundle(self, data: bytes, timeout_s: float) -> Exchange:
         return await self._http.exchange("POST", "", (("Content-Type", JSON_TYPE), *_MINIMAL), data, timeout_s)
 
+    def _has_own_base(self, write: PendingWrite) -> bool:
+        """Whether the EHR serves this resource at a base of its own: then no bundle of the common one can hold it."""
+        return self.builder.under_base(write.accepted.entity_type, "") != ""
+
     def _compare(self, request: Request, current: Current) -> ReadBack:
         accepted = request.write.accepted
         if current.revision > accepted.revision:
             return Newer(current.revision)
         if self.builder.agrees(accepted, current):
-            return Confirmed(current.remote_id, current.etag, current.revision)
+            return Confirmed(current.remote_id, current.etag, accepted.revision)
         return NotApplied()
 
     async def _read_by_id(self, subject: Subject, write: PendingWrite) -> Current | Absent | Refused | Retry:
         target = f"{subject.resource.resource_type}/{write.remote_id}"
-        entry = entry_of_read(target, write.lane, self.builder.profile.bundle)
+        entry = None if self._has_own_base(write) else entry_of_read(target, write.lane, self.builder.profile.bundle)
+        target = self.builder.under_base(subject.resource.entity_type, target)
         answer = await self._ask("GET", target, (), None, write.deadline_at, entry)
         if not isinstance(answer, Answer):
             return answer
@@ -185,14 +190,15 @@ class FhirDestination:
         body = answer.body
         if body is None or body.get("resourceType") != subject.resource.resource_type:
             return Retry(Reason.ERROR_IN_BODY)
-        if not carries(body, subject.ident) and read_mark(body) is None:
+        if not carries(body, subject.ident) and self.builder.mark_in(body) is None:
             return Absent()  # the id names something else by now
         return self.builder.current_of(body, answer.etag or etag_of(body))
 
     async def _search(self, subject: Subject, deadline_at: Millis) -> Current | Absent | Refused | Retry:
         resource_type = subject.resource.resource_type
         form = {"identifier": subject.ident.token(), "_count": str(SEARCH_COUNT)}
-        answer = await self._ask("POST", f"{resource_type}/_search", (("Prefer", "handling=strict"),), form, deadline_at)
+        target = self.builder.under_base(subject.resource.entity_type, f"{resource_type}/_search")
+        answer = await self._ask("POST", target, (("Prefer", "handling=strict"),), form, deadline_at)
         if not isinstance(answer, Answer):
             return answer
         if answer.status == 404 or answer.body is None or answer.body.get("resourceType") != "Bundle":
@@ -244,7 +250,7 @@ class FhirDestination:
             return
         for entry, answer in zip(asked[:-1], answers[:-1], strict=True):
             identifiers, remote_id = elements(entry["resource"], "identifier"), id_of(answer)
-            if identifiers and remote_id is not None:
+            if identifiers and remote_id is not None and entry["resource"]["resourceType"] == "Location":
                 self._places.learn(Ident(identifiers[0]["system"], identifiers[0]["value"]), remote_id)
 
     def _time_left(self, deadline_at: Millis) -> float:

@@ -16,10 +16,10 @@ from pipeline.formats.fhir.codec import encode
 from pipeline.formats.fhir.location import with_known_place
 from pipeline.formats.fhir.naming import Ident, Naming, query_quoted
 from pipeline.formats.fhir.owned import Body, Json, Misshapen, Owned, apply_owned
-from pipeline.formats.fhir.profile import Profile
+from pipeline.formats.fhir.profile import OWNER_FIRST, Profile
 from pipeline.formats.fhir.resource import ResourceMap, urn_of
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_of, read_mark, with_mark
+from pipeline.formats.fhir.revision import Carrier, Mark, carrier_of, changed_fields_at_ehr, is_ours
 
 JSON_TYPE: Final = "application/fhir+json"
 MIN_DIGEST_KEY_BYTES: Final = 16
@@ -48,9 +48,19 @@ class Builder:
         if not MIN_DIGEST_KEY_BYTES <= len(self.digest_key) <= MAX_DIGEST_KEY_BYTES:
             raise ValueError(f"a digest key has {MIN_DIGEST_KEY_BYTES} to {MAX_DIGEST_KEY_BYTES} bytes")
 
+    @property
+    def carrier(self) -> Carrier:
+        """Where our revision travels at this EHR."""
+        return carrier_of(self.profile)
+
     def maps(self, entity_type: EntityType) -> bool:
         """Whether the profile lets this entity type out."""
         return entity_type in self.profile.resources and entity_type in RESOURCES
+
+    def under_base(self, entity_type: EntityType, target: str) -> str:
+        """`target` below the server's base address: below the resource's own base path, where the profile gives one."""
+        resource = self.profile.resources.get(entity_type)
+        return "/".join(part for part in (resource.base_path if resource else "", target) if part)
 
     def subject(self, accepted: Accepted) -> Subject:
         """What `accepted` is about, as this EHR names it."""
@@ -80,8 +90,12 @@ class Builder:
             return Refused(Reason.REFUSED_INVALID)
 
     def agrees(self, accepted: Accepted, current: Current) -> bool:
-        """Whether `current` shows this very revision, and in each owned field what the state says."""
-        if (current.revision, current.state_hash) != (accepted.revision, accepted.state_hash):
+        """Whether `current` shows this very revision, and in each owned field what the state says.
+
+        Where no revision travels the fields alone have to do.
+        """
+        told = (current.revision, current.state_hash) == (accepted.revision, accepted.state_hash)
+        if not told and self.profile.revision != "none":
             return False
         subject = self.subject(accepted)
         try:
@@ -116,11 +130,15 @@ class Builder:
         None where it carries none. Of `accepted` only the entity's name counts.
         """
         subject = self.subject(accepted)
-        return changed_fields_at_ehr(body, subject.resource.shown(body, subject.ident, subject.naming), self.digest_key)
+        return changed_fields_at_ehr(body, _shown(subject, body), self.digest_key, self.carrier)
+
+    def mark_in(self, body: Body) -> Mark | None:
+        """Our mark in a resource."""
+        return self.carrier.read(body)
 
     def current_of(self, body: Body, etag: str | None) -> Current:
         """A resource as read, with the revision that it carries. Without a fence no version is told: see `fence_of`."""
-        mark = read_mark(body)
+        mark = self.mark_in(body)
         revision, state_hash = (mark.revision, mark.state_hash) if mark else (NO_REVISION, None)
         return Current(str(body.get("id", "")), self.fence_of(etag), body, revision, state_hash)
 
@@ -131,10 +149,12 @@ class Builder:
     def _update(self, write: PendingWrite, current: Current, known: Mapping[Ident, str]) -> Request | Suppressed | Refused:
         accepted, subject = write.accepted, self.subject(write.accepted)
         if self.agrees(accepted, current):
-            return Suppressed(Reason.ALREADY_THERE, current.revision)
+            return Suppressed(Reason.ALREADY_THERE, accepted.revision)
         if current.etag is None and self.profile.fence == "if-match":
             return Refused(Reason.REFUSED_OTHER)  # without a version there is no fence, and the profile promises one
-        body = self._marked(subject, accepted, current.body, self._desired(subject, accepted, current.body))
+        body = self._marked(
+            subject, accepted, current.body, self._desired(subject, accepted, current.body), self._ours(subject, current)
+        )
         url = f"{subject.resource.resource_type}/{current.remote_id}"
         fence = self.fence_of(current.etag)
         body, entries = _placed(subject, accepted, body, known)
@@ -149,7 +169,9 @@ class Builder:
         how: Literal["never", "transaction-if-none-exist", "put-client-id"] = self.profile.resources[accepted.entity_type].create
         if how == "never":
             return Refused(Reason.REFUSED_MISSING)
-        body = self._marked(subject, accepted, *self._first(subject, accepted))
+        start, desired = self._first(subject, accepted)
+        made_up = frozenset(field for field, value in _shown(subject, start).items() if _says(value))
+        body = self._marked(subject, accepted, start, desired, made_up)
         body, entries = _placed(subject, accepted, body, known)
         if how == "put-client-id":
             return self._put_client_id(write, subject, body, entries)
@@ -179,21 +201,52 @@ class Builder:
 
     def _desired(self, subject: Subject, accepted: Accepted, current: Body) -> tuple[Owned, ...]:
         every = subject.resource.desired(accepted.state, subject.ident, subject.naming, current)
-        return self._allowed(accepted.entity_type, every)
+        fields = self.profile.fields_of(accepted.entity_type) - self._stated_by_owner(subject, current)
+        return tuple(owned for owned in every if owned.field in fields)
 
-    def _allowed(self, entity_type: EntityType, desired: tuple[Owned, ...]) -> tuple[Owned, ...]:
-        fields = self.profile.fields_of(entity_type)
-        return tuple(owned for owned in desired if owned.field in fields)
+    def _stated_by_owner(self, subject: Subject, current: Body) -> frozenset[str]:
+        """Fields in which the EHR of record has said, or taken back, what is its own to say first."""
+        first = OWNER_FIRST.get(subject.resource.entity_type)
+        if self.profile.role != "owner" or first is None:
+            return frozenset()
+        shown, mark = _shown(subject, current), self.mark_in(current)
+        written = mark.written(shown) if mark else frozenset()
+        return frozenset(
+            field
+            for field in first
+            if (mark and field in written and not is_ours(mark, field, shown, self.digest_key))
+            or (field not in written and _says(shown[field]))
+        )
+
+    def _ours(self, subject: Subject, current: Current) -> frozenset[str]:
+        """Fields that still show what we wrote at some time, whether the state speaks of them or not."""
+        mark, shown = self.mark_in(current.body), _shown(subject, current.body)
+        if mark is None:
+            return frozenset()
+        return frozenset(field for field in mark.written(shown) if is_ours(mark, field, shown, self.digest_key))
 
     def _written(self, subject: Subject, body: Body, desired: tuple[Owned, ...]) -> dict[str, Json]:
         fields = {owned.field for owned in desired}
-        shown = subject.resource.shown(body, subject.ident, subject.naming)
-        return {name: value for name, value in shown.items() if name in fields}
+        return {name: value for name, value in _shown(subject, body).items() if name in fields}
 
-    def _marked(self, subject: Subject, accepted: Accepted, current: Body, desired: tuple[Owned, ...]) -> Body:
+    def _marked(
+        self, subject: Subject, accepted: Accepted, current: Body, desired: tuple[Owned, ...], ours: frozenset[str]
+    ) -> Body:
+        """`current` with `desired` and the mark, which speaks of these fields and of those that are `ours` already."""
         body = apply_owned(current, desired)
-        written = self._written(subject, body, desired)
-        return with_mark(body, mark_of(accepted.revision, accepted.state_hash, written, self.digest_key))
+        shown, fields = _shown(subject, body), {owned.field for owned in desired} | ours
+        written = {name: value for name, value in shown.items() if name in fields}
+        carrier = self.carrier
+        return carrier.put(body, carrier.mark(accepted.revision, accepted.state_hash, written, shown, self.digest_key))
+
+
+def _shown(subject: Subject, body: Body) -> dict[str, Json]:
+    return subject.resource.shown(body, subject.ident, subject.naming)
+
+
+def _says(value: Json) -> bool:
+    """Whether a field as a resource shows it says anything."""
+    return any(map(_says, value)) if isinstance(value, list) else value not in (None, "", False)
 
 
 def _by_revision(accepted: Accepted, current: Current) -> Suppressed | Refused | None:

@@ -32,7 +32,7 @@ from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.references import is_id, is_type
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import changed_fields_at_ehr, read_mark
+from pipeline.formats.fhir.revision import carrier_of, changed_fields_at_ehr
 from pipeline.formats.rfc3339 import millis_of
 
 __all__ = ["Ignored", "IgnoredBecause", "Mapped", "Origin", "Rejected", "RejectedBecause", "Verdict", "events_of", "needed"]
@@ -158,14 +158,15 @@ def _recorded_at(resource: Body, kind: str) -> Millis:
 
 def _scope(resource: Body, entity_type: EntityType, names: Names, key: bytes) -> Scope:
     """What of the resource is the EHR's word."""
-    mark = read_mark(resource)
+    carrier = carrier_of(names.naming.profile)
+    mark = carrier.read(resource)
     if mark is None:
         return Scope()
     named = names.identity(entity_type, resource, f"{resource['resourceType']}.identifier")
     ident = names.naming.entity(entity_type, named.namespace, named.id)
     try:
         shown = RESOURCES[entity_type].shown(resource, ident, names.naming)
-        changed = changed_fields_at_ehr(resource, shown, key)
+        changed = changed_fields_at_ehr(resource, shown, key, carrier)
     except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         # The writer's own view of a resource takes its shape for granted; a body that lacks it is no resource of the standard.
         raise Refusal(
@@ -174,7 +175,7 @@ def _scope(resource: Body, entity_type: EntityType, names: Names, key: bytes) ->
             "the elements have the types that the standard gives them",
             "send the resource as the standard writes it",
         ) from error
-    return Scope(frozenset(field for field, _ in mark.digests), frozenset(changed or ()), marked=True)
+    return Scope(mark.written(shown), frozenset(changed or ()), marked=True)
 
 
 def _identity(resource: Body, kind: str, origin: Origin) -> tuple[str, ...]:

@@ -76,13 +76,18 @@ def _business_status(naming: Naming) -> Path:
 
 def _last_modified(transfer: Transfer, current: Body) -> tuple[Owned, ...]:
     """When the stage was reached; left out where that would be before the request (inv-1). Our extension has it anyway."""
-    if transfer.stage is UNSET:
+    authored = _effective(transfer.requested_at, current.get("authoredOn"))
+    modified = _effective(UNSET if transfer.stage is UNSET else transfer.stage and transfer.stage.at, current.get("lastModified"))
+    too_early = authored is not None and modified is not None and modified < authored
+    if transfer.stage is UNSET and not too_early:
         return ()
-    at = transfer.stage.at if transfer.stage else None
-    authored = same_moment(current.get("authoredOn")) if transfer.requested_at is UNSET else transfer.requested_at
-    if at is not None and isinstance(authored, int) and at < authored:
-        at = None
-    return moment("last_modified", ("lastModified",), at)
+    return moment("last_modified", ("lastModified",), None if too_early else modified)
+
+
+def _effective(stated: Json, present: Json) -> int | None:
+    """The time that the resource will have: the state's or, where it is silent, what is there."""
+    value = same_moment(present) if stated is UNSET else stated
+    return value if isinstance(value, int) else None
 
 
 def _destination(transfer: Transfer, naming: Naming, current: Body) -> tuple[Owned, ...]:
