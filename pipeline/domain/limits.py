@@ -230,6 +230,10 @@ class Refusals:
             self._known.popitem(last=False)
         return alone
 
+    def alone(self, key: bytes) -> int:
+        """How often this entity alone was refused."""
+        return self._known.get(key, (0, 0, 0))[0]
+
     def taken(self, key: bytes) -> None:
         """It took what was asked, or refused it for good: it answered."""
         self._taken += 1

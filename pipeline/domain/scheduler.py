@@ -47,7 +47,7 @@ class Scheduler(Protocol):
 
     def put(self, entry: Entry) -> None: ...
     def discard(self, key: bytes) -> None: ...
-    def take(self, now: Millis) -> Entry | None: ...
+    def take(self, now: Millis, critical_only: bool = False) -> Entry | None: ...
     def release(self, key: bytes) -> None: ...
     def wait_ms(self, now: Millis) -> int | None: ...
 
@@ -111,11 +111,11 @@ class LaneScheduler:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
         self._entries.pop(key, None)
 
-    def take(self, now: Millis) -> Entry | None:
-        """The entity to write now; it is under way until `release`."""
+    def take(self, now: Millis, critical_only: bool = False) -> Entry | None:
+        """The entity to write now, of any lane or of the critical one; it is under way until `release`."""
         self._wake(now)
         aged = self._aged_lane(now)
-        for lane in self._order(aged):
+        for lane in (Lane.CRITICAL,) if critical_only else self._order(aged):
             entry = self._pop(lane)
             if entry is not None:
                 self._count(lane, aged)

@@ -1,7 +1,7 @@
 """One attempt to bring one revision to a destination: read, build, send, and read back, within one deadline."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar, assert_never
 
@@ -47,6 +47,7 @@ class Room(Protocol):
     def now(self) -> Millis: ...
     def deadline(self) -> Millis: ...
     async def pace(self) -> None: ...
+    def pause_s(self) -> float: ...
     def is_ours(self, partition: int) -> bool: ...
     def may_write(self, accepted: Accepted) -> bool: ...
     def cached(self, key: bytes) -> Current | None: ...
@@ -68,6 +69,7 @@ class Verdict:
     shown: Revision = NO_REVISION
     shown_hash: str | None = None
     current: Current | None = None
+    took_ms: int = 0
     would: Would | None = None
     fields: tuple[str, ...] = ()
 
@@ -91,9 +93,10 @@ class Attempt:
         self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at, lane)
         self._shown = NO_REVISION
         self._shown_hash: str | None = None
+        self._took_ms = 0
 
     async def run(self) -> Verdict | None:
-        """The verdict; None if the partition went elsewhere before anything was sent."""
+        """The verdict; None if the partition went elsewhere, or the destination asked for a pause, before anything was sent."""
         for _ in range(REREADS + 1):
             step = await self._once()
             if step is not _AGAIN:
@@ -105,7 +108,10 @@ class Attempt:
         destination = self._room.destination
         current: Current | Absent | Refused | Retry | None = self._room.cached(self._key) if self._may_write() else None
         if current is None:
-            current = await self._within(lambda: destination.read(self._write), _NOT_READ)
+            await self._pace()
+            if self._room.pause_s() > 0:
+                return None
+            current = await self._in_time(destination.read(self._write), _NOT_READ)
         match current:
             case Refused(reason):
                 return self._held(reason)
@@ -154,7 +160,7 @@ class Attempt:
 
     async def _send(self, request: Request, current: Current | Absent) -> Verdict | _Again | None:
         await self._pace()
-        if not self._room.is_ours(self._partition):
+        if not self._room.is_ours(self._partition) or self._room.pause_s() > 0:
             return None
         if not self._may_write():
             return self._compared(current)  # the flag was flipped while this waited for its turn
@@ -181,7 +187,10 @@ class Attempt:
         """Neither failed nor done: ask. Not found now may still come true later; the version in the condition fences it."""
         self._room.forget(self._key)
         for _ in range(READ_BACKS):
-            answer = await self._within(lambda: self._room.destination.read_back(request), _NOT_TOLD)
+            await self._pace()
+            if (pause_s := self._room.pause_s()) > 0:
+                return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS, pause_s)
+            answer = await self._in_time(self._room.destination.read_back(request), _NOT_TOLD)
             match answer:
                 case Confirmed():
                     return self._confirmed(answer, None)
@@ -189,6 +198,8 @@ class Attempt:
                     return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS)
                 case Newer():
                     return self._verdict(OutcomeKind.FAILED, Reason.NEWER_AT_DESTINATION)
+                case Unknown(after_s=after_s) if after_s > 0:
+                    return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS, after_s)
                 case Unknown():
                     continue
                 case _:
@@ -214,12 +225,7 @@ class Attempt:
         etag: str | None = None,
         current: Current | None = None,
     ) -> Verdict:
-        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current)
-
-    async def _within(self, call: Callable[[], Awaitable[T]], late: T) -> T:
-        """The call's answer, or `late` at the attempt's deadline; each call keeps to the destination's rate."""
-        await self._pace()
-        return await self._in_time(call(), late)
+        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms)
 
     async def _pace(self) -> None:
         """Wait for the turn that the rate allows; our own waiting is not held against the destination."""
@@ -229,8 +235,12 @@ class Attempt:
         self._write = replace(self._write, deadline_at=self._deadline_at)
 
     async def _in_time(self, call: Awaitable[T], late: T) -> T:
-        left_s = max(0.05, (self._deadline_at - self._room.now()) / 1000)
+        """The call's answer, or `late` at the attempt's deadline."""
+        began_at = self._room.now()
+        left_s = max(0.05, (self._deadline_at - began_at) / 1000)
         try:
             return await asyncio.wait_for(call, left_s)
         except TimeoutError:
             return late
+        finally:
+            self._took_ms = max(self._took_ms, self._room.now() - began_at)

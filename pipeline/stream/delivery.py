@@ -10,11 +10,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiolimiter import AsyncLimiter
-
 from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.limits import Breaker, Limiter, next_delay
+from pipeline.domain.limits import Breaker, Limiter
 from pipeline.domain.occupants import STEP_MS, AnyOrder, Order, Turn
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
@@ -24,6 +22,7 @@ from pipeline.stream.bodies import Bodies
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 from pipeline.stream.ports import Ledger, Observer, Pendings
 from pipeline.stream.shadows import Rollout, Shadows, Unrestricted
+from pipeline.stream.throttle import Admits, Throttle
 from pipeline.stream.trouble import STUCK_LISTED, Trouble
 
 STUCK_AGAIN_S: Final = 5.0
@@ -34,24 +33,11 @@ IDLE_WAIT_S: Final = 0.5
 FLIPPED_AT_ONCE: Final = 100
 """Entities that are looked at anew in one go after a flip of the flags."""
 
-RATE_PERIOD_S: Final = 0.1
-"""Time over which the rate is kept: a burst is a tenth of a second's worth, or one request where that is less."""
-
-
 NOT_OURS_WAIT_MS: Final = 250
 """A write whose partition is not known to be ours waits this long, lest it read again and again while it is being assigned."""
 
 FAULT_WAIT_MS: Final = 30_000
 """An entity whose write met a fault that could not even be recorded waits this long."""
-
-_ABSENCE: Final = frozenset(
-    {Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS, Reason.UNAUTHENTICATED, Reason.NO_TOKEN}
-)
-"""The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
-
-
-_SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.PREREQUISITE})
-"""About the entity; such an attempt doesn't count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +57,6 @@ class Limits:
     attempt_timeout_s: float
     max_attempts: int
     rate_per_s: float
-
-
-def rate_of(rate_per_s: float) -> AsyncLimiter:
-    """Keeps to a rate, also to one of less than a request in RATE_PERIOD_S."""
-    period_s = max(RATE_PERIOD_S, 1 / rate_per_s)
-    return AsyncLimiter(max(1.0, rate_per_s * period_s), period_s)
 
 
 class Delivery:
@@ -99,8 +79,7 @@ class Delivery:
         rollout: Rollout | None = None,
     ) -> None:
         self.scheduler = LaneScheduler()
-        self.breaker = breaker
-        self.limiter = limiter
+        self.throttle = Throttle(limiter, breaker, limits.rate_per_s, limits.max_attempts, clock)
         self._destination = destination
         self._pendings = pendings
         self._ledger = ledger
@@ -119,9 +98,18 @@ class Delivery:
         self._trouble = Trouble()
         self._bodies = Bodies()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rate = rate_of(limits.rate_per_s)
         self._wake = asyncio.Event()
         self._stopping = False
+
+    @property
+    def limiter(self) -> Limiter:
+        """Writes at once."""
+        return self.throttle.limiter
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the destination is tried at all."""
+        return self.throttle.breaker
 
     # -- what the agent tells
 
@@ -195,14 +183,15 @@ class Delivery:
         """Start writes as they fall due, until `stop`."""
         while not self._stopping:
             now = self._clock()
-            if len(self._tasks) < self.limiter.allowed and self.breaker.allows(now):
-                entry = self.scheduler.take(now)
-                if entry is not None:
-                    self._start(entry, self.breaker.started())
-                    continue
-                await self._wait(self.scheduler.wait_ms(now))
+            admits = self.throttle.admits(now, len(self._tasks))
+            if admits is Admits.NOTHING:
+                await self._wait(self.throttle.wait_ms(now) or None)
+                continue
+            entry = self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
+            if entry is not None:
+                self._start(entry, self.breaker.started())
             else:
-                await self._wait(self.breaker.wait_ms(now) or None)
+                await self._wait(self.scheduler.wait_ms(now))
 
     async def stop(self, within_s: float) -> None:
         """Start nothing more; let what is under way end."""
@@ -259,9 +248,9 @@ class Delivery:
                 return
             verdict = await self._attempted(job, turn) if self.is_ours(job.partition) else None
             if verdict is None:
-                self._put_off(key, NOT_OURS_WAIT_MS, probe)
+                self._put_off(key, max(NOT_OURS_WAIT_MS, int(self.pause_s() * 1000)), probe)
                 return
-            self._learn(verdict, probe)
+            self.throttle.learn(key, verdict, probe)
             judged = await self._conclude(job, verdict)
         except asyncio.CancelledError:
             raise
@@ -300,7 +289,9 @@ class Delivery:
 
     async def _conclude(self, job: Job, verdict: Verdict) -> Judged:
         now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
-        judged = self._judged(pending, accepted, verdict, now)
+        # What may not be written can't be given up: it is due anew when the flags let it be.
+        given_up = OutcomeKind.PARKED if self.may_write(accepted) else OutcomeKind.SHADOWED
+        judged = self.throttle.judge(key, pending, verdict, given_up, self._draw())
         if verdict.current is not None and judged.kind is OutcomeKind.CONFIRMED and self._is_same_tenure(job):
             self._bodies.keep(key, job.partition, verdict.current)
         else:
@@ -343,40 +334,6 @@ class Delivery:
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure
 
-    def _judged(self, pending: Pending, accepted: Accepted, verdict: Verdict, now: Millis) -> Judged:
-        """Whether it is tried again, and when.
-
-        A probe of a destination that is away, a pause that it asks for, the lack of a token, and waiting for another entity
-        say nothing about this one: they don't count, or an outage would use up the attempts and the first hiccup after it would park what waited
-        longest.
-        """
-        kind, reason = verdict.kind, verdict.reason
-        away = (reason in _ABSENCE and self.breaker.is_open) or reason in _SAYS_NOTHING
-        attempts = max(1, pending.attempts + (0 if away else 1))
-        if kind is not OutcomeKind.FAILED:
-            return Judged(kind, reason, attempts, None)
-        if attempts >= self._limits.max_attempts and not away:
-            exhausted = Reason.ATTEMPTS_EXHAUSTED if reason is Reason.NONE else reason
-            # What may not be written can't be given up: it is due anew when the flags let it be.
-            end = OutcomeKind.PARKED if self.may_write(accepted) else OutcomeKind.SHADOWED
-            return Judged(end, exhausted, attempts, None)
-        delay = next_delay(attempts, self._draw(), verdict.after_s)
-        return Judged(kind, reason, attempts, Millis(now + int(delay.total_seconds() * 1000)))
-
-    def _learn(self, verdict: Verdict, probe: int) -> None:
-        now = self._clock()
-        if verdict.reason in _ABSENCE:
-            self.breaker.failed(now, probe)
-            self.limiter.refused(now)
-        elif verdict.reason in (Reason.INTERNAL, Reason.PREREQUISITE):
-            self.breaker.abandoned(probe)
-        else:
-            self.breaker.succeeded()
-            if verdict.reason is Reason.RATE_LIMITED:
-                self.limiter.refused(now)
-            else:
-                self.limiter.succeeded(now)
-
     def cached(self, key: bytes) -> Current | None:
         """Body of the last confirmed write, if it is still kept."""
         return self._bodies.get(key)
@@ -394,7 +351,11 @@ class Delivery:
 
     async def pace(self) -> None:
         """Wait for the turn that the rate allows."""
-        await self._rate.acquire()
+        await self.throttle.pace()
+
+    def pause_s(self) -> float:
+        """What is left of a pause that the destination asked for."""
+        return self.throttle.pause_s()
 
     def now(self) -> Millis:
         """The clock."""

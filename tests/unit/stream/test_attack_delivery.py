@@ -8,17 +8,9 @@ from pipeline.destinations.fhir_profile import load_profile
 from pipeline.destinations.protocol import Current
 from pipeline.domain.identifiers import Revision
 from pipeline.stream.bodies import Bodies
-from pipeline.stream.delivery import rate_of
 
 KEY = b"t1|bed|MAIN|B1"
 DIGEST_KEY = b"a key for tests, of 32 bytes....."
-
-
-@pytest.mark.parametrize("rate_per_s", [0.2, 1.0, 3.0, 10.0, 250.0])
-def test_a_rate_is_kept_also_below_one_request_in_a_period(rate_per_s: float) -> None:
-    limiter = rate_of(rate_per_s)
-    assert limiter.max_rate / limiter.time_period == pytest.approx(rate_per_s)
-    assert limiter.max_rate >= 1
 
 
 def current(etag: str | None, size: int = 0) -> Current:

@@ -53,6 +53,7 @@ class Room:
         self.deadlines: list[Millis] = []
         self.method = "PUT"
         self.pace_ms = 0
+        self.pause = 0.0
         self.flags = [True]
         self.differing: tuple[str, ...] = ("environment",)
 
@@ -361,3 +362,47 @@ async def test_a_write_that_met_somebody_elses_is_not_sent_again_after_a_flip() 
     verdict = await verdict_of(room)
     assert (verdict.kind, verdict.would) == (OutcomeKind.SHADOWED, Would.UPDATE)
     assert room.calls.count("send") == 1
+
+
+async def test_in_a_pause_nothing_is_asked_and_nothing_said() -> None:
+    room = Room()
+    room.pause = 5.0
+    assert await attempted(room) is None
+    assert room.calls == []
+
+
+async def test_a_pause_that_begins_after_the_read_stops_the_write() -> None:
+    room = Room()
+    paced = 0
+
+    async def pace() -> None:
+        nonlocal paced
+        paced += 1
+        room.pause = 5.0 if paced == 2 else 0.0
+
+    room.pace = pace  # type: ignore[method-assign]
+    assert await attempted(room) is None
+    assert room.calls == ["read"]
+
+
+async def test_an_unanswered_write_is_not_looked_for_in_a_pause_and_waits_for_its_end() -> None:
+    room = Room()
+    room.sends = [Ambiguous()]
+
+    async def pace() -> None:
+        room.pause = 5.0 if "send" in room.calls else 0.0
+
+    room.pace = pace  # type: ignore[method-assign]
+    verdict = await attempted(room)
+    assert isinstance(verdict, Verdict)
+    assert (verdict.kind, verdict.reason, verdict.after_s) == (OutcomeKind.FAILED, Reason.AMBIGUOUS, 5.0)
+    assert "read_back" not in room.calls
+
+
+async def test_a_read_back_that_is_asked_to_wait_is_not_repeated_at_once() -> None:
+    room = Room()
+    room.sends, room.read_backs = [Ambiguous()], [Unknown(Reason.RATE_LIMITED, 30.0)]
+    verdict = await attempted(room)
+    assert isinstance(verdict, Verdict)
+    assert (verdict.reason, verdict.after_s) == (Reason.AMBIGUOUS, 30.0)
+    assert room.calls.count("read_back") == 1

@@ -1,0 +1,126 @@
+"""How much a delivery may ask of its destination now, learnt from how its attempts end; and whether one is tried again."""
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Final
+
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.limits import MOST_REFUSALS_ALONE, SINGLED_OUT_AFTER, Breaker, Hold, Limiter, Pace, Refusals, next_delay
+from pipeline.domain.pending import Pending
+from pipeline.domain.records import OutcomeKind, Reason
+from pipeline.stream.attempt import Verdict
+from pipeline.stream.outcomes import Judged
+
+SPARE_SHARE: Final = 8
+"""Of this many writes at once one is kept for what is critical, so that it never waits for a slow bulk write to end."""
+
+_ABSENCE: Final = frozenset(
+    {Reason.TIMEOUT, Reason.CONNECTION, Reason.UNAVAILABLE, Reason.AMBIGUOUS, Reason.UNAUTHENTICATED, Reason.NO_TOKEN}
+)
+"""The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
+
+_SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.PREREQUISITE})
+"""About the entity; such an attempt doesn't count."""
+
+_OURS: Final = frozenset({Reason.INTERNAL, Reason.PREREQUISITE})
+"""The destination was not asked."""
+
+_PAUSES: Final = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
+"""What can come with a time before which the destination wants nothing."""
+
+
+class Admits(enum.Enum):
+    """What may start now."""
+
+    NOTHING = enum.auto()
+    CRITICAL = enum.auto()
+    ANY = enum.auto()
+
+
+class Throttle:
+    """Of one destination. `max_attempts` are those that count before a change is parked."""
+
+    def __init__(
+        self, limiter: Limiter, breaker: Breaker, rate_per_s: float, max_attempts: int, clock: Callable[[], Millis]
+    ) -> None:
+        self.limiter = limiter
+        self.breaker = breaker
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._pace = Pace(rate_per_s)
+        self._hold = Hold()
+        self._refusals = Refusals()
+
+    def admits(self, now: Millis, under_way: int) -> Admits:
+        """What may start, with so many writes under way."""
+        allowed = self.limiter.allowed
+        if under_way >= allowed or self._hold.wait_ms(now) or not self.breaker.allows(now):
+            return Admits.NOTHING
+        return Admits.ANY if under_way < allowed - allowed // SPARE_SHARE else Admits.CRITICAL
+
+    def wait_ms(self, now: Millis) -> int:
+        """Until something may start that may not now; 0 where that is not a matter of time."""
+        return max(self._hold.wait_ms(now), self.breaker.wait_ms(now))
+
+    def pause_s(self) -> float:
+        """What is left of a pause that the destination asked for; 0.0 for none. Nothing is sent in it."""
+        return self._hold.wait_ms(self._clock()) / 1000
+
+    def per_s(self) -> float:
+        """Requests in a second, as learnt by now."""
+        return self._pace.per_s(self._clock())
+
+    async def pace(self) -> None:
+        """Wait for the next turn."""
+        wait_s = self._pace.reserve(self._clock())
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    def learn(self, key: bytes, verdict: Verdict, probe: int) -> None:
+        """What an attempt's end says about the destination."""
+        now, reason = self._clock(), verdict.reason
+        self._learn_pause(key, verdict, now)
+        if reason in _ABSENCE:
+            self.breaker.failed(now, probe)
+            self.limiter.refused(now, verdict.took_ms)
+        elif reason in _OURS:
+            self.breaker.abandoned(probe)
+        else:
+            self.breaker.succeeded()
+            if reason is Reason.RATE_LIMITED:
+                self._pace.limited(now)
+            else:
+                self._pace.taken(now)
+                self.limiter.succeeded(now, verdict.took_ms)
+                self._refusals.taken(key)
+
+    def _learn_pause(self, key: bytes, verdict: Verdict, now: Millis) -> None:
+        """A pause is the whole destination's, but for an entity that alone is refused again and again."""
+        alone = self._refusals.refused(key) if _asks_for_pause(verdict) else 0
+        if verdict.reason in _PAUSES and alone < SINGLED_OUT_AFTER:
+            self._hold.ask(now, verdict.after_s)
+
+    def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float) -> Judged:
+        """Whether it is tried again, and when; `given_up` is how it ends if not.
+
+        A probe of a destination that is away, a pause that it asks for, the lack of a token, and waiting for another entity
+        say nothing about this one: they don't count, or an outage would use up the attempts and the first hiccup after it
+        would park what waited longest. One that alone is refused is parked in the end all the same.
+        """
+        kind, reason, now = verdict.kind, verdict.reason, self._clock()
+        pauses = _asks_for_pause(verdict)
+        away = (reason in _ABSENCE and self.breaker.is_open) or reason in _SAYS_NOTHING or pauses
+        attempts = max(1, pending.attempts + (0 if away else 1))
+        if kind is not OutcomeKind.FAILED:
+            return Judged(kind, reason, attempts, None)
+        alone = self._refusals.alone(key) if pauses else 0
+        if alone >= MOST_REFUSALS_ALONE or (attempts >= self._max_attempts and not away):
+            return Judged(given_up, Reason.ATTEMPTS_EXHAUSTED if reason is Reason.NONE else reason, attempts, None)
+        delay = next_delay(max(attempts, alone), jitter, verdict.after_s)
+        return Judged(kind, reason, attempts, Millis(now + int(delay.total_seconds() * 1000)))
+
+
+def _asks_for_pause(verdict: Verdict) -> bool:
+    """A 429, or a 503 that says for how long."""
+    return verdict.reason is Reason.RATE_LIMITED or (verdict.reason is Reason.UNAVAILABLE and verdict.after_s > 0)
