@@ -1,5 +1,6 @@
 """A writer's pending under everything that can happen to it: four lanes in any interleaving, crash at each step, lost disk,
-zombie, a destination that confirms, refuses, fails or gives no answer, outcomes that come late and again."""
+zombie, a destination that confirms, refuses, fails or gives no answer, outcomes that come late and again, flags that are
+flipped between written and only compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class PendingMachine(RuleBasedStateMachine):
         self.zombie: Database | None = None
         self.zombie_at: dict[str, int] = {}
         self.now = 10_000
+        self.full = True
 
     # -- the gate
 
@@ -226,10 +228,18 @@ class PendingMachine(RuleBasedStateMachine):
 
     # -- the delivery
 
+    @rule()
+    def a_flag_is_flipped(self) -> None:
+        self.full = not self.full
+
+    def _waits(self, pending: Pending | None) -> bool:
+        """As `Shadows.entry` says, by pending and flags alone."""
+        return pending is not None and (pending.is_due or (pending.is_shadowed and self.full))
+
     @rule(bed=st.sampled_from(BEDS), answer=st.sampled_from(ANSWERS))
     def write(self, bed: str, answer: str) -> None:
         pending = self._pending(bed)
-        if pending is None or not pending.is_due or bed in self.awaiting:
+        if pending is None or not self._waits(pending) or bed in self.awaiting:
             return
         assert pending.newest is not None
         newest = CODEC.decode(pending.newest)
@@ -244,8 +254,10 @@ class PendingMachine(RuleBasedStateMachine):
         shown = self.shown.get(newest.entity_id)
         if shown is not None and shown.revision == newest.revision:
             self._say(outcome(newest, OutcomeKind.CONFIRMED, after=after, attempts=attempts))
-        elif shown is not None and shown.revision > newest.revision:
+        elif shown is not None and shown.revision > newest.revision and self.full:
             self._say(outcome(newest, OutcomeKind.FAILED, after=after, reason=Reason.NEWER_AT_DESTINATION, attempts=attempts))
+        elif not self.full:
+            self._say(outcome(newest, OutcomeKind.SHADOWED, after=after, reason=Reason.SHADOW, attempts=attempts))
         elif answer == "refused":
             self._say(outcome(newest, OutcomeKind.PARKED, after=after, reason=Reason.REFUSED_INVALID, attempts=attempts))
         elif answer == "failed":
@@ -285,17 +297,23 @@ class PendingMachine(RuleBasedStateMachine):
         for bed in BEDS if positions else ():
             pending = self._pending(bed)
             confirmed = pending.confirmed if pending is not None else NO_REVISION
+            shadowed = pending.shadowed if pending is not None else NO_REVISION
             open_lanes: dict[Lane, Revision] = {}
+            newest = NO_REVISION
             for lane in LANES:
                 for record in self.logs[f"lane.{lane.value}"][: positions.get(f"lane.{lane.value}", 0)]:
                     accepted = CODEC.decode(record.value)
                     assert isinstance(accepted, Accepted)
                     if accepted.entity_id == bed and accepted.revision > confirmed:
+                        newest = max(newest, accepted.revision)
+                    if accepted.entity_id == bed and accepted.revision > max(confirmed, shadowed):
                         open_lanes[lane] = max(accepted.revision, open_lanes.get(lane, NO_REVISION))
+            if newest:
+                assert pending is not None
+                assert pending.newest is not None, "what was only compared is kept as well"
+                assert pending.newest_revision >= newest
             if open_lanes:
                 assert pending is not None
-                assert pending.newest is not None
-                assert pending.newest_revision >= max(open_lanes.values())
                 assert pending.lane is not None
                 assert RANK[pending.lane] <= min(RANK[lane] for lane in open_lanes)
 
@@ -318,6 +336,10 @@ class PendingMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         self._drain()
+        if not self.full:
+            self._all_is_shown_or_compared()
+            self.full = True
+            self._drain()
         for bed in BEDS:
             revisions = [a.revision for a in self.accepted if a.entity_id == bed]
             if revisions:
@@ -330,12 +352,21 @@ class PendingMachine(RuleBasedStateMachine):
             for topic in TOPICS:
                 while self.committed[topic] < len(self.logs[topic]):
                     self._cycle(topic, 5, None)
-            due = [bed for bed in BEDS if (pending := self._pending(bed)) is not None and pending.is_due]
+            due = [bed for bed in BEDS if self._waits(self._pending(bed))]
             if not due:
                 return
             for bed in due:
                 self.write(bed, "taken")
         raise AssertionError("something stays due for ever")
+
+    def _all_is_shown_or_compared(self) -> None:
+        """In shadow nothing stays open, and nothing is taken for confirmed that was only compared."""
+        for bed in BEDS:
+            revisions = [a.revision for a in self.accepted if a.entity_id == bed]
+            pending = self._pending(bed)
+            if revisions and pending is not None:
+                assert max(pending.confirmed, pending.parked, pending.shadowed) == max(revisions)
+                assert pending.confirmed == (self.shown[bed].revision if bed in self.shown else NO_REVISION)
 
     def _newest_is_confirmed_or_parked(self, bed: str, newest: Revision) -> None:
         pending = self._pending(bed)
