@@ -319,8 +319,10 @@ class WriterSettings(ServerSettings):
     ]
     data_dir: Annotated[File, Field(description="folder for its table; one for each instance")]
     instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
-    concurrency: Annotated[int, Field(description="most writes at once", ge=1, le=1_000)] = 16
-    rate_per_s: Annotated[float, Field(description="most requests in a second", gt=0, le=100_000)] = 200.0
+    concurrency: Annotated[int, Field(description="most requests at once; a bundle is one", ge=1, le=1_000)] = 16
+    rate_per_s: Annotated[
+        float, Field(description="most reads and writes in a second; each entry of a bundle is one", gt=0, le=100_000)
+    ] = 200.0
     attempt_timeout_s: Annotated[Seconds, Field(description="time for one attempt, reads included")] = 10.0
     deadlines_s: Annotated[LaneSeconds, Field(description="time until a change counts as stuck, per lane")] = LaneSeconds()
     max_attempts: Annotated[Count, Field(description="attempts after which a change is parked", le=1_000)] = 10
