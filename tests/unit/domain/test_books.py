@@ -200,6 +200,19 @@ def test_a_comparison_closes_its_range_and_counts_as_shadowed() -> None:
     assert (result.complete, result.destinations[0].shadowed, result.destinations[0].current) == (True, 2, 1)
 
 
+def test_the_later_word_counts_where_a_flag_was_flipped_in_between() -> None:
+    shadow, parked = outcome(3, 0, OutcomeKind.SHADOWED), outcome(3, 0, OutcomeKind.PARKED, reason=Reason.REFUSED_GONE)
+    for ends, counts in (((shadow, parked), (0, 2)), ((parked, shadow), (2, 0)), ((shadow, outcome(3, 0)), (0, 0))):
+        ehr = books(*DAY, ENDS[0], *ends, ENDS[2]).destinations[0]
+        assert (ehr.shadowed, ehr.parked, ehr.open, ehr.unaccounted) == (*counts, 0, 0)
+
+
+def test_what_was_only_compared_and_then_written_is_confirmed_and_current() -> None:
+    shadow = outcome(3, 0, OutcomeKind.SHADOWED)
+    ehr = books(*DAY, ENDS[0], shadow, outcome(3, 0), ENDS[2]).destinations[0]
+    assert (ehr.shadowed, ehr.superseded, ehr.current) == (0, 1, 2)
+
+
 def test_a_destination_gets_only_what_its_profile_maps() -> None:
     result = books(*DAY, types=(EntityType.PATIENT,))
     assert (result.complete, result.destinations[0].expected) == (True, 0)
