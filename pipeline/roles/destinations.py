@@ -12,6 +12,7 @@ from pipeline.destinations.auth.smart import KeyFile, SmartBackend
 from pipeline.destinations.auth.tls import TlsFiles, TlsUnusable
 from pipeline.destinations.auth.token_endpoint import Grant, TokenEndpoint
 from pipeline.destinations.fhir import FhirDestination
+from pipeline.destinations.fhir_bundles import BUNDLES_AT_ONCE
 from pipeline.destinations.fhir_http import TlsSource, system_clock
 from pipeline.destinations.fhir_profile import InvalidProfile, load_profile
 from pipeline.domain.event import EntityType
@@ -48,6 +49,22 @@ def profile_for(name: str, section: WriterSettings) -> Profile:
 def entity_types_of(name: str, section: WriterSettings) -> frozenset[EntityType]:
     """Entity types that the destination's profile maps: only of these an outcome is due."""
     return frozenset(profile_for(name, section).resources)
+
+
+def pace_of(name: str, section: WriterSettings) -> tuple[int, float]:
+    """Most writes at once and most requests in a second: what the settings ask for, within what the EHR documents."""
+    profile = profile_for(name, section)
+    rate_per_s = min(section.rate_per_s, profile.limits.rate_per_s or section.rate_per_s)
+    return most_at_once(section.concurrency, profile), rate_per_s
+
+
+def most_at_once(requests: int, profile: Profile) -> int:
+    """Writes at once that make at most so many requests, within what the EHR documents.
+
+    With bundles they are those that fit into the bundles under way and the one that fills meanwhile.
+    """
+    requests = min(requests, profile.limits.concurrency or requests)
+    return requests if profile.bundle is None else min(requests, BUNDLES_AT_ONCE + 1) * profile.bundle.entries
 
 
 def destination_of(name: str, section: WriterSettings, digest_key: bytes) -> FhirDestination:

@@ -13,7 +13,7 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.destinations import destination_of, entity_types_of
+from pipeline.roles.destinations import destination_of, entity_types_of, pace_of
 from pipeline.roles.flags import Flags
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
@@ -65,7 +65,8 @@ class WriterRole:
         )
         self._stays = Stays(process, name)
         self._breaker = ConsecutiveBreaker()
-        self._limiter = AdaptiveLimiter(section.concurrency)
+        concurrency, rate_per_s = pace_of(name, section)
+        self._limiter = AdaptiveLimiter(concurrency)
         self._reports = Reports(process, name, section.instance, ledger, self._stays.double_occupied)
         self._delivery = Delivery(
             destination=self._destination,
@@ -73,7 +74,7 @@ class WriterRole:
             ledger=ledger,
             limiter=self._limiter,
             breaker=self._breaker,
-            limits=Limits(section.attempt_timeout_s, section.max_attempts, section.rate_per_s),
+            limits=Limits(section.attempt_timeout_s, section.max_attempts, rate_per_s),
             decode=self._decode,
             observer=self._reports,
             clock=now_ms,

@@ -36,11 +36,6 @@ _SERVICE: Final[Path] = (
     "code",
 )
 _NOBODY: Final = Member((("type[].coding[].system", PARTICIPANT),))
-_NOBODY_ELEMENT: Final[Body] = {
-    "type": [{"coding": [{"system": ACTOR_ROLE, "code": "SBJ"}, {"system": PARTICIPANT, "code": "not-known-yet"}]}],
-    "status": "needs-action",
-}
-"""A subject of whom nothing is known: Appointment.participant is mandatory, and an actor isn't (app-1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +143,7 @@ class _Participants:
         nobody = value_at({"participant": self._present}, ("participant", _NOBODY))
         if nobody is None or "actor" not in nobody:  # else somebody has filled it in
             for field in self._shares:
-                yield Owned(field, ("participant", _NOBODY), None if self._somebody() else _NOBODY_ELEMENT)
+                yield Owned(field, ("participant", _NOBODY), None if self._somebody() else _nobody())
 
     def _named(self, field: str) -> list[Ident]:
         return [ident for element in self._present if (ident := _actor(element, field, self._naming)) is not None]
@@ -170,6 +165,12 @@ class _Participants:
             for element in self._present
             if not any(_actor(element, field, self._naming) is not None for field in self._stated)
         )
+
+
+def _nobody() -> Body:
+    """A subject of whom nothing is known: Appointment.participant is mandatory, and an actor isn't (app-1)."""
+    codes = [{"system": ACTOR_ROLE, "code": "SBJ"}, {"system": PARTICIPANT, "code": "not-known-yet"}]
+    return {"type": [{"coding": codes}], "status": "needs-action"}
 
 
 def _patient(patient: Reference | None, naming: Naming) -> Ident | None:

@@ -237,6 +237,6 @@ def _check_headers(profile: Profile) -> list[str]:
 
 
 _CHECKS: Final[tuple[Callable[[Profile], list[str]], ...]] = (
-    _check_version, _check_fields, _check_owner, _check_reservation, _check_systems, _check_places,
-    _check_patient_identifiers, _check_headers, _check_bundle,
+    _check_version, _check_fields, _check_together, _check_owner, _check_statuses, _check_extensions, _check_reservation,
+    _check_fence, _check_systems, _check_episodes, _check_places, _check_patient_identifiers, _check_headers, _check_bundle,
 )  # fmt: skip

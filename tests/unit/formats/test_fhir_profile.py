@@ -100,6 +100,94 @@ def test_a_type_or_field_without_a_fhir_form_is_refused() -> None:
     assert "staffing: an EHR has no place for staffing; leave it out" in found
 
 
+@pytest.mark.parametrize("entity_type", ["staffing", "diversion"])
+@pytest.mark.parametrize("name", ["sekmet-owner", "sekmet-replica"])
+def test_what_an_ehr_has_no_place_for_is_refused_with_what_to_do(entity_type: str, name: str) -> None:
+    changed = document(name)
+    changed["resources"][entity_type] = {"system": "urn:s", "fields": ["unit"]}
+    assert f"resources.{entity_type}: an EHR has no place for {entity_type}; leave it out, it goes to no EHR" in problems_of(
+        changed
+    )
+
+
+def test_an_owner_is_told_of_transfers_and_makes_its_own_appointments() -> None:
+    changed = document("sekmet-owner")
+    assert EntityType.TRANSFER in load_profile("sekmet-owner").resources
+    changed["resources"]["procedure"] = {
+        "system": "urn:x",
+        "fields": ["status", "start", "end", "place"],
+        "create": "put-client-id",
+    }
+    found = "\n".join(problems_of(changed))
+    assert "makes its own procedure resources" in found
+    assert "resources.procedure.fields: status is the EHR's own" in found
+
+
+@pytest.mark.parametrize(
+    ("entity_type", "statuses", "problem"),
+    [
+        ("bed", {"colour": {}}, "statuses.colour: no status"),
+        ("bed", {"operational_status": {"codes": {"X": "H"}}}, "codes.X: no code of ours in Location.operationalStatus"),
+        ("bed", {"operational_status": {"codes": {"K": " "}}}, "codes.K: no code"),
+        ("bed", {"operational_status": {"system": "beds"}}, "operational_status.system: not an absolute URI"),
+        ("encounter", {"status": {"codes": {"triaged": "seen"}}}, "'seen' is not a code that R4 allows in Encounter.status"),
+        ("encounter", {"status": {"system": "urn:s"}}, "Encounter.status is a plain code and has no system"),
+        ("transfer", {"stage": {"codes": {"LOST": "L"}}}, "codes.LOST: no code of ours in Task.businessStatus"),
+        (
+            "procedure",
+            {"status": {"codes": {"booked": "planned"}}},
+            "'planned' is not a code that R4 allows in Appointment.status",
+        ),
+    ],
+)
+def test_a_map_of_statuses_names_codes_that_exist_on_both_sides(entity_type: str, statuses: dict[str, Any], problem: str) -> None:
+    changed = document()
+    changed["resources"][entity_type]["statuses"] = statuses
+    assert any(problem in found for found in problems_of(changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"extensions": {"bed-colour": "urn:c"}}, "extensions.bed-colour: no extension of ours"),
+        ({"extensions": {"bed-surge": "surge"}}, "extensions.bed-surge: not an absolute URI"),
+        ({"extensions": {"bed-surge": "urn:x", "bed-staffed": "urn:x"}}, "the same URL as"),
+        ({"episodes": None}, "episodes: needed, because resources.encounter.fields names episode"),
+        ({"episodes": {"system": "https://surgeline.dev/fhir/id/{tenant}/bed"}}, "the same system as"),
+        ({"revision": "none", "fence": "none"}, "revision: none needs fence if-match"),
+        ({"limits": {"rate_per_s": 0}}, "limits:"),
+        ({"limits": {"concurrency": -1}}, "limits:"),
+        ({"authorisation": ["password"]}, "authorisation:"),
+        ({"revision": "header"}, "revision:"),
+    ],
+)
+def test_a_profile_that_promises_what_it_cannot_keep_is_refused(change: dict[str, Any], problem: str) -> None:
+    assert any(problem in found for found in problems_of(document() | change))
+
+
+@pytest.mark.parametrize("path", ["/R4", "R4/", "a//b", "a b", "https://x", "a?b"])
+def test_a_base_path_is_segments_below_the_base_address(path: str) -> None:
+    changed = document()
+    changed["resources"]["bed"]["base_path"] = path
+    assert any(found.startswith("resources.bed") for found in problems_of(changed))
+
+
+@pytest.mark.parametrize(
+    ("entity_type", "without", "problem"),
+    [
+        ("procedure", {"end"}, "status, start and end go out together"),
+        ("procedure", {"patient", "place"}, "patient or place is needed"),
+        ("procedure", {"status", "start", "end"}, "reason needs status"),
+        ("transfer", {"requested_at"}, "last_modified needs requested_at"),
+    ],
+)
+def test_elements_that_r4_binds_together_go_out_together(entity_type: str, without: set[str], problem: str) -> None:
+    changed = document()
+    fields = changed["resources"][entity_type]["fields"]
+    changed["resources"][entity_type]["fields"] = [field for field in fields if field not in without]
+    assert any(problem in found for found in problems_of(changed))
+
+
 def test_start_up_is_told_all_problems_and_not_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("version: 2\nrole: owner\n")
     (tmp_path / "worse.yaml").write_text("{")

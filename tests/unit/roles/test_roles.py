@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import topology
+from pipeline.destinations.fhir_profile import PROFILES
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.policy import BadPolicy
@@ -15,7 +16,7 @@ from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro import Codec
 from pipeline.kafka.crypto import RawCipher, Undecryptable
 from pipeline.roles import process as process_module
-from pipeline.roles.destinations import entity_types_of, profile_for
+from pipeline.roles.destinations import entity_types_of, pace_of, profile_for
 from pipeline.roles.intake import expectations, hl7_profile
 from pipeline.roles.policies import load_policy, policy_records
 from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, Process, Refused, or_die, run_role
@@ -49,6 +50,24 @@ def test_an_outcome_is_due_only_for_what_a_profile_maps() -> None:
     due = expectations(settings())
     assert due == {"ehr": entity_types_of("ehr", settings().writers["ehr"])}
     assert {EntityType.PATIENT, EntityType.ENCOUNTER, EntityType.BED} <= due["ehr"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "concurrency", "rate_per_s"),
+    [
+        ("{}", 20, 150.0),
+        ("{concurrency: 4}", 4, 150.0),
+        ("{concurrency: 90, rate_per_s: 900}", 20, 150.0),
+        ("{rate_per_s: 7.5}", 20, 7.5),
+    ],
+)
+def test_what_an_ehr_documents_bounds_what_the_settings_ask_for(
+    limits: str, concurrency: int, rate_per_s: float, tmp_path: Path
+) -> None:
+    profile = tmp_path / "slow.yaml"
+    profile.write_text((PROFILES / "sekmet-replica.yaml").read_text() + f"limits: {limits}\n")
+    section = settings(profile=str(profile), concurrency="20", rate_per_s="150").writers["ehr"]
+    assert pace_of("ehr", section) == (concurrency, rate_per_s)
 
 
 def test_the_settings_of_the_feed_better_the_profile_and_never_loosen_its_bound() -> None:
