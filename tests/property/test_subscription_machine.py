@@ -33,6 +33,7 @@ TRANSIT_MS = 60_000
 """How long a notification may be under way."""
 RESTART_MS = 10_000
 """How long a server is away while it restarts: longer than a lower number counts as late."""
+BACK_AT_ONCE_MS = 2_000
 HEARTBEAT_MS = 30_000
 HOUR_MS = 3_600_000
 STEPS_TO_THE_END = 400
@@ -78,19 +79,21 @@ class SubscriptionMachine(RuleBasedStateMachine):
 
     restarts: ClassVar[bool] = True
     audit_ms: ClassVar[int | None] = HOUR_MS
+    times_told: ClassVar[bool] = False
 
     @initialize(
         fetches=st.booleans(), timed=st.booleans(), heartbeat=st.booleans(), skew=st.integers(min_value=-60_000, max_value=60_000)
     )
     def begin(self, fetches: bool, timed: bool, heartbeat: bool, skew: int) -> None:
         self.now = START
-        self.timed = timed
+        self.timed = timed or self.times_told
         self.server = Server(skew)
         beat = HEARTBEAT_MS if heartbeat else None
         self.watch = Watch(heartbeat_ms=beat, fetches=fetches, sweep_ms=10 * HOUR_MS, audit_ms=self.audit_ms)
         self.handed: set[int] = set()
         self.kept: list[bytes] = []
         self.todo: list[Action] = []
+        self.reading: tuple[ReRead, Millis] | None = None
         self.state = first_state(Millis(self.now))
         self.take(self.watch.on_start(self.state, Millis(self.now)))
         self.do_all()
@@ -152,9 +155,13 @@ class SubscriptionMachine(RuleBasedStateMachine):
     def a_notification_arrives(self, data: st.DataObject, stays: bool) -> None:
         index = data.draw(st.integers(min_value=0, max_value=len(self.server.transit) - 1))
         message = self.server.transit[index] if stays else self.server.transit.pop(index)
+        self.arrives(message)
+
+    def arrives(self, message: Message) -> None:
         self.hand_over(message.events)
         numbers = [event.number for event in message.events]
-        self.take(self.watch.on_notification(self.state, numbers, message.count, Millis(self.now), self.times(message.events)))
+        told = self.watch.on_notification(self.state, numbers, message.count, Millis(self.now), self.times(message.events))
+        self.take(told)
 
     @precondition(lambda self: self.server.transit)
     @rule(data=st.data())
@@ -176,8 +183,8 @@ class SubscriptionMachine(RuleBasedStateMachine):
     def the_counter_begins_anew(self) -> None:
         self.restart()
 
-    def restart(self) -> None:
-        self.now += RESTART_MS
+    def restart(self, away_ms: int = RESTART_MS) -> None:
+        self.now += away_ms
         self.server.life += 1
         self.server.count = 0
         self.server.transit = []
@@ -186,6 +193,21 @@ class SubscriptionMachine(RuleBasedStateMachine):
     @rule()
     def the_receiver_does_what_is_due(self) -> None:
         self.do(self.todo.pop(0))
+
+    @precondition(lambda self: any(isinstance(action, ReRead) for action in self.todo))
+    @rule()
+    def a_reread_begins(self) -> None:
+        action = next(action for action in self.todo if isinstance(action, ReRead))
+        self.todo.remove(action)
+        self.reading = (action, Millis(self.now))
+        self.hand_over([event for event in self.server.events if event.made_at >= action.since])
+
+    @precondition(lambda self: self.reading)
+    @rule()
+    def a_reread_ends(self) -> None:
+        assert self.reading is not None
+        (action, started_at), self.reading = self.reading, None
+        self.take(self.watch.on_reread(self.state, action, started_at, Millis(self.now)))
 
     @precondition(lambda self: self.todo)
     @rule()
@@ -197,6 +219,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         state = decode_state(self.kept[data.draw(st.integers(min_value=0, max_value=len(self.kept) - 1))])
         assert state is not None
         self.todo = []
+        self.reading = None
         self.take(self.watch.on_start(state, Millis(self.now)))
 
     # -- what has to hold
@@ -253,9 +276,31 @@ class RestartsThatShow(SubscriptionMachine):
         self.take(self.watch.on_notification(self.state, (), 0, Millis(self.now)))
 
 
+class RestartsThatTimesProve(SubscriptionMachine):
+    """A server that tells times and is back at once: a lower number with a later time is enough."""
+
+    audit_ms = None
+    times_told = True
+
+    @precondition(
+        lambda self: (
+            self.state.front == self.server.count
+            and self.state.front_made_at is not None
+            and self.server.status is SubscriptionStatus.ACTIVE
+        )
+    )
+    @rule()
+    def the_counter_begins_anew(self) -> None:
+        self.restart(BACK_AT_ONCE_MS)
+        self.server.make(self.now, 1)
+        self.arrives(self.server.transit.pop())
+
+
 TestSubscription = SubscriptionMachine.TestCase
 TestSubscription.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestWithoutAudit = WithoutAudit.TestCase
 TestWithoutAudit.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestRestartsThatShow = RestartsThatShow.TestCase
 TestRestartsThatShow.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRestartsThatTimesProve = RestartsThatTimesProve.TestCase
+TestRestartsThatTimesProve.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
