@@ -227,6 +227,20 @@ async def test_build_gives_the_same_for_the_same_changes_nothing_and_asks_nobody
     assert lab.server.seen_in_the_open() == asked
 
 
+async def test_differences_are_names_before_a_write_and_none_after_it_and_nobody_is_asked(lab: Lab) -> None:
+    absent = lab.to.differences(write_of(1), Absent())
+    assert absent
+    assert lab.server.seen_in_the_open() == ""
+    await lab.write(write_of(1))
+    current, asked, writes = await lab.current(write_of(1)), lab.server.seen_in_the_open(), lab.server.writes()
+    before = copy.deepcopy(current)
+    assert lab.to.differences(write_of(2), current) == (), "the same state at a later revision"
+    changed = lab.to.differences(write_of(2, TAKEN), current)
+    assert changed
+    assert all(name.isidentifier() for name in (*absent, *changed))
+    assert (current, lab.server.seen_in_the_open(), lab.server.writes()) == (before, asked, writes)
+
+
 # -- errors are values
 
 

@@ -75,12 +75,21 @@ def test_a_drained_destination_is_current() -> None:
     [
         ({"pending": {"urgent": 2}, "oldest_open_since": Millis(NOW - 900)}, Verdict.CATCHING_UP),
         ({"pending": {"urgent": 2}, "oldest_open_since": Millis(NOW - 60_000)}, Verdict.DELAYED),
+        ({"shadowed": 3}, Verdict.SHADOW),
+        ({"shadowed": 3, "pending": {"urgent": 2}}, Verdict.CATCHING_UP),
         ({"parked": 1}, Verdict.STUCK),
         ({"stuck": (WAITS,)}, Verdict.STUCK),
     ],
 )
 def test_what_waits_is_told_by_how_bad_it_is(changes: dict[str, Any], verdict: Verdict) -> None:
     assert ehr(report(**changes)).verdict is verdict
+
+
+def test_what_was_only_compared_is_shown_and_never_told_as_current() -> None:
+    text = text_of(status_of(report(shadowed=3)))
+    assert "IN SHADOW" in text
+    assert "3 entities were only compared" in text
+    assert "no: what the flags let be written is there" in text
 
 
 def test_a_writer_that_stopped_reporting_is_unknown_and_never_current() -> None:
