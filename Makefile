@@ -19,7 +19,7 @@ FAST      := tests/unit tests/property tests/conformance
 PYTEST    := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit hazards chaos lint format bench clean distclean
+.PHONY: help install demo test unit hapi hazards chaos lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -44,6 +44,9 @@ test: $(READY) ## all tests, with a real broker and a real EHR (under 10 minutes
 
 unit: $(READY) ## tests that need neither broker nor EHR
 	$(PYTEST) $(FAST)
+
+hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
+	$(PYTEST) tests/hapi
 
 hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hazards

@@ -26,7 +26,6 @@ START_TIMEOUT_S: Final = 240.0
 STOP_TIMEOUT_S: Final = 20.0
 JVM_OPTIONS: Final = (
     "-Xms256m",
-    "-Xmx768m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",  # half of its start is compiling: the quick compiler alone is ready sooner
     "-XX:+ExitOnOutOfMemoryError",
@@ -38,6 +37,8 @@ JVM_OPTIONS: Final = (
 )
 
 FhirVersion = Literal["R4", "R4B", "R5"]
+HEAP: Final[dict[FhirVersion, str]] = {"R4": "-Xmx768m", "R4B": "-Xmx768m", "R5": "-Xmx1200m"}
+"""R5 starts in a third of the time with half as much again: its definitions fill the smaller heap."""
 
 
 def tell_standard_error(line: str) -> None:
@@ -154,7 +155,7 @@ class Hapi:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "settled.json").write_bytes(msgspec.json.encode(self._settled))
         arguments = [self._settled.version, str(self._settled.port), str(self._folder / "data" / "ehr")]
-        return [java(), *JVM_OPTIONS, "-cp", f"{server}:{libraries}", SOURCE.stem, *arguments]
+        return [java(), *JVM_OPTIONS, HEAP[self._settled.version], "-cp", f"{server}:{libraries}", SOURCE.stem, *arguments]
 
     def _answers(self) -> bool:
         return is_listening(self._settled.port) and self._ask("GET", "/fhir/metadata", PROBE_TIMEOUT_S) == 200

@@ -99,30 +99,32 @@ if GIVEN_SERVER:
 @pytest.fixture(params=SERVERS)
 async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     if request.param == "given":
-        async with _lab(GIVEN_SERVER, None) as made:
+        async with lab_at(GIVEN_SERVER, None) as made:
             yield made
         return
     if request.param == "sekmet":
         ehr: Ehr = request.getfixturevalue("ehr_replica")
-        async with _lab(ehr.base_url, None) as made:
+        async with lab_at(ehr.base_url, None) as made:
             yield made
         return
     fake = FakeFhir()
-    async with fake.serve() as base_url, _lab(base_url, fake) as made:
+    async with fake.serve() as base_url, lab_at(base_url, fake) as made:
         yield made
 
 
 @pytest.fixture
 async def fake_lab() -> AsyncIterator[Lab]:
     fake = FakeFhir()
-    async with fake.serve() as base_url, _lab(base_url, fake) as made:
+    async with fake.serve() as base_url, lab_at(base_url, fake) as made:
         yield made
 
 
-class _lab:
-    def __init__(self, base_url: str, fake: FakeFhir | None) -> None:
-        replica = FhirDestination("replica", base_url, load_profile("sekmet-replica"), DIGEST_KEY)
-        owner = FhirDestination("owner", base_url, load_profile("sekmet-owner"), DIGEST_KEY)
+class lab_at:
+    """A lab at one server, by the profiles of servers of its kind."""
+
+    def __init__(self, base_url: str, fake: FakeFhir | None, kind: str = "sekmet") -> None:
+        replica = FhirDestination("replica", base_url, load_profile(f"{kind}-replica"), DIGEST_KEY)
+        owner = FhirDestination("owner", base_url, load_profile(f"{kind}-owner"), DIGEST_KEY)
         self._lab = Lab(base_url, replica, owner, fake, aiohttp.ClientSession())
 
     async def __aenter__(self) -> Lab:
