@@ -123,6 +123,8 @@ def _file(setting: str, path: Path) -> Iterator[Problem]:
         yield Problem(setting, f"{path} is not a file", "Name a file")
     elif setting.endswith(SECRET_SUFFIXES) and mode & stat.S_IRWXO:
         yield Problem(setting, f"everybody on this machine may open {path}", f"Write: chmod o-rwx {path}")
+    elif setting == "flags_file" and mode & stat.S_IWOTH:
+        yield Problem(setting, f"everybody on this machine may let writes out by {path}", f"Write: chmod o-w {path}")
 
 
 def _pairs(settings: Settings) -> Iterator[Problem]:

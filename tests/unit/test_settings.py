@@ -252,6 +252,16 @@ def test_a_secret_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
     assert load(path).raw_key() == ("key-1", bytes.fromhex(KEY))
 
 
+def test_flags_that_everybody_may_change_are_refused(tmp_path: Path) -> None:
+    flags = tmp_path / "flags.yaml"
+    flags.write_text("flags: {}")
+    path = write(tmp_path, safe(tmp_path) | {"flags_file": "flags.yaml"})
+    flags.chmod(0o646)
+    assert "chmod o-w" in problems(path)["flags_file"]
+    flags.chmod(0o644)
+    assert load(path).flags_file == flags
+
+
 @pytest.mark.parametrize("content", ["", "short", "zz" * 32, KEY[:-2]])
 def test_a_raw_key_that_is_none_is_refused_without_being_shown(tmp_path: Path, content: str) -> None:
     document = safe(tmp_path) | {"raw_encryption": {"key_file": secret(tmp_path, "raw.key", content)}}
