@@ -17,6 +17,7 @@ from rich.table import Table
 from pipeline import __version__
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.settings import Settings, SettingsError, load, masked
 
 HELP = """Keeps hospital capacity systems and the EHR consistent while the hospital is under surge.
@@ -325,9 +326,19 @@ def feeds_live(
 
 @app.command("map")
 def map_files(
-    files: Annotated[list[Path], typer.Argument(help="HL7 v2 messages, or JSON events (one object, a list, or a line each).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="HL7 v2 messages, FHIR resources or bundles, or JSON events (one object, a list, or a line each)."),
+    ],
     profile: Annotated[str, typer.Option(help="HL7 profile.")] = "default",
     tenant: Annotated[str, typer.Option(help="Organisation.")] = "demo",
+    ehr_profile: Annotated[str, typer.Option(help="Profile of the EHR that FHIR files are from.")] = "sekmet-owner",
+    facility: Annotated[str, typer.Option(help="Site, where a FHIR file names none.")] = "MAIN",
+    server: Annotated[str, typer.Option(help="Name of that EHR: the source system of its events.")] = "ehr",
+    fhir_version: Annotated[FhirVersion, typer.Option(help="FHIR version of the files.")] = "R4",
+    digest_key_file: Annotated[
+        Path | None, typer.Option(help="The writers' key: without it, what we wrote can't be told from edits.")
+    ] = None,
 ) -> None:
     """Print the canonical events that files would make, as JSON lines; needs no broker.
 
@@ -335,16 +346,17 @@ def map_files(
     object with file, ignored and detail (exit code 0).
     """
     from pipeline.roles.intake import hl7_profile
-    from pipeline.roles.mapping import map_file
+    from pipeline.roles.mapping import ehr_of, map_file
     from pipeline.roles.process import Refused
 
     try:
         chosen = hl7_profile(profile)
+        ehr = ehr_of(ehr_profile, tenant, facility, server, fhir_version, digest_key_file)
     except Refused as error:
         _fail("\n".join(error.problems), 2)
     rejected = False
     for file in files:
-        for line in map_file(file, chosen, tenant, _now()):
+        for line in map_file(file, chosen, tenant, _now(), ehr):
             rejected = rejected or "rejected" in line
             sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.flush()

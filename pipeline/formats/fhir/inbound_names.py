@@ -26,7 +26,10 @@ _PERCENT: Final = re.compile(r"%([0-9A-F]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a resource's identifiers and references mean under the profile. `known` has resources by `Type/id`."""
+    """What a resource's identifiers and references mean under the profile.
+
+    `known` has resources by `Type/id`, or by the `urn:` that stands for one within a bundle.
+    """
 
     naming: Naming
     known: Mapping[str, Body]
@@ -199,7 +202,7 @@ class Names:
         if isinstance(text, str) and text.startswith("#"):
             found = self.contained.get(text[1:])
         else:
-            found = self.known.get(reference_of(text) or "")
+            found = self.known.get(reference_of(text) or str(text))
         return found if found is not None and found.get("resourceType") == target else None
 
     def _check_target(self, reference: Body, targets: tuple[str, ...], path: str) -> None:
