@@ -15,8 +15,9 @@ from pipeline.destinations.auth import token_endpoint
 from pipeline.destinations.auth.bearer import BearerFile
 from pipeline.destinations.auth.credentials import Authorised, News, NoToken
 from pipeline.destinations.auth.files import LOOK_EVERY_S
+from pipeline.destinations.auth.key import SigningKey
 from pipeline.destinations.auth.smart import REFUSED_PAUSE_S, RENEW_BEFORE_S, UNUSED_BEFORE_S, KeyFile, SmartBackend
-from pipeline.destinations.auth.token_endpoint import DEFAULT_LIFETIME_S, MAX_ANSWER_BYTES, Grant, TokenEndpoint
+from pipeline.destinations.auth.token_endpoint import DEFAULT_LIFETIME_S, MAX_ANSWER_BYTES, Grant, NotIssued, Token, TokenEndpoint
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import MAX_DELAY_S
 from tests.support.token_server import (
@@ -290,6 +291,55 @@ async def test_a_renewal_that_fails_leaves_the_token_in_use_to_its_end(lab: Lab)
     assert await client.authorise(SOON_S) == told(1)
     lab.clock.now_s += RENEW_BEFORE_S
     assert isinstance(await client.authorise(SOON_S), NoToken)
+
+
+class PlayedEndpoint:
+    """Gives out what it was given, and takes its time on the clock."""
+
+    def __init__(self, clock: HandClock, *answers: Token | NotIssued, takes_s: float = 0.0) -> None:
+        self.asked = 0
+        self._clock, self._answers, self._takes_s = clock, list(answers), takes_s
+
+    async def issue(self, key: SigningKey) -> Token | NotIssued:
+        self.asked += 1
+        self._clock.now_s += self._takes_s
+        return self._answers.pop(0)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def client_of(endpoint: PlayedEndpoint, key_file: Path, clock: HandClock) -> SmartBackend:
+    news = list[News]()
+    return SmartBackend(endpoint, KeyFile(key_file, "ES384", None, news.append, clock), news.append, lambda: 0.5, clock)
+
+
+async def test_an_early_renewal_that_fails_is_not_repeated_by_each_write(tmp_path: Path) -> None:
+    clock, down = HandClock(), NotIssued(News.ENDPOINT_UNREACHABLE)
+    endpoint = PlayedEndpoint(clock, Token("t", 300, False), down, down)
+    client = client_of(endpoint, write(tmp_path / "smart.key", pem(ec_key())), clock)
+    await client.authorise(SOON_S)
+    clock.now_s += 300 - RENEW_BEFORE_S
+    for _ in range(20):
+        assert await client.authorise(SOON_S) == Authorised("Bearer t")
+        await asyncio.sleep(0)
+    assert endpoint.asked == 2
+
+
+async def test_a_token_lives_from_when_it_was_asked_for_and_not_from_a_late_answer(tmp_path: Path) -> None:
+    clock = HandClock()
+    endpoint = PlayedEndpoint(clock, Token("a", 100, False), Token("b", 100, False), takes_s=80.0)
+    client = client_of(endpoint, write(tmp_path / "smart.key", pem(ec_key())), clock)
+    await client.authorise(SOON_S)
+    await client.authorise(SOON_S)
+    await asyncio.sleep(0)
+    assert endpoint.asked == 2, "the first one is due for renewal already"
+
+
+async def test_an_assertion_is_not_sent_on_to_where_the_endpoint_points(lab: Lab) -> None:
+    lab.server.answer = lambda: (307, "", {"Location": lab.server.url})
+    assert isinstance(await lab.client().authorise(SOON_S), NoToken)
+    assert len(lab.server.forms) == 1
 
 
 async def test_an_endpoint_that_says_nothing_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,15 @@
 """TLS with certificates of both sides, rotated while requests are under way."""
 
 import asyncio
+import os
+import pty
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from aiohttp import web
@@ -187,6 +191,29 @@ async def test_files_that_are_unusable_from_the_first_are_told_and_nobody_is_ask
     with pytest.raises(TlsUnusable) as caught:
         lab.files()
     assert str(lab.folder) not in str(caught.value)
+
+
+PROMPTED: Final = """
+import os, pathlib, sys
+from pipeline.destinations.auth.tls import TlsFiles, TlsUnusable
+os.open(os.ttyname(0), os.O_RDWR)  # now it is the terminal that OpenSSL would ask
+try:
+    TlsFiles(None, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), print)
+except TlsUnusable:
+    sys.exit(7)
+"""
+
+
+def test_nobody_is_asked_at_a_terminal_for_the_pass_phrase_of_a_key(tmp_path: Path) -> None:
+    files = Authority().issue("us", b"secret").put(tmp_path, "client")
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-c", PROMPTED, *map(str, files)]
+        done = subprocess.run(command, stdin=theirs, start_new_session=True, timeout=60, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 7
 
 
 async def test_the_token_endpoint_is_asked_with_our_certificate_too(lab: Lab) -> None:
