@@ -103,7 +103,9 @@ class Watch:
     def on_start(self, state: State, now: Millis) -> tuple[State, tuple[Action, ...]]:
         """The receiver starts with what it kept, maybe an older state: the time since is read again, the status asked for."""
         state = _miss(state, Why.STARTED, now)
-        state = _replace(state, checks=Tries(0, now), repairs=Tries(), alive_at=None, broken_since=None)
+        missed = msgspec.structs.replace(state.missed, tried=0, next_at=now) if state.missed else None
+        link = {"status": SubscriptionStatus.UNKNOWN, "checks": Tries(0, now), "repairs": Tries()}
+        state = _replace(state, missed=missed, alive_at=None, broken_since=None, **link)
         return self.on_tick(state, now)
 
     def on_notification(
@@ -170,12 +172,9 @@ class Watch:
     def on_created(
         self, state: State, status: SubscriptionStatus, at: Millis, adopted: bool = False
     ) -> tuple[State, tuple[Action, ...]]:
-        """A subscription is there now. The count of a new one begins at 0, that of an adopted one is not known."""
-        if not adopted:
-            state = _replace(_anew(state, 0, at, None), status=status)
-        elif state.status is SubscriptionStatus.ABSENT:
-            state = _replace(_miss(state, Why.RESTORED, at), status=status)
-        state = _replace(self._with_status(state, status, at), repairs=Tries(), checks=Tries(0, at), alive_at=at)
+        """Another subscription is there now. The count of a new one begins at 0, that of an adopted one is not known."""
+        state = _replace(_anew(state, None if adopted else 0, at, None), status=status)
+        state = _replace(state, repairs=Tries(), checks=Tries(0, at), alive_at=at)
         return self.on_tick(state, at)
 
     def on_tick(self, state: State, now: Millis) -> tuple[State, tuple[Action, ...]]:
@@ -324,9 +323,10 @@ def _miss(state: State, why: Why, now: Millis) -> State:
 
 
 def _anew(state: State, front: int | None, at: Millis, made_at: Millis | None) -> State:
-    """The server counts from the start again: all before counts as missed, what the old count lacked with it."""
-    state = _miss(state, Why.RESTARTED, at)
-    return _replace(state, front=front, front_at=at, front_made_at=made_at, gaps=(), restarts=state.restarts + 1)
+    """The server counts from the start again, or its count was not known: all before counts as missed, the gaps with it."""
+    known = state.front is not None
+    state = _miss(state, Why.RESTARTED if known else Why.STARTED, at)
+    return _replace(state, front=front, front_at=at, front_made_at=made_at, gaps=(), restarts=state.restarts + known)
 
 
 def _proves_restart(state: State, numbers: Sequence[int], made_at: Sequence[Millis | None]) -> bool:
