@@ -16,6 +16,7 @@ from msgspec import UNSET
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind
+from pipeline.domain.rollout import Facts, facts_of
 
 GRACE_MS: Final = 2_000
 """A bed that two stays claim may be a departure that hasn't reached us yet: the newer stay waits this long for it."""
@@ -35,9 +36,6 @@ CHAIN: Final = 64
 _GONE: Final = frozenset(
     {EncounterStatus.PLANNED, EncounterStatus.FINISHED, EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR}
 )
-
-_TOLD: Final = frozenset({OutcomeKind.CONFIRMED, OutcomeKind.SHADOWED})
-"""A write that is only compared leaves the destination as others keep it: nobody can wait for it."""
 
 Bed = tuple[str, ...]
 """Tenant, facility, building, floor, point of care, room and bed."""
@@ -61,10 +59,13 @@ def _bed(accepted: Accepted, place: Place) -> Bed:
 
 @dataclass(slots=True)
 class _Stay:
-    """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed."""
+    """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed, `shadowed` the newest
+    that was only compared with it; `facts` are the newest's."""
 
     beds: dict[Revision, Bed | None] = field(default_factory=dict)
     confirmed: Revision = NO_REVISION
+    shadowed: Revision = NO_REVISION
+    facts: Facts | None = None
 
     @property
     def newest(self) -> Bed | None:
@@ -94,8 +95,10 @@ FREE: Final = Before(frozenset(), frozenset())
 class Occupants:
     """Of one destination. For any thread."""
 
-    def __init__(self, destination: str) -> None:
+    def __init__(self, destination: str, lets_write: Callable[[Facts], bool] = lambda facts: False) -> None:
+        """`lets_write`: whether the flags let a stay be written that was only compared before."""
         self._destination = destination
+        self._lets_write = lets_write
         self._stays: dict[bytes, _Stay] = {}
         self._shown: dict[Bed, set[bytes]] = {}
         self._newest: dict[Bed, set[bytes]] = {}
@@ -118,16 +121,21 @@ class Occupants:
         key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
         with self._lock, self._changing(key) as stay:
             stay.beds[accepted.revision] = bed_of(accepted)
+            if accepted.revision == max(stay.beds):
+                stay.facts = facts_of(accepted)
 
     def on_outcome(self, outcome: Outcome) -> None:
         """From `outcomes`: only what this destination shows counts."""
         if outcome.entity_type is not EntityType.ENCOUNTER or outcome.destination != self._destination:
             return
-        if outcome.kind not in _TOLD:
+        if outcome.kind not in (OutcomeKind.CONFIRMED, OutcomeKind.SHADOWED):
             return
         key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
         with self._lock, self._changing(key) as stay:
-            stay.confirmed = max(stay.confirmed, outcome.revision)
+            if outcome.kind is OutcomeKind.CONFIRMED:
+                stay.confirmed = max(stay.confirmed, outcome.revision)
+            else:
+                stay.shadowed = max(stay.shadowed, outcome.revision)
 
     def before(self, key: bytes, accepted: Accepted) -> Before:
         """What the stay waits for. In a ring of stays that wait for each other, the one with the least key goes first."""
@@ -136,11 +144,16 @@ class Occupants:
             return FREE
         with self._lock:
             others = self._shown.get(bed, set()) - {key}
-            leaving = frozenset(other for other in others if self._stays[other].newest != bed)
-            claiming = frozenset(other for other in others if other not in leaving)
+            claiming = frozenset(other for other in others if self._stays[other].newest == bed)
+            leaving = frozenset(other for other in others - claiming if not self._is_left_there(self._stays[other]))
             if leaving and key == min(self._ring(key, bed), default=None):
                 leaving = frozenset()
         return Before(leaving, claiming)
+
+    def _is_left_there(self, stay: _Stay) -> bool:
+        """Whether its departure is only compared: the destination keeps it as it is, and nobody can wait for it."""
+        is_compared = bool(stay.beds) and stay.shadowed >= max(stay.beds)
+        return is_compared and not (stay.facts is not None and self._lets_write(stay.facts))
 
     def _ring(self, key: bytes, bed: Bed) -> set[bytes]:
         """Stays of the ring that `key` closes by wanting `bed`; empty where there is none."""
@@ -156,7 +169,7 @@ class Occupants:
                     return {start, *path}
                 continue
             wanted = self._stays[other].newest
-            if wanted is None or wanted == bed or other in path:
+            if wanted is None or wanted == bed or other in path or self._is_left_there(self._stays[other]):
                 continue
             if found := self._walk(start, wanted, [*path, other]):
                 return found
@@ -179,7 +192,7 @@ class Occupants:
 
 
 class _Change:
-    """Takes a stay out of the indexes, lets it change, and puts it back; forgets one that is nowhere and all confirmed."""
+    """Takes a stay out of the indexes, lets it change, and puts it back; forgets one that is nowhere and waits for nothing."""
 
     def __init__(self, occupants: Occupants, key: bytes) -> None:
         self._occupants, self._key = occupants, key
@@ -192,7 +205,8 @@ class _Change:
     def __exit__(self, *_: object) -> None:
         stay = self._occupants._stays[self._key]
         stay.prune()
-        if stay.beds and stay.confirmed >= max(stay.beds) and stay.shown is None:
+        is_told = bool(stay.beds) and max(stay.confirmed, stay.shadowed) >= max(stay.beds)
+        if is_told and stay.shown is None and stay.newest is None:
             del self._occupants._stays[self._key]
         else:
             self._occupants._index(self._key, stay, put=True)

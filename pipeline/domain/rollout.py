@@ -66,11 +66,17 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether this state is written; an entity that says nothing of what a list is about is not on it."""
         if self.mode is not Reach.LIMITED:
             return self.mode is Reach.FULL
-        facility, unit = where_of(accepted)
+        return self.holds_for(facts_of(accepted))
+
+    def holds_for(self, facts: "Facts") -> bool:
+        """As `allows`, of what is known of an entity whose state is not at hand."""
+        if self.mode is not Reach.LIMITED:
+            return self.mode is Reach.FULL
+        unit = f"{facts.facility}{UNIT_SEPARATOR}{facts.unit}" if facts.unit is not None else None
         return (
-            (not self.facilities or facility in self.facilities)
-            and (not self.units or (unit is not None and f"{facility}{UNIT_SEPARATOR}{unit}" in self.units))
-            and (not self.statuses or status_of(accepted) in self.statuses)
+            (not self.facilities or facts.facility in self.facilities)
+            and (not self.units or unit in self.units)
+            and (not self.statuses or facts.status in self.statuses)
         )
 
     @property
@@ -143,6 +149,21 @@ def status_of(accepted: Accepted) -> str | None:
             return procedure.value
         case _:
             return None
+
+
+class Facts(NamedTuple):
+    """All that rules ask of an entity."""
+
+    tenant: str
+    entity_type: EntityType
+    facility: str
+    unit: str | None
+    status: str | None
+
+
+def facts_of(accepted: Accepted) -> Facts:
+    """Of an accepted state."""
+    return Facts(accepted.tenant, accepted.entity_type, *where_of(accepted), status_of(accepted))
 
 
 class Scope(NamedTuple):

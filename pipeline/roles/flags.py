@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted
-from pipeline.domain.rollout import FULL, Flip, Rule, Scope, flips
+from pipeline.domain.rollout import FULL, Facts, Flip, Rule, Scope, flips
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.flag_file import MAX_BYTES, BadFlags, FlagFile, parse_flags
@@ -105,6 +105,10 @@ class Flags:
         if not allowed or self._next is None:
             return allowed
         return self._next.rule(self._destination, Scope(accepted.tenant, accepted.entity_type)).allows(accepted)
+
+    def lets_write(self, facts: Facts) -> bool:
+        """As `may_write` by the flags in force, of an entity whose state is not at hand."""
+        return self._rule(facts.tenant, facts.entity_type).holds_for(facts)
 
     def _rule(self, tenant: str, entity_type: EntityType) -> Rule:
         """Kept until the file changes; at most one for each tenant and entity type."""

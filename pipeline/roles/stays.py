@@ -1,10 +1,12 @@
 """What a writer knows of all stays, its own partitions' and the others': in which bed each lies at its destination."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.occupants import AnyOrder, Occupants, Order, VacateFirst
+from pipeline.domain.rollout import Facts
 from pipeline.kafka.projections import follow_stays, is_current, outlived
 from pipeline.ops import metrics
 from pipeline.roles.destinations import profile_for
@@ -18,9 +20,10 @@ _WHERE: Final = "location"
 class Stays:
     """Follows the history where the destination is told where somebody lies; else there is no order to keep."""
 
-    def __init__(self, process: Process, destination: str) -> None:
+    def __init__(self, process: Process, destination: str, lets_write: Callable[[Facts], bool]) -> None:
+        """`lets_write`: what the flags say of a stay; asked on the loop's thread."""
         self._destination = destination
-        self._occupants = Occupants(destination)
+        self._occupants = Occupants(destination, lets_write)
         profile = profile_for(destination, process.settings.writers[destination])
         self._follower = None
         self.order: Order = AnyOrder()

@@ -63,7 +63,7 @@ class WriterRole:
             sorted(settings.writers),
             scopes(settings.tenant_default, entity_types_of(name, section)),
         )
-        self._stays = Stays(process, name)
+        self._stays = Stays(process, name, self._flags.lets_write)
         self._breaker = ConsecutiveBreaker()
         concurrency, rate_per_s = pace_of(name, section)
         self._limiter = AdaptiveLimiter(concurrency)

@@ -42,7 +42,8 @@ class Ward:
     """Occupants, and the order made from them."""
 
     def __init__(self) -> None:
-        self.occupants = Occupants(DESTINATION)
+        self.flags_let_write = False
+        self.occupants = Occupants(DESTINATION, lambda facts: self.flags_let_write)
         self.ready = True
         self.order = VacateFirst(self.occupants, lambda: self.ready)
 
@@ -155,6 +156,34 @@ def test_a_shadowed_departure_is_not_waited_for() -> None:
     leaving = ward.accept(stay(2, "A", None))
     ward.confirm(leaving, OutcomeKind.SHADOWED)
     assert ward.turn(ward.accept(stay(3, "B", "X"))) is Turn.NOW
+
+
+def test_a_departure_that_was_only_compared_is_waited_for_once_the_flags_let_it_be_written() -> None:
+    ward = Ward()
+    ward.lies(1, "A", "X")
+    leaving, coming = ward.accept(stay(2, "A", None)), ward.accept(stay(3, "B", "X"))
+    for each in (leaving, coming):
+        ward.confirm(each, OutcomeKind.SHADOWED)
+    assert ward.turn(coming) is Turn.NOW
+    ward.flags_let_write = True
+    assert [ward.turn(each) for each in (coming, leaving)] == [Turn.LATER, Turn.NOW]
+    ward.confirm(leaving)
+    assert ward.turn(coming) is Turn.NOW
+
+
+def test_a_stay_that_was_only_compared_lies_nowhere_at_the_destination() -> None:
+    ward = Ward()
+    ward.flags_let_write = True
+    ward.confirm(ward.accept(stay(1, "A", "X")), OutcomeKind.SHADOWED)
+    ward.accept(stay(2, "A", None))
+    assert ward.turn(ward.accept(stay(3, "B", "X"))) is Turn.NOW
+
+
+def test_what_was_only_compared_and_is_over_is_forgotten() -> None:
+    ward = Ward()
+    for each in (stay(1, "A", "X"), stay(2, "A", None)):
+        ward.confirm(ward.accept(each), OutcomeKind.SHADOWED)
+    assert len(ward.occupants) == 0
 
 
 def test_what_another_destination_shows_does_not_count() -> None:
