@@ -29,7 +29,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 def new_reports() -> Reports:
     process: Any = SimpleNamespace(settings=SimpleNamespace(digest_key=lambda: b"k" * 32))
     ledger: Any = None
-    return Reports(process, "ehr", "0", ledger)
+    return Reports(process, "ehr", "0", ledger, lambda: 0)
 
 
 def test_a_failed_and_a_parked_attempt_are_logged_with_a_digest_and_a_confirmed_one_is_not(
