@@ -15,7 +15,7 @@ from pipeline.destinations.auth.credentials import Authorised, News, NoToken, Ob
 from pipeline.destinations.auth.files import WatchedFiles
 from pipeline.destinations.auth.key import Algorithm, SigningKey, parse_signing_key
 from pipeline.destinations.auth.token_endpoint import NotIssued, Token
-from pipeline.domain.limits import MAX_DELAY_S, next_delay
+from pipeline.domain.limits import next_delay
 
 RENEW_BEFORE_S: Final = 60.0
 """A token is renewed so long before its end, or after three quarters of its life where that is later."""
@@ -25,6 +25,10 @@ UNUSED_BEFORE_S: Final = 5.0
 
 REFUSED_PAUSE_S: Final = 5.0
 """Between two renewals for the reason that the server refused a token: it may refuse us, whatever the token."""
+
+
+ASK_AGAIN_S: Final = 5.0
+"""Longest time after which whoever got no token may ask again: it costs nothing here, and a key may be set right by then."""
 
 
 class Endpoint(Protocol):
@@ -136,7 +140,7 @@ class SmartBackend:
         """Wait for the one renewal. Whoever waits no longer doesn't end it: the others, and the next, want it too."""
         wait_s = self._not_before - self._monotonic()
         if self._renewal is None and wait_s > 0:
-            return NoToken(min(wait_s, MAX_DELAY_S))  # what is told is not counted, so it may as well ask soon
+            return NoToken(min(wait_s, ASK_AGAIN_S))
         renewal = self._begin()
         await asyncio.wait((renewal,), timeout=within_s)
         if not renewal.done() or renewal.cancelled():
@@ -175,4 +179,4 @@ class SmartBackend:
         pause_s = next_delay(self._failures, self._draw(), failure.after_s).total_seconds()
         self._not_before = self._monotonic() + pause_s
         self._observe(failure.news)
-        return NoToken(min(pause_s, MAX_DELAY_S))
+        return NoToken(min(pause_s, ASK_AGAIN_S))

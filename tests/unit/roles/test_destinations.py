@@ -1,0 +1,93 @@
+"""Destinations from settings: what an EHR demands is there before anything starts, and what happens to it is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.destinations.auth import files
+from pipeline.destinations.auth.bearer import BearerFile
+from pipeline.destinations.auth.smart import SmartBackend
+from pipeline.destinations.fhir_profile import PROFILES
+from pipeline.ops import metrics
+from pipeline.roles import destinations
+from pipeline.roles.destinations import access_to, destination_of
+from pipeline.roles.process import Refused
+from pipeline.settings import FhirFeed, WriterSettings
+from tests.support.certificates import Authority
+from tests.support.fhir_lab import DIGEST_KEY
+from tests.support.token_server import CLIENT, SCOPE, ec_key, pem, write
+
+
+def section(folder: Path, profile: str = "sekmet-owner", **access: Any) -> WriterSettings:
+    data_dir = folder / "data"
+    return WriterSettings(profile=profile, role="owner", base_url="https://e.example.org", data_dir=data_dir, **access)
+
+
+def demanding(folder: Path, *demands: str) -> str:
+    """A profile of an EHR that demands these."""
+    text = (PROFILES / "sekmet-owner.yaml").read_text() + f"\nauthorisation: [{', '.join(demands)}]\n"
+    return str(write(folder / "profile.yaml", text))
+
+
+def smart(folder: Path) -> dict[str, Any]:
+    return {"client_id": CLIENT, "key_file": write(folder / "smart.key", pem(ec_key())), "scope": SCOPE}
+
+
+def ours(folder: Path) -> dict[str, Path]:
+    certificate, key = Authority().issue("us").put(folder, "client")
+    return {"cert_file": certificate, "key_file": key}
+
+
+def test_what_the_ehr_demands_by_its_profile_and_the_settings_lack_is_told_all_at_once(tmp_path: Path) -> None:
+    profile = demanding(tmp_path, "smart", "mutual-tls")
+    with pytest.raises(Refused) as caught:
+        destination_of("ehr", section(tmp_path, profile, token_file=write(tmp_path / "token", "t")), DIGEST_KEY)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["writers.ehr.smart", "writers.ehr.cert_file"]
+
+
+async def test_an_ehr_that_gets_what_it_demands_is_taken(tmp_path: Path) -> None:
+    profile = demanding(tmp_path, "smart", "mutual-tls")
+    made = destination_of("ehr", section(tmp_path, profile, smart=smart(tmp_path), **ours(tmp_path)), DIGEST_KEY)
+    await made.close()
+
+
+def test_each_way_of_the_settings_makes_its_credentials_for_writers_and_for_feeds(tmp_path: Path) -> None:
+    nothing = access_to("writers.ehr", "ehr", section(tmp_path))
+    assert (nothing.credentials, nothing.tls) == (None, None)
+    token = access_to("writers.ehr", "ehr", section(tmp_path, token_file=write(tmp_path / "token", "t")))
+    assert isinstance(token.credentials, BearerFile)
+    feed = FhirFeed.model_construct(
+        base_url="https://e.example.org", token_file=None, smart=section(tmp_path, smart=smart(tmp_path)).smart, **ours(tmp_path)
+    )
+    both = access_to("fhir.feeds.f", "f", feed.model_copy(update={"ca_file": None}))
+    assert isinstance(both.credentials, SmartBackend)
+    assert both.tls is not None
+
+
+def test_files_that_make_no_tls_refuse_the_start_without_showing_anything_of_them(tmp_path: Path) -> None:
+    given = ours(tmp_path) | {"cert_file": write(tmp_path / "other.pem", Authority().issue("x").certificate)}
+    with pytest.raises(Refused) as caught:
+        destination_of("ehr", section(tmp_path, **given), DIGEST_KEY)
+    assert "writers.ehr" in str(caught.value)
+    assert "PRIVATE" not in str(caught.value)
+
+
+async def test_what_happens_to_credentials_is_counted_and_logged_by_a_bounded_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(destinations, "emit", lambda line, **fields: told.append((line.name, fields)))
+    monkeypatch.setattr(files, "LOOK_EVERY_S", 0.0)
+    path = write(tmp_path / "token", "first")
+    credentials = access_to("writers.told", "told", section(tmp_path, token_file=path)).credentials
+    assert credentials is not None
+    await credentials.authorise(1.0)
+    for content in ("second", "not a token"):
+        write(path, content)
+        await credentials.authorise(1.0)
+    assert told == [
+        ("credentials.good", {"destination": "told", "cause": "bearer_rotated"}),
+        ("credentials.bad", {"destination": "told", "cause": "bearer_unusable"}),
+    ]
+    assert metrics.CREDENTIALS.of("told", "bearer_rotated")._value.get() == 1
