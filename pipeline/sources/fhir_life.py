@@ -20,6 +20,9 @@ from pipeline.domain.subscription import (
 from pipeline.domain.subscription_state import MAX_FETCHES, OVERLAP_MS
 from pipeline.formats.fhir.notification import Notification
 
+STRAY_MS: Final = 60_000
+"""Between two looks for other subscriptions to our address."""
+
 LinkAction = CheckStatus | Restore | Create
 _STRENGTH: Final = (CheckStatus, Restore, Create)
 
@@ -35,6 +38,7 @@ class Life:
         self.link_wake = asyncio.Event()
         self.read_wake = asyncio.Event()
         self._link: LinkAction | None = None
+        self._stray_at = Millis(0)
         self._fetches: dict[tuple[int, int], Fetch] = {}
         self._reread: ReRead | None = None
 
@@ -51,9 +55,12 @@ class Life:
     def heard(self, said: Notification, numbers: Sequence[int], made_at: Sequence[Millis | None], at: Millis) -> None:
         """A notification of which the events of these numbers are durable.
 
-        One of another subscription (an older one of ours that the server still serves) says nothing about this one.
+        One of another subscription to our address says nothing about this one; it is looked for, and switched off.
         """
         if said.subscription is not None and said.subscription != f"Subscription/{self.subscription}":
+            if self.subscription is not None and at - self._stray_at >= STRAY_MS:
+                self._stray_at = at
+                self._push((Create(),))
             return
         self._step(*self.watch.on_notification(self.state, numbers, said.events_since_start, at, made_at, said.status))
 
