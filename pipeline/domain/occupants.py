@@ -6,10 +6,10 @@ destination shows. Pure; records of different topics and partitions may come in 
 """
 
 import enum
-import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import UNSET
 
@@ -93,9 +93,14 @@ FREE: Final = Before(frozenset(), frozenset())
 
 
 class Occupants:
-    """Of one destination. For any thread."""
+    """Of one destination. For any thread, as far as `lock` keeps them apart."""
 
-    def __init__(self, destination: str, lets_write: Callable[[Facts], bool] = lambda facts: False) -> None:
+    def __init__(
+        self,
+        destination: str,
+        lets_write: Callable[[Facts], bool] = lambda facts: False,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
         """`lets_write`: whether the flags let a stay be written that was only compared before."""
         self._destination = destination
         self._lets_write = lets_write
@@ -103,7 +108,7 @@ class Occupants:
         self._shown: dict[Bed, set[bytes]] = {}
         self._newest: dict[Bed, set[bytes]] = {}
         self._double: set[Bed] = set()
-        self._lock = threading.Lock()
+        self._lock = lock or nullcontext()
 
     def __len__(self) -> int:
         return len(self._stays)

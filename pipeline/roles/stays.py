@@ -1,6 +1,7 @@
 """What a writer knows of all stays, its own partitions' and the others': in which bed each lies at its destination."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -23,7 +24,7 @@ class Stays:
     def __init__(self, process: Process, destination: str, lets_write: Callable[[Facts], bool]) -> None:
         """`lets_write`: what the flags say of a stay; asked on the loop's thread."""
         self._destination = destination
-        self._occupants = Occupants(destination, lets_write)
+        self._occupants = Occupants(destination, lets_write, threading.Lock())
         profile = profile_for(destination, process.settings.writers[destination])
         self._follower = None
         self.order: Order = AnyOrder()
