@@ -3,22 +3,33 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Final, Protocol
 
 import httpx
 import pytest
 from msgspec.structs import replace
 
+from pipeline.domain.subscription import Watch
 from pipeline.formats.hl7v2.framing import frame
 from pipeline.roles.intake import hl7_profile
+from pipeline.sources import fhir as fhir_module
 from pipeline.sources import http as http_module
+from pipeline.sources.fhir import FhirSource, Listener
+from pipeline.sources.fhir_feed import Feed, FeedConfig
+from pipeline.sources.fhir_keeper import Plan
+from pipeline.sources.fhir_secret import HookSecret
+from pipeline.sources.fhir_server import FhirServer, Reply
+from pipeline.sources.fhir_subscription import Wanted
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_openapi import EXAMPLE
 from pipeline.sources.mllp import MllpLimits, MllpSource
 from pipeline.sources.protocol import Source
+from tests.support import fhir_in
 from tests.support.http_fakes import headers, new_tracker, settings
 
 CANARY: Final = "Zzyzxqv"
@@ -123,4 +134,60 @@ class MllpAdapter:
         return Answer(said[found[1]], answer.split(b"\rMSA")[1])
 
 
-ADAPTERS: Final[dict[str, Callable[[pytest.MonkeyPatch], Adapter]]] = {"http": HttpAdapter, "mllp": MllpAdapter}
+class FhirAdapter:
+    """A feed whose server is away: its keeper asks in vain, and what arrives is taken all the same."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fhir_module, "DRAIN_S", SHORT_DRAIN_S)
+        self._folder = Path(tempfile.mkdtemp())
+        (self._folder / "hook.token").write_text(fhir_in.SECRET)
+
+    def source(self) -> Source:
+        secret = HookSecret(self._folder / "hook.token")
+        wanted = Wanted(
+            "R4", "backport", fhir_in.TOPIC, (), "https://s.example.org/fhir/beds", "full-resource", None, None, "test"
+        )
+        config = FeedConfig(Plan("beds", wanted, ("Location",)), "north", "ehr-main", Watch())
+        feed = Feed(
+            config,
+            secret,
+            FhirServer("https://ehr.example.org/fhir", self._away),
+            fhir_in.Mapped(),
+            fhir_in.MemoryCursor(),
+            None,
+            fhir_in.Observed(),
+            fhir_in.Clock(),
+        )
+        return FhirSource(Listener("127.0.0.1", 0, 1_000_000, 64, BOUND_S * 2), {"beds": (feed, secret)})
+
+    async def _away(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        return Reply(0)
+
+    def port(self, source: Source) -> int:
+        assert isinstance(source, FhirSource)
+        return source.port
+
+    def message(self, number: int, variant: int = 0) -> bytes:
+        meta = {"versionId": "1", "lastUpdated": "2026-01-05T10:15:00Z"}
+        body = {**fhir_in.bed(f"B{number}", "KU"[variant]), "meta": meta, "name": CANARY}
+        return json.dumps(body).encode()
+
+    async def send(self, port: int, message: bytes, number: int) -> Answer:
+        transport = httpx.AsyncHTTPTransport(retries=3)
+        secret = {"Authorization": f"Bearer {fhir_in.SECRET}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=BOUND_S) as client:
+            try:
+                answer = await client.post("/fhir/beds", content=message, headers=secret)
+            except httpx.TransportError:
+                return Answer(Said.NOTHING)
+        if answer.status_code == 503 and "retry-after" not in answer.headers:
+            pytest.fail("an answer that asks to try again says when")
+        said = {204: Said.YES, 400: Said.REFUSED, 422: Said.REFUSED, 500: Said.TRY_AGAIN, 503: Said.TRY_AGAIN}
+        return Answer(said[answer.status_code], answer.content)
+
+
+ADAPTERS: Final[dict[str, Callable[[pytest.MonkeyPatch], Adapter]]] = {
+    "fhir": FhirAdapter,
+    "http": HttpAdapter,
+    "mllp": MllpAdapter,
+}
