@@ -234,6 +234,9 @@ WRITER_BREAKER_OPEN: Final = _gauge("surgeline_writer_breaker_open", "1 while th
 CREDENTIALS: Final = _counter(
     "surgeline_credentials_total", "what happened to our tokens, keys and certificates at a server", DESTINATION, NEWS
 )
+CERTIFICATE_ENDS: Final = _gauge(
+    "surgeline_certificate_end_seconds", "when our certificate for a server ends, seconds of the epoch", DESTINATION
+)
 WRITER_MODE: Final = _gauge("surgeline_writer_mode", "1 for the mode that the destination is in, else 0", DESTINATION, MODE)
 LAG_SECONDS: Final = _histogram(
     "surgeline_lag_seconds",

@@ -1,8 +1,6 @@
 """Destinations from settings, and how any FHIR server that the settings name knows us."""
 
 import random
-import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,7 +82,7 @@ def destination_of(name: str, section: WriterSettings, digest_key: bytes) -> Fhi
 def access_to(where: str, name: str, section: ServerSettings) -> Access:
     """For the server of the section at `where`; `name` stands in metrics and log lines. Refused where TLS can't be had."""
     observe = _teller(name)
-    tls = _tls(where, section, observe)
+    tls = _tls(where, name, section, observe)
     return Access(_credentials(section, observe, tls), tls)
 
 
@@ -97,18 +95,19 @@ def _credentials(section: ServerSettings, observe: Observe, tls: TlsSource | Non
     return SmartBackend(TokenEndpoint(grant, system_clock, tls), keys, observe, random.random)
 
 
-def _tls(where: str, section: ServerSettings, observe: Observe) -> Callable[[], ssl.SSLContext] | None:
+def _tls(where: str, name: str, section: ServerSettings, observe: Observe) -> TlsSource | None:
     """The server's authority, and our certificate where it asks for one."""
     if section.ca_file is None and section.cert_file is None:
         return None
     try:
-        return TlsFiles(section.ca_file, section.cert_file, section.key_file, observe).context
+        files = TlsFiles(section.ca_file, section.cert_file, section.key_file, observe)
     except TlsUnusable:
         raise Refused(
-            [
-                f"{where}: ca_file, cert_file and key_file make no TLS: PEM? Is it the certificate's own key, without a pass phrase?"
-            ]
+            [f"{where}: ca_file, cert_file, key_file make no TLS. All PEM? Is it the certificate's own key, with no pass phrase?"]
         ) from None
+    if files.certificate_ends_at_s is not None:
+        metrics.CERTIFICATE_ENDS.of(name).set_function(lambda: files.certificate_ends_at_s or 0.0)
+    return files.context
 
 
 def _teller(name: str) -> Observe:

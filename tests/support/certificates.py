@@ -47,12 +47,12 @@ class Authority:
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.certificate = made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
-    def issue(self, name: str, pass_phrase: bytes | None = None) -> Issued:
+    def issue(self, name: str, pass_phrase: bytes | None = None, days: int = 1) -> Issued:
         """For a server at 127.0.0.1, or for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         places = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-        made = _begun(subject, self._name, key.public_key()).add_extension(places, critical=False)
+        made = _begun(subject, self._name, key.public_key(), days).add_extension(places, critical=False)
         encryption: KeySerializationEncryption = BestAvailableEncryption(pass_phrase) if pass_phrase else NoEncryption()
         return Issued(
             made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM),
@@ -70,7 +70,7 @@ def server_context(certificate: Path, key: Path, clients: bytes | None = None) -
     return context
 
 
-def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int = 1) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -79,5 +79,5 @@ def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - DAY)
-        .not_valid_after(now + DAY)
+        .not_valid_after(now + days * DAY)
     )

@@ -161,7 +161,7 @@ async def test_files_that_change_while_they_are_read_are_read_again(lab: Lab, mo
     lab.issue("second")
     made = files._made
 
-    def made_and_changed() -> ssl.SSLContext | None:
+    def made_and_changed() -> tuple[ssl.SSLContext, float | None] | None:
         context = made()
         third.put(lab.folder, "client")
         return context

@@ -1,5 +1,6 @@
 """Destinations from settings: what an EHR demands is there before anything starts, and what happens to it is told."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def test_files_that_make_no_tls_refuse_the_start_without_showing_anything_of_the
         destination_of("ehr", section(tmp_path, **given), DIGEST_KEY)
     assert "writers.ehr" in str(caught.value)
     assert "PRIVATE" not in str(caught.value)
+
+
+def test_the_end_of_our_certificate_is_shown_before_it_comes_and_moves_with_a_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOOK_EVERY_S", 0.0)
+    now, tls = time.time(), access_to("writers.ends", "ends", section(tmp_path, **ours(tmp_path))).tls
+    shown = metrics.CERTIFICATE_ENDS.of("ends").collect
+    assert [sample.value for metric in shown() for sample in metric.samples] == [pytest.approx(now + 86_400, abs=60)]
+    Authority().issue("us", days=90).put(tmp_path, "client")
+    assert tls is not None
+    tls()
+    assert [sample.value for metric in shown() for sample in metric.samples] == [pytest.approx(now + 90 * 86_400, abs=60)]
 
 
 async def test_what_happens_to_credentials_is_counted_and_logged_by_a_bounded_name(
