@@ -164,7 +164,7 @@ class Tracker:
             self._keep(event_id, Suppressed(tenant, decision.kind, decision.reason, decision.detail, at))
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """From `outcomes`: CONFIRMED supersedes each revision between `after` and its own."""
+        """From `outcomes`: CONFIRMED supersedes each revision between `after` and its own, SHADOWED passes over each."""
         key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
         with self._lock:
             entity = self._entity(key)
@@ -197,7 +197,11 @@ def _apply(progress: Progress, outcome: Outcome) -> None:
         return
     if outcome.revision == progress.revision:
         progress.deliveries[outcome.destination] = _delivery(progress, outcome)
-    elif outcome.kind is OutcomeKind.CONFIRMED and outcome.after < progress.revision < outcome.revision:
+    elif not outcome.after < progress.revision < outcome.revision:
+        return
+    elif outcome.kind is OutcomeKind.SHADOWED:
+        progress.deliveries[outcome.destination] = _delivery(progress, outcome)
+    elif outcome.kind is OutcomeKind.CONFIRMED:
         at = Millis(outcome.at)
         progress.deliveries[outcome.destination] = Delivery(
             "superseded", at, outcome.at - progress.received_at, outcome.revision, attempts=outcome.attempts

@@ -103,6 +103,18 @@ def state_at_ehr(of: Tracker, number: int) -> str:
     return status.deliveries["ehr"].state
 
 
+def test_a_comparison_passes_over_what_is_older_and_is_no_end_where_the_flags_change() -> None:
+    of = tracker()
+    for each in (accepted(1), accepted(2, 1)):
+        of.on_accepted(each)
+    of.on_outcome(outcome(OutcomeKind.SHADOWED, 2, reason=Reason.SHADOW))
+    assert [state_at_ehr(of, number) for number in (1, 2)] == ["shadowed", "shadowed"]
+    of.on_outcome(outcome(OutcomeKind.CONFIRMED, 2))
+    assert [state_at_ehr(of, number) for number in (1, 2)] == ["superseded", "confirmed"]
+    of.on_outcome(outcome(OutcomeKind.SHADOWED, 2))
+    assert state_at_ehr(of, 2) == "confirmed"
+
+
 def test_confirmation_closes_the_range_before_it_whatever_is_read_first() -> None:
     steps: list[Callable[[Tracker], None]] = [
         lambda of: of.on_accepted(accepted(1)),
