@@ -184,7 +184,7 @@ def _given_up(known: Pending, outcome: Outcome) -> Pending:
     if outcome.revision >= known.newest_revision:
         # A newer revision has its own attempts: what an older one used up must not park it at its first failure.
         changes |= {"attempts": outcome.attempts, "last_reason": outcome.reason}
-    if not known.due:
+    if known.is_shadowed and not known.due:
         changes["due"] = {outcome.lane: Due(outcome.revision, outcome.at, outcome.at)}
     return msgspec.structs.replace(known, **changes)
 
