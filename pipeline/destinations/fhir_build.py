@@ -43,15 +43,13 @@ class Builder:
 
     profile: Profile
     digest_key: bytes = field(repr=False)
+    carrier: Carrier = field(init=False)
+    """Where our revision travels at this EHR."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "carrier", carrier_of(self.profile))
         if not MIN_DIGEST_KEY_BYTES <= len(self.digest_key) <= MAX_DIGEST_KEY_BYTES:
             raise ValueError(f"a digest key has {MIN_DIGEST_KEY_BYTES} to {MAX_DIGEST_KEY_BYTES} bytes")
-
-    @property
-    def carrier(self) -> Carrier:
-        """Where our revision travels at this EHR."""
-        return carrier_of(self.profile)
 
     def maps(self, entity_type: EntityType) -> bool:
         """Whether the profile lets this entity type out."""
@@ -152,9 +150,8 @@ class Builder:
             return Suppressed(Reason.ALREADY_THERE, accepted.revision)
         if current.etag is None and self.profile.fence == "if-match":
             return Refused(Reason.REFUSED_OTHER)  # without a version there is no fence, and the profile promises one
-        body = self._marked(
-            subject, accepted, current.body, self._desired(subject, accepted, current.body), self._ours(subject, current)
-        )
+        desired = self._desired(subject, accepted, current.body)
+        body = self._marked(subject, accepted, current.body, desired, self._ours(subject, current, desired))
         url = f"{subject.resource.resource_type}/{current.remote_id}"
         fence = self.fence_of(current.etag)
         body, entries = _placed(subject, accepted, body, known)
@@ -218,12 +215,14 @@ class Builder:
             or (field not in written and _says(shown[field]))
         )
 
-    def _ours(self, subject: Subject, current: Current) -> frozenset[str]:
-        """Fields that still show what we wrote at some time, whether the state speaks of them or not."""
-        mark, shown = self.mark_in(current.body), _shown(subject, current.body)
-        if mark is None:
+    def _ours(self, subject: Subject, current: Current, desired: tuple[Owned, ...]) -> frozenset[str]:
+        """Fields beside those of `desired` that still show what we wrote at some time: the state doesn't speak of them."""
+        mark = self.mark_in(current.body)
+        others = {field for field, _ in mark.digests} - {owned.field for owned in desired} if mark else set()
+        if mark is None or not others or self.carrier.kind == "tag":
             return frozenset()
-        return frozenset(field for field in mark.written(shown) if is_ours(mark, field, shown, self.digest_key))
+        shown = _shown(subject, current.body)
+        return frozenset(field for field in others if is_ours(mark, field, shown, self.digest_key))
 
     def _written(self, subject: Subject, body: Body, desired: tuple[Owned, ...]) -> dict[str, Json]:
         fields = {owned.field for owned in desired}

@@ -8,6 +8,7 @@ no worker looks into another's table.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from pipeline.domain.event import EntityType, Place, Reference
 from pipeline.formats.fhir.owned import Body, Json, dotted_value
@@ -152,25 +153,14 @@ def referenced(reference: Json) -> Json:
     return [system, value] if system and value else reference.get("reference")
 
 
-def _bed_part(text: str) -> str:
-    return text.replace("%", "%25").replace("/", "%2F")
-
-
 def _quoted(text: str) -> str:
     """Percent-encoding of all but letters, digits and `-._~`."""
-    return "".join(
-        character if character.isascii() and (character.isalnum() or character in "-._~") else _percent(character)
-        for character in text
-    )
+    return quote(text, safe="", encoding="utf-8", errors="surrogatepass")
 
 
 def query_quoted(text: str) -> str:
     """Percent-encoding for a query."""
     return _quoted(text)
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def _escaped(text: str) -> str:

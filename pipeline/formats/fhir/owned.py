@@ -104,6 +104,8 @@ def value_at(body: Body, path: Path) -> Json:
 
 def dotted_value(node: Json, dotted: str) -> Json:
     """The value at `a.b.c`, through objects only; None where there is none."""
+    if "." not in dotted:
+        return node.get(dotted) if isinstance(node, dict) else None
     for name in dotted.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node
