@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -507,8 +506,3 @@ async def test_where_there_never_was_a_bearer_token_nothing_can_be_sent(tmp_path
     bearer = BearerFile(tmp_path / "none", list[News]().append, HandClock())
     assert isinstance(await bearer.authorise(SOON_S), NoToken)
     assert await bearer.renew(Authorised("Bearer x"), SOON_S) is None
-
-
-def test_aiohttp_pools_by_tls_context() -> None:
-    """What `FhirHttp` relies on: a request under another context never takes a connection of the old one."""
-    assert "ssl" in aiohttp.client_reqrep.ConnectionKey._fields
