@@ -41,12 +41,13 @@ class Sent:
 class Driver:
     """Plays a trace against one pipeline. `at` 0 is the moment of `play`."""
 
-    def __init__(self, http_url: str, token: str, mllp_port: int, *, paced: bool = True) -> None:
+    def __init__(self, http_url: str, token: str, mllp_port: int, *, paced: bool = True, give_up_s: float = GIVE_UP_S) -> None:
         self.sent = Sent()
         self._http_url = http_url
         self._token = token
         self._mllp_port = mllp_port
         self._paced = paced
+        self._give_up_s = give_up_s
 
     async def play(self, steps: Sequence[Step], tick: Callable[[], None] = lambda: None) -> None:
         """Send every step at its time; returns when each was answered. A patient's messages keep their connection."""
@@ -73,7 +74,7 @@ class Driver:
         reader: asyncio.StreamReader | None = None
         writer: asyncio.StreamWriter | None = None
         while (step := await queue.get()) is not None:
-            deadline = time.monotonic() + GIVE_UP_S
+            deadline = time.monotonic() + self._give_up_s
             while True:
                 try:
                     if writer is None or reader is None:
@@ -96,7 +97,7 @@ class Driver:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as session:
             while (step := await queue.get()) is not None:
-                deadline = time.monotonic() + GIVE_UP_S
+                deadline = time.monotonic() + self._give_up_s
                 while True:
                     status = await self._post(session, headers, step)
                     if self._done(step, str(status), status == 202, status in (400, 401, 403, 413, 415, 422)):

@@ -31,6 +31,9 @@ GRACE_S = 30.0
 START_BOUND_S = 90.0
 """In which a worker must have given up on a broker that is away: two questions of 15 s to it, and a busy machine."""
 
+GIVE_UP_S = 2 * START_BOUND_S + ANSWER_S
+"""No sender gives up while the broker is away, however long the late workers take to notice."""
+
 AWAY_S = 8.0 if SHORT else 35.0
 SURGE_S = 3.0
 MOST_SURGES = 100
@@ -53,7 +56,7 @@ def to(broker: Broker, owner: Ehr, tmp_path_factory: pytest.TempPathFactory) -> 
 @contextmanager
 def sending(to: Site, seed: int) -> Iterator[Sent]:
     """Surges over HTTP and MLLP in the background, one after another until the block's end; then all is answered."""
-    driver = Driver(to.stack.http_url, to.stack.token, to.stack.mllp_port)
+    driver = Driver(to.stack.http_url, to.stack.token, to.stack.mllp_port, give_up_s=GIVE_UP_S)
     enough = threading.Event()
     failure: list[BaseException] = []
 
