@@ -531,3 +531,25 @@ def test_tries_wait_longer_each_time_up_to_a_bound() -> None:
     waits = [backoff_ms(tried) for tried in range(1, 40)]
     assert waits == sorted(waits)
     assert waits[-1] == RETRY_MAX_MS
+
+
+def test_a_reread_that_began_before_a_restart_is_not_the_one_that_the_restart_asks_for() -> None:
+    feed = Feed()
+    feed.hears(1, 2)
+    feed.now += LATE_MS + 1
+    reread = one(feed.hears(1), ReRead)
+    assert isinstance(reread, ReRead)
+    started_at = feed.at
+    feed.now += LATE_MS + 1
+    feed.hears(count=0)
+    feed.take(feed.watch.on_reread(feed.state, reread, started_at, feed.at))
+    assert feed.state.missed is not None
+    feed.reread_all()
+    assert feed.state.missed is None
+
+
+def test_a_repair_that_was_just_asked_for_is_not_asked_for_again() -> None:
+    feed = Feed()
+    assert Restore() in feed.status(SubscriptionStatus.ERROR)
+    assert feed.after(1) == ()
+    assert Restore() in feed.after(backoff_ms(1))
