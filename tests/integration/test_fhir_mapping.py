@@ -30,7 +30,7 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
-from pipeline.formats.fhir.profile import Profile
+from pipeline.formats.fhir.profile import Profile, ResourceProfile
 from pipeline.local.ehr import Ehr
 from tests.support.fhir_checks import check
 from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, pending
@@ -290,6 +290,44 @@ async def test_a_stay_that_moves_to_another_episode_leaves_those_of_others_alone
     await lab.write(lab.replica, record(stay(name, T0, episode=Reference("MAIN", f"E2-{name}")), f"V-{name}", 6), done.remote_id)
     shown = (await lab.get(f"Encounter/{done.remote_id}"))["episodeOfCare"]
     assert [item["identifier"]["value"] for item in shown] == ["7", f"MAIN/E2-{name}"]
+
+
+# -- what an owner permits
+
+
+async def test_an_owner_is_told_a_reservation_and_nothing_else_of_its_stay(lab: Lab, name: str) -> None:
+    profile = load_profile("sekmet-owner")
+    stays = ResourceProfile(system=profile.references[EntityType.ENCOUNTER].system, fields=("pending_location",))
+    references = {kind: named for kind, named in profile.references.items() if kind is not EntityType.ENCOUNTER}
+    to = lab.destination(
+        structs.replace(
+            profile,
+            resources={**profile.resources, EntityType.ENCOUNTER: stays},
+            references=references,
+            reservation="pending-location",
+        )
+    )
+    ours = record(stay(name, T0, pending_location=Place(point_of_care="ICU", room="12", bed="A")), name, 5)
+    theirs = {
+        "resourceType": "Encounter",
+        "id": f"enc-{name}",
+        "identifier": [to.builder.subject(ours).ident.body()],
+        "status": "arrived",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
+        "location": [{"location": {"display": "ED 4"}, "status": "active"}],
+    }
+    path = f"Encounter/enc-{name}"
+    async with lab.session.put(f"{lab.base_url}/{path}", json=theirs) as response:
+        assert response.status == 201
+    await lab.write(to, ours)
+    body = await lab.get(path)
+    check(body)
+    assert [item["status"] for item in body["location"]] == ["active", "reserved"]
+    await lab.write(to, record(structs.replace(ours.state, pending_location=None), name, 6))
+    body = await lab.get(path)
+    assert {key: body[key] for key in theirs} == theirs
+    assert "subject" not in body
+    await to.close()
 
 
 # -- where the revision travels

@@ -65,7 +65,8 @@ Elements are ours if they refer to a place by an identifier of ours; all others 
 name gets the first status that applies: the patient is there, is there for a while, is expected, was there. A place that the
 state no longer names becomes `completed` if it was active, and goes if it was a plan or a promise; so a superseded move leaves
 no patient in two beds. Once the stay is over nobody is anywhere: active becomes `completed`, plans and promises go. Where the
-profile doesn't write `location`, a promised place that the EHR shows as taken is left to the EHR.
+profile doesn't write `location`, a promised place that the EHR shows as taken is left to the EHR. A `period.end` that would be
+before its start is left out (per-1): a server that checks would refuse the whole stay for it.
 """
 
 

@@ -55,7 +55,7 @@ def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) 
         *_coded("service", _SERVICE, encounter.service),
         *_coded("disposition", _DISPOSITION, encounter.disposition),
         *moment("admitted_at", ("period", "start"), encounter.admitted_at),
-        *moment("discharged_at", ("period", "end"), encounter.discharged_at),
+        *moment("discharged_at", ("period", "end"), _discharged_at(encounter, current)),
         *episode.owned_of(encounter, naming, current),
         *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field), naming)),
     )
@@ -75,6 +75,13 @@ def _status(encounter: Encounter, naming: Naming) -> tuple[Owned, ...]:
         return ()
     status = ENCOUNTER_STATUS[encounter.status or EncounterStatus.UNKNOWN]
     return (Owned("status", ("status",), naming.profile.status(EntityType.ENCOUNTER, "status", status)),)
+
+
+def _discharged_at(encounter: Encounter, current: Body) -> Json:
+    """The end of the period; none where it would be before the start (per-1): an EHR that checks would refuse the whole stay."""
+    start = same_moment(dotted_value(current, "period.start")) if encounter.admitted_at is UNSET else encounter.admitted_at
+    end = encounter.discharged_at
+    return None if isinstance(start, int) and isinstance(end, int) and end < start else end
 
 
 def _coded(field: str, path: tuple[str | Member, ...], value: Json) -> tuple[Owned, ...]:

@@ -140,6 +140,12 @@ def test_a_finished_stay_is_nowhere() -> None:
     assert [item["status"] for item in built(over, built(stay))["location"]] == ["completed"]
 
 
+def test_a_stay_that_ends_before_it_begins_has_no_end() -> None:
+    odd = built(Encounter(admitted_at=Millis(2_000), discharged_at=Millis(1_000)))
+    assert odd["period"] == {"start": "1970-01-01T00:00:02.000Z"}
+    assert built(Encounter(admitted_at=Millis(500), discharged_at=Millis(1_000)), odd)["period"].keys() == {"start", "end"}
+
+
 def test_a_cleared_code_leaves_no_empty_shell_and_spares_the_codes_of_others() -> None:
     stay = built(Encounter(service="MED", disposition="01"))
     cleared = built(Encounter(service=None, disposition=None), stay)
