@@ -123,7 +123,7 @@ def _read_extension(body: Body, url: str) -> Mark | None:
     parts: dict[str, list[str]] = {"revision": [], "stateHash": [], "digest": []}
     for part in elements(marks[0], "extension"):
         name, text = part.get("url"), part.get("valueString")
-        if name in parts and isinstance(text, str):
+        if isinstance(name, str) and name in parts and isinstance(text, str):
             parts[name].append(text)
     revision = _parse_revision(parts["revision"])
     if revision == NO_REVISION or len(parts["stateHash"]) != 1:
