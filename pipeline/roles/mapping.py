@@ -14,7 +14,7 @@ from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.profile import Profile as EhrProfile
 from pipeline.formats.fhir.references import own_name
-from pipeline.formats.fhir.revision import read_mark
+from pipeline.formats.fhir.revision import carrier_of
 from pipeline.formats.hl7v2.mapping import map_hl7
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.json_events import Client, Invalid, event_to_json, parse_event
@@ -107,7 +107,7 @@ def _map_fhir(file: Path, body: Body, at: str, received_at: Millis, ehr: Ehr) ->
 def _map_resource(
     file: Path, resource: Body, at: str, received_at: Millis, ehr: Ehr, known: Mapping[str, Body]
 ) -> Iterator[dict[str, Any]]:
-    if ehr.digest_key is None and read_mark(resource) is not None:
+    if ehr.digest_key is None and carrier_of(ehr.profile).read(resource) is not None:
         remedy = "give the writers' key with --digest-key-file"
         yield {**_rejected(file, "NO_DIGEST_KEY", "the resource carries our mark"), "field": at, "remedy": remedy}
         return
