@@ -19,9 +19,12 @@ FOLDER: Final = tempfile.TemporaryDirectory()
 KEY_FILE: Final = write(Path(FOLDER.name) / "smart.key", pem(ec_key()))
 PATIENCE_S: Final = 5.0
 
-ISSUES = st.builds(lambda life_s: ("issues", life_s), st.sampled_from([1.0, 10.0, 60.0, 300.0, 3600.0]))
+LIVES_S: Final = (1.0, 10.0, 60.0, 300.0)
+EDGES_S: Final = tuple(life_s + more_s for life_s in LIVES_S for more_s in (0.0, 0.5))
+
+ISSUES = st.builds(lambda life_s: ("issues", life_s), st.sampled_from(LIVES_S))
 FAILS = st.builds(lambda after_s: ("fails", after_s), st.sampled_from([0.0, 0.0, 2.0, 90.0]))
-WAITS = st.builds(lambda wait_s: ("waits", wait_s), st.floats(0.01, 400.0))
+WAITS = st.builds(lambda wait_s: ("waits", wait_s), st.one_of(st.floats(0.01, 400.0), st.sampled_from(EDGES_S)))
 STEPS = st.lists(st.one_of(ISSUES, FAILS, WAITS, st.just(("asks", 0.0)), st.just(("is refused", 0.0))), max_size=60)
 
 
