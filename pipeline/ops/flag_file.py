@@ -92,8 +92,9 @@ class FlagProvider(AbstractProvider):
 
 @dataclass(frozen=True, slots=True)
 class FlagFile:
-    """A file that was read. `digest` is the SHA-256 of its bytes, hexadecimal; `names` are the flags that are ours."""
+    """A file that was read: its bytes, and their SHA-256 in hexadecimal. `names` are the flags that are ours."""
 
+    data: bytes
     digest: str
     names: frozenset[str]
     provider: FlagProvider
@@ -150,7 +151,7 @@ def parse_flags(data: bytes, destinations: Sequence[str]) -> FlagFile:
     if problems:
         raise BadFlags("flag", problems)
     core = _core(ours, evaluators)
-    return FlagFile(hashlib.sha256(data).hexdigest(), frozenset(ours), FlagProvider(core))
+    return FlagFile(data, hashlib.sha256(data).hexdigest(), frozenset(ours), FlagProvider(core))
 
 
 def _document(data: bytes) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Flags:
         self._clock = clock
         self._seen: bytes | None = None
         self._judged: bytes | None = None
+        self._before = self._last_good()
         self._flags: FlagFile | None = self._first(file) if file is not None else None
         if self._flags is not None:
             self._flags.put_into_force()
@@ -134,20 +135,31 @@ class Flags:
                 await self._replace(found, notes, flipped)
 
     async def _tell_start(self, notes: Notes) -> None:
-        """What the chain's reader needs to know of flips that happened while nobody looked."""
+        """What is in force, and each flip against what was in force here before: somebody may have flipped it meanwhile."""
         shown = {f"{tenant}/{entity_type.value}": rule.shown for (tenant, entity_type), rule in sorted(self._rules.items())}
         await notes.note(
-            "rollout.start", self._destination, self._destination, "start", shown | self._digest(), self._clock(), self._actor
+            "rollout.start",
+            self._destination,
+            self._destination,
+            "start",
+            shown | _digest_of(self._flags),
+            self._clock(),
+            _actor_of(self._flags),
         )
-        emit(lines.FLAGS_IN_FORCE, destination=self._destination, version=self._actor, count=0)
+        after = {Scope(*name): rule for name, rule in self._rules.items()}
+        if self._before is not None:
+            before = {scope: self._before.rule(self._destination, scope) for scope in after}
+            await self._tell(flips(before, after), self._flags, notes)
+        await asyncio.to_thread(self._keep, self._flags)
+        emit(lines.FLAGS_IN_FORCE, destination=self._destination, version=_actor_of(self._flags), count=0)
 
     async def _replace(self, found: FlagFile, notes: Notes, flipped: Callable[[], Awaitable[int]]) -> None:
         """First durable, then in force: but what the new flags forbid stops at once."""
         self._next = found
         before = {Scope(*name): rule for name, rule in self._rules.items()}
         after = {scope: found.rule(self._destination, scope) for scope in before}
-        for flip in flips(before, after):
-            await self._tell(flip, found, notes)
+        await self._tell(flips(before, after), found, notes)
+        await asyncio.to_thread(self._keep, found)
         self._flags = found
         found.put_into_force()
         # Asked anew: a tenant may have come up in the meantime.
@@ -159,19 +171,13 @@ class Flags:
         due = await flipped()
         emit(lines.FLAGS_IN_FORCE, destination=self._destination, version=found.actor, count=due)
 
-    async def _tell(self, flip: Flip, found: FlagFile, notes: Notes) -> None:
-        cause = f"{flip.before.mode.value} to {flip.after.mode.value}"
-        scope = f"{flip.scope.tenant}/{flip.scope.entity_type.value}"
-        figures = {"from": flip.before.shown, "to": flip.after.shown, "digest": found.digest}
-        await notes.note("rollout.flipped", scope, self._destination, cause, figures, self._clock(), found.actor)
-        metrics.FLAGS_FLIPPED.of(self._destination).inc()
-
-    @property
-    def _actor(self) -> str:
-        return self._flags.actor if self._flags is not None else NO_FILE
-
-    def _digest(self) -> dict[str, str]:
-        return {"digest": self._flags.digest} if self._flags is not None else {}
+    async def _tell(self, flipped: Iterable[Flip], found: FlagFile | None, notes: Notes) -> None:
+        for flip in flipped:
+            cause = f"{flip.before.mode.value} to {flip.after.mode.value}"
+            scope = f"{flip.scope.tenant}/{flip.scope.entity_type.value}"
+            figures = {"from": flip.before.shown, "to": flip.after.shown, **_digest_of(found)}
+            await notes.note("rollout.flipped", scope, self._destination, cause, figures, self._clock(), _actor_of(found))
+            metrics.FLAGS_FLIPPED.of(self._destination).inc()
 
     def _changed(self, file: Path) -> FlagFile | None:
         """The file, if it is another one, good, and the same at two looks: one that is being written is no word yet."""
@@ -188,30 +194,29 @@ class Flags:
         except BadFlags as error:
             self._refuse(error)
             return None
-        self._keep(data)
         in_force = self._flags
         return found if in_force is None or found.digest != in_force.digest else None
 
     def _first(self, file: Path) -> FlagFile:
-        """The file; where it is broken the one that was good last."""
-        self._folder_made()
+        """The file; where it is broken the one that was in force here last."""
         try:
             data = _read(file)
             found = self._parsed(data)
         except (OSError, BadFlags) as error:
             bad = error if isinstance(error, BadFlags) else BadFlags(UNREADABLE, ["the file can't be read"])
-            return self._last_good(bad)
+            if self._before is None:
+                raise Refused([f"flags_file: {problem}" for problem in bad.problems]) from None
+            self._refuse(bad)
+            return self._before
         self._seen = self._judged = data
-        self._keep(data)
         return found
 
-    def _last_good(self, bad: BadFlags) -> FlagFile:
+    def _last_good(self) -> FlagFile | None:
+        """What was in force here last; None where nothing was, or where its destinations are no longer these."""
         try:
-            found = parse_flags(_read(self._kept), self._destinations)
+            return parse_flags(_read(self._kept), self._destinations)
         except (OSError, BadFlags):
-            raise Refused([f"flags_file: {problem}" for problem in bad.problems]) from None
-        self._refuse(bad)
-        return found
+            return None
 
     def _parsed(self, data: bytes) -> FlagFile:
         if not data:
@@ -224,11 +229,20 @@ class Flags:
         metrics.FLAGS_BROKEN.of(self._destination).set(1)
         emit(lines.FLAGS_REFUSED, destination=self._destination, cause=bad.cause, count=len(bad.problems))
 
-    def _folder_made(self) -> None:
+    def _keep(self, flags: FlagFile | None) -> None:
+        """A whole copy, or the one before, never half of one; none where no flags are configured any more."""
+        if flags is None:
+            self._kept.unlink(missing_ok=True)
+            return
         self._kept.parent.mkdir(parents=True, exist_ok=True)
-
-    def _keep(self, data: bytes) -> None:
-        """A whole copy or the one before, never half of one."""
         new = self._kept.with_name(f"{KEPT}.new")
-        new.write_bytes(data)
+        new.write_bytes(flags.data)
         os.replace(new, self._kept)
+
+
+def _actor_of(flags: FlagFile | None) -> str:
+    return flags.actor if flags is not None else NO_FILE
+
+
+def _digest_of(flags: FlagFile | None) -> dict[str, str]:
+    return {"digest": flags.digest} if flags is not None else {}

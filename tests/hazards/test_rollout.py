@@ -1,6 +1,7 @@
 """Shadow, limited, full while the writer runs and dies: nothing arrives that a flag forbids, and nothing is left behind."""
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.local.faults import Fault, FaultKind
 from pipeline.ops.audit import read_entries
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.accounts import close_books
-from tests.hazards.harness import CODEC, NAMESPACE, OWNER, STATES, Site, locations, proxied, site, until
+from tests.hazards.harness import CODEC, NAMESPACE, OWNER, SHORT, STATES, Site, Stream, flowing, locations, proxied, site, until
 
 NORTH, SOUTH = NAMESPACE, "SOUTH"
 BEDS = {NORTH: tuple(f"N/{n}/A" for n in range(4)), SOUTH: tuple(f"S/{n}/A" for n in range(4))}
@@ -57,9 +58,10 @@ def at_the_ehr(to: Site, ehr: Ehr) -> set[str]:
     return {facility for facility, beds in BEDS.items() if any(locations(ehr.base_url, to.tenant, bed) for bed in beds)}
 
 
-def flips(to: Site) -> list[Audit]:
-    entries = read_entries(KafkaTopics(to.kafka), CODEC)
-    return [entry for entry in entries if (entry.action, entry.subject) == ("rollout.flipped", f"{to.tenant}/bed")]
+def flips(to: Site, tenant: str | None = None) -> list[Audit]:
+    """Of the site's tenant, or of another, such as the settings' default one, which every writer knows from its start."""
+    entries, subject = read_entries(KafkaTopics(to.kafka), CODEC), f"{tenant or to.tenant}/bed"
+    return [entry for entry in entries if (entry.action, entry.subject) == ("rollout.flipped", subject)]
 
 
 def report(to: Site) -> Mapping[str, Any]:
@@ -129,3 +131,38 @@ def test_nothing_is_sent_that_a_flag_forbids_and_a_flip_writes_all_that_was_only
         until(lambda: ended(to, OutcomeKind.SHADOWED, fifth) == {NORTH, SOUTH}, "nothing more is sent")
         assert not any(o.kind is OutcomeKind.CONFIRMED for o in to.outcomes() if o.event_id in {e.event_id for e in fifth})
         assert (report(to)["update"], report(to)["fields"]) == (8, {"environment": 8, "operational_status": 8})
+
+
+def are_heads_confirmed(to: Site) -> bool:
+    confirmed = {(o.partition, o.revision) for o in to.outcomes() if o.kind is OutcomeKind.CONFIRMED}
+    return all((head.partition, head.revision) in confirmed for head in to.heads().values())
+
+
+@pytest.mark.timeout(600)
+def test_flags_that_are_flipped_at_random_while_events_flow_and_writers_die_leave_nothing_behind_and_take_nothing_back(
+    broker: Broker, owner: Ehr, tmp_path: Path
+) -> None:
+    file, chance = tmp_path / "flags.json", random.Random(4)
+    flip(file, "shadow")
+    with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}, flags_file=str(file)) as to:
+        to.start("gate", wait=False)
+        writers = [to.start("writer", OWNER, instance=str(number), wait=False) for number in range(2)]
+        for name in writers:
+            to.stack.wait_ready(name, timeout_s=120)
+        events = Stream(seed=11, beds=12, changes=10 if SHORT else 40).events(to)
+        with to.supervised(*writers), flowing(to, events, 8 if SHORT else 12) as sent:
+            for number in range(3 if SHORT else 9):
+                count = len(flips(to, "demo"))
+                flip(file, ("full", "shadow", "north")[number % 3])
+                until(lambda count=count: len(flips(to, "demo")) >= count + len(writers), "each writer's flip")  # type: ignore[misc]
+                to.kill(chance.choice(writers))
+            sent()
+            flip(file, "shadow")
+            to.wait_judged(*to.acknowledged)
+            flip(file, "full")
+            until(lambda: are_heads_confirmed(to), "every bed's newest state at the EHR")
+            to.settle()
+        kinds = {o.kind for o in to.outcomes()}
+        assert {OutcomeKind.CONFIRMED, OutcomeKind.SHADOWED} <= kinds
+        assert OutcomeKind.PARKED not in kinds
+        assert report(to)["entities"] == 0

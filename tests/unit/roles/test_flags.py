@@ -205,9 +205,39 @@ async def test_a_broken_file_that_is_mended_to_what_was_in_force_flips_nothing(l
     assert (lab.notes.flips(), flags.may_write(of_tenant("t"))) == ([], True)
 
 
-def test_after_a_restart_a_broken_file_leaves_the_last_good_one_in_force(lab: Lab) -> None:
+async def test_a_flip_while_no_writer_ran_is_told_at_its_next_start_and_once(lab: Lab) -> None:
+    lab.write(document("shadow"))
+    for variant, flips in (("shadow", []), ("full", [("t/bed", "shadow to full")]), ("full", [])):
+        lab.write(document(variant))
+        lab.notes = Notes()
+        with lab.following(lab.flags()):
+            digest = parse_flags(lab.file.read_bytes(), ["ehr"]).digest
+            await until(lambda digest=digest: kept_digest(lab) == digest and bool(lab.notes.entries))  # type: ignore[misc]
+            await until(lambda flips=flips: lab.notes.flips() == flips)  # type: ignore[misc]
+        assert lab.notes.flips() == flips
+        assert lab.notes.entries[0][0] == "rollout.start"
+
+
+async def test_flags_that_are_configured_no_more_are_a_flip_to_full(lab: Lab) -> None:
+    lab.write(document("shadow"))
+    with lab.following(lab.flags()):
+        await until(lambda: kept_digest(lab) is not None)
+    lab.notes = Notes()
+    await Flags(None, lab.folder, "ehr", ["ehr"], [Scope("t", EntityType.BED)]).follow(lab.notes, lab.count)
+    assert lab.notes.flips() == [("t/bed", "shadow to full")]
+    assert lab.notes.entries[-1][-1] == "flags:none"
+    assert kept_digest(lab) is None
+
+
+def kept_digest(lab: Lab) -> str | None:
+    file = lab.folder / KEPT
+    return parse_flags(file.read_bytes(), ["ehr", "other"]).digest if file.exists() else None
+
+
+async def test_after_a_restart_a_broken_file_leaves_the_last_good_one_in_force(lab: Lab) -> None:
     lab.write(document("one"))
-    lab.flags()
+    with lab.following(lab.flags()):
+        await until(lambda: kept_digest(lab) is not None)
     lab.write("{")
     again = lab.flags()
     assert (again.may_write(of_tenant("t")), again.may_write(of_tenant("t", "G"))) == (True, False)
