@@ -8,7 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
+from pipeline.destinations.fhir_build import Builder
 from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.protocol import Request
 from pipeline.domain.event import (
     Allocation,
     AllocationStatus,
@@ -40,9 +42,12 @@ from pipeline.domain.identifiers import Millis, Revision
 from pipeline.formats.fhir.codec import decode, encode
 from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.owned import Misshapen, Owned, apply_owned, value_at
+from pipeline.formats.fhir.profile import OWNER_FIELDS, ResourceProfile
 from pipeline.formats.fhir.resources import RESOURCES
 from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_extension, mark_of, read_mark
+from pipeline.formats.fhir.terms import OURS
 from tests.support.fhir_checks import check
+from tests.support.fhir_lab import accepted, pending
 
 KEY = b"a key for tests, of 32 bytes....."
 REPLICA = load_profile("sekmet-replica")
@@ -289,3 +294,40 @@ def test_whatever_is_written_after_whatever_is_valid_r4(history: list[Payload]) 
     for state in history:
         body = apply_owned(body, desired_of(state, body))
         check(body)
+
+
+OWNER = load_profile("sekmet-owner")
+STAYS = ResourceProfile(system="urn:stays", fields=("pending_location",))
+OWNER_WITH_STAYS = structs.replace(
+    OWNER, resources={**OWNER.resources, EntityType.ENCOUNTER: STAYS}, references={}, reservation="pending-location"
+)
+
+
+def resolved(node: Any) -> Any:
+    """As a server stores it: with ids in place of the URNs of a transaction."""
+    if isinstance(node, dict):
+        return {name: resolved(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [resolved(value) for value in node]
+    return "Location/7" if isinstance(node, str) and node.startswith("urn:uuid:") else node
+
+
+@given(beds | encounters | transfers, beds | encounters | transfers, foreign_elements)
+def test_an_owner_keeps_every_element_that_is_not_ours_to_write(theirs: Payload, ours: Payload, foreign: dict[str, Any]) -> None:
+    """What the EHR of record says of an entity is written by a replica's map; then our state comes, by the owner's profile."""
+    assume(type(theirs) is type(ours))
+    body = base_of(theirs, foreign) | {"id": "7"}
+    body = resolved(apply_owned(body, desired_of(theirs, body)))
+    builder = Builder(OWNER_WITH_STAYS, KEY)
+    write = pending(accepted(ours, "x", 5, ENTITY[type(ours)]))
+    request = builder.build(write, builder.current_of(body, 'W/"1"'))
+    if not isinstance(request, Request):
+        return
+    after = request.body
+    allowed = {owned.path[0] for owned in desired_of(ours, body) if owned.field in OWNER_FIELDS[ENTITY[type(ours)]]}
+    assert {name for name in {**body, **after} if body.get(name) != after.get(name)} <= allowed | {"extension"}
+    lost = [element for element in body.get("extension", []) if element not in after["extension"]]
+    assert all(str(element["url"]).startswith(OURS) for element in lost)
+    if isinstance(ours, Encounter):
+        kept = [item for item in body.get("location", []) if item["status"] != "reserved"]
+        assert [item for item in after.get("location", []) if item["status"] != "reserved"] == kept
