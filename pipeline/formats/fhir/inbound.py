@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.domain.event import Bed, Encounter, EntityType, Event, Patient, Procedure, SequenceBasis, Transfer, sealed
+from pipeline.domain.event import PAYLOADS, Bed, Encounter, EntityType, Event, Patient, Procedure, SequenceBasis, Transfer, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
 from pipeline.formats.fhir import inbound_appointment, inbound_encounter, inbound_location, inbound_patient, inbound_task
 from pipeline.formats.fhir.codec import canonical
@@ -164,8 +164,9 @@ def _scope(resource: Body, entity_type: EntityType, names: Names, key: bytes) ->
         return Scope()
     named = names.identity(entity_type, resource, f"{resource['resourceType']}.identifier")
     ident = names.naming.entity(entity_type, named.namespace, named.id)
+    mapped = RESOURCES[entity_type]
     try:
-        shown = RESOURCES[entity_type].shown(resource, ident, names.naming)
+        shown = mapped.shown(resource, ident, names.naming)
         changed = changed_fields_at_ehr(resource, shown, key, carrier)
     except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         # The writer's own view of a resource takes its shape for granted; a body that lacks it is no resource of the standard.
@@ -175,7 +176,11 @@ def _scope(resource: Body, entity_type: EntityType, names: Names, key: bytes) ->
             "the elements have the types that the standard gives them",
             "send the resource as the standard writes it",
         ) from error
-    return Scope(mark.written(shown), frozenset(changed or ()), marked=True)
+    written = mark.written(shown)
+    bare = mapped.shown(mapped.created(PAYLOADS[entity_type](), names.naming), ident, names.naming)
+    unsaid = names.naming.profile.fields_of(entity_type) - written
+    silent = frozenset(field for field in unsaid if field in shown and shown[field] == bare[field])
+    return Scope(written, frozenset(changed or ()), silent, marked=True)
 
 
 def _identity(resource: Body, kind: str, origin: Origin) -> tuple[str, ...]:

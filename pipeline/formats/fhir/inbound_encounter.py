@@ -87,7 +87,7 @@ def drafts(reading: Reading) -> tuple[Draft, ...]:
     where = encounter.location if isinstance(encounter.location, Place) else None
     kind = _event_type(encounter.status)
     found = [] if encounter == Encounter() else [Draft(ENCOUNTER, kind, stay.namespace, stay.id, where, encounter)]
-    if whereabouts is None or not reading.scope.counts(*_PLACES):
+    if whereabouts is None or all(getattr(encounter, field) is UNSET for field in _PLACES):
         return tuple(found)
     left, taken = whereabouts.beds(reading)
     vacated = [_bed(PRIOR_BED, kind, bed, place, Occupancy.VACANT, stay) for bed, place in left.items()]

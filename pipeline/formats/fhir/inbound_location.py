@@ -118,7 +118,7 @@ def _extension(reading: Reading, field: str, path: str, element: Body) -> object
         return reading.text(element, "valueString", path)
     if field == "environment":
         return _symbol(reading, element, path, Environment)
-    parts = {part.get("url"): (where, part) for where, part in reading.objects(element, "extension", path)}
+    parts = {str(part.get("url")): (where, part) for where, part in reading.objects(element, "extension", path)}
     path_of_status, status = parts.get("status", (path, {}))
     if field == "occupancy":
         said = _symbol(reading, status, path_of_status, Occupancy)
@@ -138,7 +138,7 @@ def _symbol(reading: Reading, element: Body, path: str, kind: type[_E]) -> _E | 
     return reading.code(element, "valueCode", path, {symbol.value: symbol for symbol in kind})
 
 
-def _stay(reading: Reading, parts: dict[object, tuple[str, Body]]) -> Reference | None:
+def _stay(reading: Reading, parts: dict[str, tuple[str, Body]]) -> Reference | None:
     path, part = parts.get("encounter", ("", {}))
     reference = reading.object(part, "valueReference", path)
     if reference is None:
@@ -146,7 +146,7 @@ def _stay(reading: Reading, parts: dict[object, tuple[str, Body]]) -> Reference 
     return reading.names.reference(EntityType.ENCOUNTER, "Encounter", reference, f"{path}.valueReference")
 
 
-def _until(reading: Reading, parts: dict[object, tuple[str, Body]]) -> Millis | None:
+def _until(reading: Reading, parts: dict[str, tuple[str, Body]]) -> Millis | None:
     path, part = parts.get("until", ("", {}))
     until = reading.time(part, "valueDateTime", path)
     return None if isinstance(until, UnsetType) else until

@@ -32,16 +32,18 @@ _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 class Scope:
     """Which fields of a resource are the EHR's word: those that we never wrote into it, and those changed since we did.
 
-    Without a mark of ours in it all of them are.
+    Without a mark of ours in it all of them are. `silent` are fields that we would have written, had we known them, and
+    that show what every new resource of ours shows: nobody said them.
     """
 
     written: frozenset[str] = frozenset()
     changed: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
     marked: bool = False
 
     def counts(self, *fields: str) -> bool:
         """Whether one of the fields is the EHR's word."""
-        return any(field not in self.written or field in self.changed for field in fields)
+        return any(field in self.changed or not (field in self.written or field in self.silent) for field in fields)
 
 
 @dataclass(frozen=True, slots=True)
