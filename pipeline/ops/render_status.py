@@ -14,6 +14,7 @@ from rich.text import Text
 from pipeline.domain.identifiers import show_revision
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.ops.status import DestinationStatus, FeedStatus, Status, Verdict
+from pipeline.ops.subscriptions import SubscriptionLine
 from pipeline.ops.words import age_of, duration_of
 
 _SIGNS: Final = {
@@ -39,6 +40,8 @@ def render_status(status: Status) -> Group:
     if not status.destinations:
         parts.append(Text("? no destination is configured and none has reported", style="magenta"))
     parts.append(_feeds(status.feeds, status.at))
+    if status.subscriptions:
+        parts.append(_subscriptions(status.subscriptions, status.at))
     return Group(*parts)
 
 
@@ -120,6 +123,25 @@ def _feeds(feeds: tuple[FeedStatus, ...], now: int) -> Table:
         table.add_column(column, overflow="fold")
     for feed in feeds:
         table.add_row(escape(feed.source_system), escape(feed.feed), age_of(now, feed.last_received_at))
+    return table
+
+
+def _subscriptions(lines: tuple[SubscriptionLine, ...], now: int) -> Table:
+    table = Table(title="FHIR subscriptions", title_justify="left", caption="as the receiver last wrote it")
+    for column in ("feed", "status", "heard", "up to", "missing", "for", "written"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        good = line.status == "active" and not line.polling
+        sign = "✔" if good and not line.missing else "▲" if good else "✘"
+        table.add_row(
+            escape(line.feed),
+            f"{sign} {escape(line.status)}" + (", polling instead" if line.polling else ""),
+            "never" if line.last_heard_at is None else age_of(now, line.last_heard_at),
+            str(line.cursor),
+            str(line.missing),
+            "–" if line.open_since is None else age_of(now, line.open_since),
+            age_of(now, line.written_at),
+        )
     return table
 
 

@@ -11,9 +11,10 @@ import msgspec
 
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.modes import SLOW_AFTER_S, Mode
-from pipeline.domain.records import LANES, RANK, Accepted, LagReport, Lane, LaneWindow, ModeChange, Stuck
+from pipeline.domain.records import LANES, RANK, Accepted, FeedState, LagReport, Lane, LaneWindow, ModeChange, Stuck
+from pipeline.ops.subscriptions import SubscriptionLine, newest_lines
 from pipeline.ops.topics import Decoder, Topics, decoded, tail
-from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES
+from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES, SUBSCRIPTIONS
 
 STALE_AFTER_MS: Final = 30_000
 """A report older than this says nothing about now."""
@@ -21,6 +22,9 @@ STALE_AFTER_MS: Final = 30_000
 STUCK_LIMIT: Final = 20
 TAIL_REPORTS: Final = 2_000
 """Reports looked at from the end of `lag`: more than all writers make in STALE_AFTER_MS."""
+
+TAIL_STATES: Final = 20_000
+"""Records looked at from the end of `intake.subscriptions`; a feed that was silent for longer is not shown."""
 
 TAIL_ACCEPTED: Final = 1_000
 """Accepted records looked at per partition, for when each feed was last heard."""
@@ -91,6 +95,7 @@ class Status(msgspec.Struct, frozen=True):
     verdict: Verdict
     destinations: tuple[DestinationStatus, ...]
     feeds: tuple[FeedStatus, ...]
+    subscriptions: tuple[SubscriptionLine, ...] = ()
 
 
 def assemble(
@@ -229,12 +234,13 @@ def _worst(one: LaneWindow, other: LaneWindow) -> LaneWindow:
 
 
 def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], clock: Callable[[], Millis]) -> Status:
-    """Read the tails of `lag`, `modes` and `events.accepted`, and assemble. KafkaUnavailable where they can't be read.
+    """Read the tails of `lag`, `modes`, `events.accepted` and `intake.subscriptions`, and assemble.
 
-    Reads no group and commits nothing; safe to repeat as often as wanted.
+    KafkaUnavailable where they can't be read. Reads no group and commits nothing; safe to repeat as often as wanted.
     """
-    reports, modes, feeds = list[LagReport](), list[ModeChange](), list[FeedStatus]()
-    for topic, records in ((LAG, TAIL_REPORTS), (MODES, TAIL_REPORTS), (ACCEPTED, TAIL_ACCEPTED)):
+    reports, modes, feeds, states = list[LagReport](), list[ModeChange](), list[FeedStatus](), list[FeedState]()
+    tails = ((LAG, TAIL_REPORTS), (MODES, TAIL_REPORTS), (ACCEPTED, TAIL_ACCEPTED), (SUBSCRIPTIONS, TAIL_STATES))
+    for topic, records in tails:
         for message in tail(topics, topic, records):
             match decoded(decoder, message) if message.value is not None else None:
                 case LagReport() as report:
@@ -243,6 +249,9 @@ def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], c
                     modes.append(change)
                 case Accepted() as accepted:
                     feeds.append(FeedStatus(accepted.source_system, accepted.feed, accepted.received_at))
+                case FeedState() as state:
+                    states.append(state)
                 case _:
                     continue
-    return assemble(clock(), reports, modes, feeds, destinations)
+    status = assemble(clock(), reports, modes, feeds, destinations)
+    return msgspec.structs.replace(status, subscriptions=newest_lines(states))
