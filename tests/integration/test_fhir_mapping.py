@@ -63,11 +63,15 @@ BOOKED: Final = Procedure(
 class Lab:
     """One server, a destination for each role, and a way to be somebody else at that server."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, make: str = "sekmet") -> None:
         self.base_url = base_url
+        self.make = make
         self.session = aiohttp.ClientSession()
-        self.replica = self.destination(load_profile("sekmet-replica"))
-        self.owner = self.destination(load_profile("sekmet-owner"))
+        self.replica = self.destination(self.profile("replica"))
+        self.owner = self.destination(self.profile("owner"))
+
+    def profile(self, role: str) -> Profile:
+        return load_profile(f"{self.make}-{role}")
 
     def destination(self, profile: Profile) -> FhirDestination:
         return FhirDestination(profile.role, self.base_url, profile, DIGEST_KEY)
@@ -296,7 +300,7 @@ async def test_a_stay_that_moves_to_another_episode_leaves_those_of_others_alone
 
 
 async def test_an_owner_is_told_a_reservation_and_nothing_else_of_its_stay(lab: Lab, name: str) -> None:
-    profile = load_profile("sekmet-owner")
+    profile = lab.profile("owner")
     stays = ResourceProfile(system=profile.references[EntityType.ENCOUNTER].system, fields=("pending_location",))
     references = {kind: named for kind, named in profile.references.items() if kind is not EntityType.ENCOUNTER}
     to = lab.destination(
@@ -337,7 +341,7 @@ async def test_an_owner_is_told_a_reservation_and_nothing_else_of_its_stay(lab: 
 async def test_without_the_extension_a_write_is_still_fenced_confirmed_and_not_repeated(
     lab: Lab, name: str, revision: str
 ) -> None:
-    to = lab.destination(structs.replace(load_profile("sekmet-replica"), revision=revision))
+    to = lab.destination(structs.replace(lab.profile("replica"), revision=revision))
     done = await lab.write(to, record(REQUESTED, name, 5))
     changed = record(staged(TransferStage.IN_REVIEW), name, 6)
     stale = await lab.request(to, changed, done.remote_id)
@@ -359,7 +363,7 @@ async def test_without_the_extension_a_write_is_still_fenced_confirmed_and_not_r
 
 
 async def test_a_tag_keeps_an_older_write_from_replacing_a_newer_one(lab: Lab, name: str) -> None:
-    to = lab.destination(structs.replace(load_profile("sekmet-replica"), revision="tag"))
+    to = lab.destination(structs.replace(lab.profile("replica"), revision="tag"))
     newer = record(staged(TransferStage.IN_REVIEW), name, 9)
     done = await lab.write(to, newer)
     late = pending(record(REQUESTED, name, 8), done.remote_id)

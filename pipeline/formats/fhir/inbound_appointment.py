@@ -71,7 +71,7 @@ def drafts(reading: Reading) -> tuple[Draft, ...]:
 
 def _status(reading: Reading) -> ProcedureStatus:
     """The raw status of table 0278 where it still says what Appointment.status says, else what that claims by itself."""
-    ours = {reading.profile.status(_TYPE, "status", code): code for code in STATUS_OF}
+    ours = reading.profile.codes_of(_TYPE, "status", STATUS_OF)
     code = reading.code(reading.body, "status", "Appointment", {code: code for code in STATUS_OF} | ours)
     if isinstance(code, UnsetType):
         raise missing("Appointment.status", "the status")

@@ -118,7 +118,7 @@ def _status(reading: Reading) -> EncounterStatus:
         table = R5_STATUS
     else:
         ours = {code: status for status, code in ENCOUNTER_STATUS.items()}
-        theirs = {reading.profile.status(_KIND, "status", code): status for code, status in reversed(ours.items())}
+        theirs = {code: ours[meant] for code, meant in reading.profile.codes_of(_KIND, "status", ours).items()}
         table = ours | theirs
     status = reading.code(reading.body, "status", "Encounter", table)
     if isinstance(status, UnsetType):

@@ -71,7 +71,7 @@ def _by_code(reading: Reading) -> dict[str, Any]:
     if coding.get("system") != system:
         reading.not_read("Location.operationalStatus")
         return {}
-    table = {reading.profile.status(_KIND, "operational_status", code.value): code.value for code in BedStatusCode}
+    table = reading.profile.codes_of(_KIND, "operational_status", (code.value for code in BedStatusCode))
     code = reading.code(coding, "code", "Location.operationalStatus", table)
     if isinstance(code, UnsetType):
         return {}

@@ -77,7 +77,7 @@ def _kind(reading: Reading) -> Any:
 
 def _stage(reading: Reading) -> StageState | UnsetType:
     """businessStatus says the stage; Task.status alone does where somebody changed it and left the other as it was."""
-    theirs = {reading.profile.status(_TYPE, "status", code): code for code in TASK_STATUS.values()}
+    theirs = reading.profile.codes_of(_TYPE, "status", TASK_STATUS.values())
     status = reading.code(reading.body, "status", "Task", {code: code for code in sorted(R4_TASK)} | theirs)
     if isinstance(status, UnsetType):
         raise missing("Task.status", "the status")
@@ -95,7 +95,8 @@ def _stage(reading: Reading) -> StageState | UnsetType:
 
 def _business_status(reading: Reading) -> TransferStage | UnsetType:
     system = reading.profile.status_system(_TYPE, "stage", TRANSFER_STAGE)
-    table = {reading.profile.status(_TYPE, "stage", stage.value): stage for stage in TransferStage}
+    meant = reading.profile.codes_of(_TYPE, "stage", (stage.value for stage in TransferStage))
+    table = {theirs: TransferStage(ours) for theirs, ours in meant.items()}
     concept = reading.object(reading.body, "businessStatus", "Task") or {}
     for path, coding in reading.objects(concept, "coding", "Task.businessStatus"):
         if coding.get("system") == system:

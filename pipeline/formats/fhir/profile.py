@@ -1,5 +1,6 @@
 """What one EHR may be told, and how: its profile. `profile_rules` reads one and says what is wrong with it."""
 
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -172,6 +173,17 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """This EHR's code for a status of ours."""
         mapped = self._statuses(entity_type, field)
         return mapped.codes.get(code, code) if mapped else code
+
+    def codes_of(self, entity_type: EntityType, field: str, ours: Iterable[str]) -> dict[str, str]:
+        """This EHR's codes for statuses of ours, each with the one of ours that it means.
+
+        Where several of ours go out as one code, it means the one that is written like it, else the first.
+        """
+        sent = {code: self.status(entity_type, field, code) for code in ours}
+        meant: dict[str, str] = {}
+        for code, theirs in sent.items():
+            meant.setdefault(theirs, code)
+        return meant | {code: code for code, theirs in sent.items() if code == theirs}
 
     def status_system(self, entity_type: EntityType, field: str, ours: str) -> str:
         """Code system of a status at this EHR, `ours` where it has none of its own."""

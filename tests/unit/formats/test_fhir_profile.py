@@ -214,3 +214,21 @@ def test_bundles_have_a_size_and_a_fence(bundle: dict[str, Any], fence: str, pro
 
 def test_without_a_word_of_bundles_there_are_none() -> None:
     assert load_profile("sekmet-owner").bundle is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "theirs", "ours"),
+    [
+        ({}, "K", "K"),
+        ({"K": "H"}, "H", "H"),
+        ({"K": "X", "I": "X"}, "X", "K"),
+        ({"K": "I", "I": "K"}, "I", "K"),
+        ({"K": "X"}, "X", "K"),
+    ],
+)
+def test_a_code_of_the_ehr_means_the_one_of_ours_that_it_is_written_like(codes: dict[str, str], theirs: str, ours: str) -> None:
+    changed = document()
+    changed["resources"]["bed"]["statuses"] = {"operational_status": {"codes": codes}}
+    profile = parse_profile(changed)
+    assert isinstance(profile, Profile)
+    assert profile.codes_of(EntityType.BED, "operational_status", "CHOUKI")[theirs] == ours
