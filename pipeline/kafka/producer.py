@@ -79,10 +79,18 @@ class Position:
 class _Batch:
     """Records published together. `delivered` runs on the poll thread, everything else on the loop's: hence the lock."""
 
-    __slots__ = ("_lock", "cost_bytes", "done", "future", "positions", "reason", "records", "remaining")
+    __slots__ = ("_lock", "cost_bytes", "done", "future", "names", "positions", "reason", "records", "remaining")
 
-    def __init__(self, records: Sequence[OutRecord], future: "asyncio.Future[Sequence[Position]]", done: "deque[_Batch]") -> None:
+    def __init__(
+        self,
+        records: Sequence[OutRecord],
+        future: "asyncio.Future[Sequence[Position]]",
+        done: "deque[_Batch]",
+        names: Mapping[str, str],
+    ) -> None:
+        """`names`: the topics' names at the broker."""
         self.records: Final = records
+        self.names: Final = names
         self.future: Final = future
         self.done: Final = done
         self.cost_bytes: Final = sum(record.cost_bytes for record in records)
@@ -151,9 +159,8 @@ class Publisher:
             return ()
         self._loop = asyncio.get_running_loop()
         names = {name: topology.topic(name, self._prefix) for name in {record.topic for record in records}}
-        batch = _Batch(tuple(records), self._loop.create_future(), self._done)
+        batch = _Batch(tuple(records), self._loop.create_future(), self._done, names)
         await self._admit(batch)
-        self._hand_over(batch, names)
         return await batch.future
 
     def pressure(self) -> float:
@@ -179,14 +186,13 @@ class Publisher:
         await asyncio.to_thread(self._thread.join)
 
     async def _admit(self, batch: _Batch) -> None:
-        """Wait until the batch fits, in the order of the calls."""
-        count, cost = len(batch.records), batch.cost_bytes
+        """Hand the batch over as soon as it fits, in the order of the calls."""
         if self._refusal is not None:
             raise PublishFailed(self._refusal)
-        if count > self._max_records or cost > self._max_bytes:
+        if len(batch.records) > self._max_records or batch.cost_bytes > self._max_bytes:
             raise PublishFailed(PublishError.TOO_LARGE)
         if not self._waiting and self._fits(batch):
-            self._take(batch)
+            self._hand_over(batch)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, turn))
@@ -194,41 +200,32 @@ class Publisher:
             await asyncio.wait_for(turn, self._wait_s)
         except TimeoutError:
             raise PublishFailed(PublishError.QUEUE_FULL) from None
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._release(batch)
-            raise
         finally:
             self._wake()
-        if self._refusal is not None:
-            self._release(batch)
-            raise PublishFailed(self._refusal)
 
     def _fits(self, batch: _Batch) -> bool:
         return self._records + len(batch.records) <= self._max_records and self._bytes + batch.cost_bytes <= self._max_bytes
-
-    def _take(self, batch: _Batch) -> None:
-        self._records += len(batch.records)
-        self._bytes += batch.cost_bytes
 
     def _release(self, batch: _Batch) -> None:
         self._records -= len(batch.records)
         self._bytes -= batch.cost_bytes
 
     def _wake(self) -> None:
-        """Let those in whose turn it is; whoever stopped waiting is passed over."""
+        """Hand over what has its turn, before any later call can; whoever stopped waiting is passed over."""
         while self._waiting:
             batch, turn = self._waiting[0]
             if not turn.done():
                 if not self._fits(batch):
                     return
-                self._take(batch)
+                self._hand_over(batch)
                 turn.set_result(None)
             self._waiting.popleft()
 
-    def _hand_over(self, batch: _Batch, names: Mapping[str, str]) -> None:
+    def _hand_over(self, batch: _Batch) -> None:
         """Queue each record at the client; what it doesn't take fails with the batch."""
-        produce, total = self._producer.produce, len(batch.records)
+        produce, total, names = self._producer.produce, len(batch.records), batch.names
+        self._records += total
+        self._bytes += batch.cost_bytes
         for index, record in enumerate(batch.records):
             try:
                 produce(

@@ -2,7 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -77,6 +80,57 @@ async def test_close_ends_every_wait_and_takes_nothing_more(publisher: Publisher
 
 async def test_nothing_to_publish_is_done_at_once(publisher: Publisher) -> None:
     assert list(await publisher.publish([])) == []
+
+
+class Client:
+    """librdkafka's part: takes records in the order of the calls, and acknowledges when it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._reports: list[Callable[[object, object], None]] = []
+
+    def produce(self, topic: str, *, value: bytes, on_delivery: Callable[[object, object], None], **_: object) -> None:
+        self.taken.append(value)
+        self._reports.append(on_delivery)
+
+    def acknowledge(self) -> None:
+        reports, self._reports = self._reports, []
+        for number, report in enumerate(reports):
+            report(None, SimpleNamespace(partition=lambda: 0, offset=lambda at=number: at, timestamp=lambda: (1, 0)))
+
+    def poll(self, _: float) -> None:
+        time.sleep(0.05)
+
+    def flush(self, _: float) -> int:
+        return 0
+
+    def purge(self) -> None:
+        """Nothing waits here."""
+
+
+async def test_under_back_pressure_records_go_out_in_the_order_of_the_calls(publisher: Publisher) -> None:
+    """A call that finds room as an earlier one is about to be let in does not overtake it."""
+    client = Client()
+    publisher._producer = client  # type: ignore[misc, assignment]
+
+    def call(number: int, records: int) -> "asyncio.Task[Any]":
+        return asyncio.create_task(publisher.publish([OutRecord("landing.bed", b"k", b"%d" % number)] * records))
+
+    calls = [call(number, 6) for number in range(2)]
+    await asyncio.sleep(0)
+    assert client.taken == [b"0"] * 6, "there is room for ten"
+    for number in range(2, 5):
+        client.acknowledge()
+        publisher._hand_back()
+        calls.append(call(number, 4))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not all(each.done() for each in calls):
+            client.acknowledge()
+            await asyncio.sleep(0.01)
+    numbers = [int(value) for value in client.taken]
+    assert numbers == sorted(numbers)
+    assert publisher.pressure() == 0
 
 
 def test_a_record_never_shows_what_it_holds() -> None:
