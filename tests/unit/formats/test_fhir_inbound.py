@@ -32,6 +32,7 @@ from pipeline.formats.fhir.inbound import (
     RejectedBecause,
     events_of,
 )
+from pipeline.formats.fhir.inbound_document import render
 from pipeline.formats.fhir.profile import ResourceProfile
 from pipeline.formats.fhir.samples import SAMPLES
 from pipeline.formats.fhir.terms import OURS
@@ -307,3 +308,9 @@ def test_no_example_of_the_standard_is_an_exception(shared_data: Path) -> None:
 
 def test_each_mapped_type_is_read() -> None:
     assert set(MAPPED_TYPES) == {"Location", "Encounter", "Patient", "Task", "Appointment"}
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    page = Path(__file__).parents[3] / "docs/mapping/fhir-in.md"
+    command = "run: python -m pipeline.formats.fhir.inbound_document > docs/mapping/fhir-in.md"
+    assert page.read_text(encoding="utf-8") == render(), command
