@@ -36,10 +36,8 @@ def parse_profile(document: object) -> Profile | ProfileProblems:
     if not isinstance(document, Mapping):
         return ProfileProblems(("a profile is a mapping",))
     problems = list(_shape_problems(document))
-    if problems:
-        return ProfileProblems(tuple(problems))
-    profile = msgspec.convert(document, Profile)
-    for check in _CHECKS:
+    profile = msgspec.convert(_readable(document) if problems else document, Profile)
+    for check in _PART_CHECKS if problems else (*_PART_CHECKS, *_WHOLE_CHECKS):
         problems += check(profile)
     return ProfileProblems(tuple(problems)) if problems else profile
 
@@ -61,6 +59,21 @@ def _shape_problems(document: Mapping[Any, Any]) -> list[str]:
             found += _convert_problem(field.name, document[field.name], field.type)
     known = {field.name for field in msgspec.structs.fields(Profile)}
     return found + [f"{name}: unknown" for name in document if name not in known]
+
+
+def _readable(document: Mapping[Any, Any]) -> dict[str, Any]:
+    """What has the right shape of a profile, with stand-ins for what can't do without: its problems are told as well."""
+    resources = document.get("resources")
+    parts: dict[str, Any] = {"version": PROFILE_VERSION, "role": "replica", "places": {"system": "urn:surgeline:places"}}
+    for field in msgspec.structs.fields(Profile):
+        if field.name in document and not _convert_problem(field.name, document[field.name], field.type):
+            parts[field.name] = document[field.name]
+    parts["resources"] = {
+        name: resource
+        for name, resource in (resources.items() if isinstance(resources, Mapping) else ())
+        if not _resource_shape_problems({name: resource})
+    }
+    return parts
 
 
 def _resource_shape_problems(resources: Mapping[Any, Any]) -> list[str]:
@@ -236,7 +249,13 @@ def _check_headers(profile: Profile) -> list[str]:
     return [f"headers.{name}: a secret has no place in a profile" for name in profile.headers if name.lower() in secret]
 
 
-_CHECKS: Final[tuple[Callable[[Profile], list[str]], ...]] = (
-    _check_version, _check_fields, _check_together, _check_owner, _check_statuses, _check_extensions, _check_reservation,
-    _check_fence, _check_systems, _check_episodes, _check_places, _check_patient_identifiers, _check_headers, _check_bundle,
+_PART_CHECKS: Final[tuple[Callable[[Profile], list[str]], ...]] = (
+    _check_version, _check_fields, _check_together, _check_owner, _check_statuses, _check_extensions, _check_places,
+    _check_headers,
 )  # fmt: skip
+"""Rules of one part each: these say what is wrong with the parts that can be read, whatever is wrong with others."""
+
+_WHOLE_CHECKS: Final[tuple[Callable[[Profile], list[str]], ...]] = (
+    _check_reservation, _check_fence, _check_systems, _check_episodes, _check_patient_identifiers, _check_bundle,
+)  # fmt: skip
+"""Rules between parts."""

@@ -59,9 +59,17 @@ def test_all_problems_are_listed_at_once() -> None:
     changed = document() | {"role": "friend", "fence": 7, "colour": "blue"}
     changed["resources"]["bed"]["create"] = "sometimes"
     changed["resources"]["spaceship"] = {"system": "urn:y", "fields": []}
+    changed["resources"]["encounter"]["fields"].append("mood")
+    changed["resources"]["staffing"] = {"system": "urn:s", "fields": ["unit"]}
+    changed["resources"]["procedure"]["statuses"] = {"status": {"codes": {"booked": "planned"}}}
+    changed["extensions"] = {"bed-colour": "urn:c"}
+    changed["headers"] = {"Cookie": "x"}
     del changed["places"]
     found = "\n".join(problems_of(changed))
-    for place in ("role:", "fence:", "colour: unknown", "resources.bed:", "spaceship", "places: missing"):
+    for place in (
+        "role:", "fence:", "colour: unknown", "resources.bed:", "spaceship", "places: missing", "mood has no FHIR form",
+        "no place for staffing", "'planned' is not a code", "extensions.bed-colour", "headers.Cookie",
+    ):  # fmt: skip
         assert place in found
 
 
