@@ -19,7 +19,7 @@ import pipeline.sources
 from pipeline import topology
 from pipeline.domain.event import Event
 from pipeline.local.ports import is_listening
-from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
+from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.source_adapters import ADAPTERS, BOUND_S, CANARY, Adapter, Answer, Said
 
 QUIET_S: Final = 0.3
@@ -66,7 +66,7 @@ class ScriptedSink:
         self.level = 0.0
         self.returned = 0
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
         self.calls.append((raw, tuple(events), answer))
         self.entered.set()
         await self.gate.wait()

@@ -16,7 +16,7 @@ from pipeline.sources.http import HttpSource
 from pipeline.sources.http_api import Api, NoObserver, create_app
 from pipeline.sources.http_intake import Credential, Intake, Limits
 from pipeline.sources.http_tracker import Tracker
-from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
+from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 
 TOKEN = "a-token-of-north"
 OTHER_TOKEN = "a-token-of-south"
@@ -37,7 +37,7 @@ class MemorySink:
         self.gate.set()
         self.waiting = 0
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1
