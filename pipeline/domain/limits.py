@@ -56,7 +56,8 @@ FASTEST_WINDOW_MS: Final = 60_000
 """How long the fastest answer counts: a destination that has become slower for good is not measured by its past for ever."""
 
 SMOOTHING: Final = 16
-"""Answers over which the time that they took is smoothed: one slow answer among fast ones is no queue."""
+"""Answers over which the time that they took is smoothed, or a whole round where that is more: one slow answer among fast
+ones is no queue, nor is one slow bundle."""
 
 
 class AdaptiveLimiter:
@@ -80,7 +81,7 @@ class AdaptiveLimiter:
 
     def succeeded(self, now: Millis, took_ms: int = 0) -> None:
         """A write was answered, `took_ms` after it was sent."""
-        self._took.add(took_ms, now)
+        self._took.add(took_ms, now, max(SMOOTHING, self.allowed))
         if self._took.is_slow:
             self.refused(now, took_ms)
             return
@@ -104,11 +105,11 @@ class _Smoothed:
         self._fastest_before: float | None = None
         self._window_from: Millis | None = None
 
-    def add(self, took_ms: int, now: Millis) -> None:
+    def add(self, took_ms: int, now: Millis, over: int) -> None:
         if self._window_from is None or now - self._window_from >= FASTEST_WINDOW_MS:
             self._window_from, self._fastest_before, self._fastest = now, self._fastest, None
         self._fastest = took_ms if self._fastest is None else min(self._fastest, took_ms)
-        self._ms = took_ms if self._ms is None else self._ms + (took_ms - self._ms) / SMOOTHING
+        self._ms = took_ms if self._ms is None else self._ms + (took_ms - self._ms) / over
 
     def forget(self) -> None:
         """It was halved: what was smoothed so far tells of the time before."""
@@ -123,16 +124,31 @@ class _Smoothed:
 BURST_S: Final = 0.1
 """What may go at once after a pause: a tenth of a second's worth, or one request where that is less."""
 
-MEASURED: Final = 32
-"""Writes taken in a row over which the destination's own rate is measured."""
+MEASURED_MS: Final = 1_000
+PEAK_MS: Final = 200
+STEP_MS: Final = 50
+"""A rate is measured as the busiest PEAK_MS among the last MEASURED_MS: what goes in bundles comes in jumps, and refusals that
+follow each other closely must not each cut what the one before has cut."""
+
+FEW: Final = 20
+"""Fewer in the busiest PEAK_MS are too few to tell a rate from; then all of MEASURED_MS counts."""
 
 CUT: Final = 0.9
-"""After a 429 the rate becomes this part of what the destination took, but never less than DEEPEST_CUT of what it was."""
+"""After a 429 the rate becomes this part of what the destination took, but at least DEEPEST_CUT of what it was."""
 
 DEEPEST_CUT: Final = 0.5
-CUT_EVERY_MS: Final = 200
+
+FIRST_GUESS_PER_S: Final = 200.0
+"""A rate that was never cut is no guess at the limit: the first cut starts from what was asked, or from this if that is less."""
+
+CUT_EVERY_MS: Final = 100
 GROWTH_PER_S: Final = 0.05
-"""Growth of a rate that was cut, until the next cut or the rate that the settings allow."""
+"""Growth of a rate just after it was cut, until the next cut or the rate that the settings allow.
+
+It is as much more as seconds have passed: close to the limit the rate creeps, far below it the rate runs.
+"""
+
+MOST_GROWTH: Final = 20.0
 
 LOWEST_RATE_PER_S: Final = 1.0
 
@@ -150,37 +166,72 @@ class Pace:
         self._per_s = most_per_s
         self._grown_at = Millis(0)
         self._cut_at: Millis | None = None
+        self._took_some = False
+        self._refused_all = 0
         self._free_at_ms = 0.0
-        self._taken: deque[Millis] = deque(maxlen=MEASURED)
+        self._taken = _Counted()
+        self._asked = _Counted()
 
     def per_s(self, now: Millis) -> float:
         """Requests that may start in a second."""
         if self._per_s < self._most:
-            passed_s = max(0, now - self._grown_at) / 1000
-            self._per_s = min(self._most, self._per_s * (1 + GROWTH_PER_S) ** passed_s)
+            since_s, until_s = (max(0, at - (self._cut_at or 0)) / 1000 for at in (self._grown_at, now))
+            growth = GROWTH_PER_S * (until_s - since_s + (until_s**2 - since_s**2) / 2)
+            self._per_s = min(self._most, self._per_s * math.exp(min(MOST_GROWTH, max(0.0, growth))))
         self._grown_at = now
         return self._per_s
 
     def reserve(self, now: Millis) -> float:
         """Take the next turn; seconds until it comes, 0.0 for at once."""
         rate = self.per_s(now)
+        self._asked.add(now, 1)
         burst_ms = 1000 * max(BURST_S, 1 / rate)
         self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / rate
         return max(0.0, self._free_at_ms - burst_ms - now) / 1000
 
-    def taken(self, now: Millis) -> None:
-        """The destination took a request."""
-        self._taken.append(now)
+    def taken(self, now: Millis, count: int = 1) -> None:
+        """The destination took so many requests."""
+        self._taken.add(now, count)
+        self._took_some, self._refused_all = True, 0
 
-    def limited(self, now: Millis) -> None:
-        """It said that it is too much (429)."""
+    def limited(self, now: Millis) -> float:
+        """It said that it is too much (429). Seconds for which it is to be left alone, 0.0 for none.
+
+        Where it has taken nothing since it last said so, that is no matter of the rate, and a pause is due that doubles.
+        """
         rate = self.per_s(now)
         if self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS:
-            return
+            return 0.0
         self._cut_at = now
-        measured = MEASURED * 1000 / max(1, now - self._taken[0]) if len(self._taken) == MEASURED else 0.0
+        if not self._took_some:
+            self._refused_all += 1
+            return next_delay(self._refused_all, 0.5).total_seconds()
+        self._took_some = False
+        before = rate if rate < self._most else min(rate, max(FIRST_GUESS_PER_S, self._asked.per_s(now)))
         floor = min(self._most, LOWEST_RATE_PER_S)
-        self._per_s = max(floor, min(rate, max(CUT * measured, DEEPEST_CUT * rate)))
+        self._per_s = max(floor, min(rate, max(CUT * self._taken.per_s(now), DEEPEST_CUT * before)))
+        return 0.0
+
+
+class _Counted:
+    """Counts events, and tells the rate of the busiest PEAK_MS among the last MEASURED_MS."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, int]] = deque(maxlen=MEASURED_MS // STEP_MS)
+
+    def add(self, now: Millis, count: int) -> None:
+        step = now // STEP_MS
+        if self._steps and self._steps[-1][0] == step:
+            count += self._steps.pop()[1]
+        self._steps.append((step, count))
+
+    def per_s(self, now: Millis) -> float:
+        while self._steps and now - self._steps[0][0] * STEP_MS > MEASURED_MS:
+            self._steps.popleft()
+        wide = PEAK_MS // STEP_MS
+        sums = [sum(count for at, count in self._steps if start <= at < start + wide) for start, _ in self._steps]
+        peak = max(sums, default=0)
+        return peak * 1000 / PEAK_MS if peak >= FEW else sum(count for _, count in self._steps) * 1000 / MEASURED_MS
 
 
 class Hold:

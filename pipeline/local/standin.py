@@ -29,7 +29,7 @@ BUCKET_S: Final = 0.25
 """What may come at once after a pause: a quarter of a second's worth."""
 
 MAX_WAIT_S: Final = 60.0
-MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 JSON: Final = "application/fhir+json"
 
 
@@ -38,7 +38,7 @@ class Bucket:
 
     def __init__(self, per_s: float, mode: Mode) -> None:
         self._per_s, self._mode = per_s, mode
-        self._tokens = self._most = max(1.0, per_s * BUCKET_S)
+        self._tokens, self._most = 0.0, max(1.0, per_s * BUCKET_S)
         self._at_s = time.monotonic()
 
     async def take(self, count: int) -> bool:
@@ -68,7 +68,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Store:
-    """Resources by `type/id`, each with its version; every version's body is kept where `history` is."""
+    """Resources by `type/id`, each with its version."""
 
     resources: dict[str, tuple[int, Body]] = field(default_factory=dict)
     by_identifier: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Store:
         if (if_match is not None and if_match != f'W/"{version}"') or (if_none_match is not None and before is not None):
             self.counts.mismatches += 1
             return 412, version
-        return (200 if before is not None else 201), self._keep(key, body, version + 1)
+        return (200 if before is not None else 201), self.keep(key, body, version + 1)
 
     def create(self, resource_type: str, body: Body, if_none_exist: str | None) -> tuple[int, str]:
         """Status and `type/id`."""
@@ -96,7 +96,7 @@ class Store:
             if found:
                 return (200, found[0]) if len(found) == 1 else (412, "")
         key = f"{resource_type}/{next(self._ids)}"
-        self._keep(key, body, 1)
+        self.keep(key, body, 1)
         return 201, key
 
     def search(self, resource_type: str, token: str) -> list[str]:
@@ -105,7 +105,8 @@ class Store:
         system, value = _parts(token)
         return sorted(self.by_identifier.get((resource_type, system, value), ()))
 
-    def _keep(self, key: str, body: Body, version: int) -> int:
+    def keep(self, key: str, body: Body, version: int) -> int:
+        """Store a version."""
         self.counts.writes += 1
         resource_type, _, remote_id = key.partition("/")
         kept = {**body, "id": remote_id, "meta": {**body.get("meta", {}), "versionId": str(version)}}
@@ -136,12 +137,13 @@ class StandIn:
         self._resources = Bucket(resources_per_s, mode)
 
     def app(self) -> web.Application:
-        """Serves `/fhir`; `/stats` has the counts."""
+        """Serves `/fhir`; `/stats` has the counts, `/seed` takes a list of resources outside the caps."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/fhir/metadata", self._metadata),
                 web.get("/stats", self._stats),
+                web.post("/seed", self._seed),
                 web.post("/fhir", self._bundle),
                 web.post("/fhir/{type}/_search", self._search),
                 web.get("/fhir/{type}/{id}", self._read),
@@ -156,6 +158,11 @@ class StandIn:
     async def _stats(self, _: web.Request) -> web.Response:
         counts = self.store.counts
         return web.json_response({name: getattr(counts, name) for name in Counts.__slots__})
+
+    async def _seed(self, request: web.Request) -> web.Response:
+        for body in msgspec.json.decode(await request.read()):
+            self.store.keep(f"{body['resourceType']}/{body['id']}", body, 1)
+        return web.json_response({"resources": len(self.store.resources)})
 
     async def _read(self, request: web.Request) -> web.Response:
         if not await self._admitted(self._singles, 1):

@@ -70,6 +70,7 @@ class Verdict:
     shown_hash: str | None = None
     current: Current | None = None
     took_ms: int = 0
+    asked: int = 0
     would: Would | None = None
     fields: tuple[str, ...] = ()
 
@@ -93,7 +94,7 @@ class Attempt:
         self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at, lane)
         self._shown = NO_REVISION
         self._shown_hash: str | None = None
-        self._took_ms = 0
+        self._took_ms = self._asked = 0
 
     async def run(self) -> Verdict | None:
         """The verdict; None if the partition went elsewhere, or the destination asked for a pause, before anything was sent."""
@@ -225,7 +226,7 @@ class Attempt:
         etag: str | None = None,
         current: Current | None = None,
     ) -> Verdict:
-        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms)
+        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms, self._asked)
 
     async def _pace(self) -> None:
         """Wait for the turn that the rate allows; our own waiting is not held against the destination."""
@@ -236,6 +237,7 @@ class Attempt:
 
     async def _in_time(self, call: Awaitable[T], late: T) -> T:
         """The call's answer, or `late` at the attempt's deadline."""
+        self._asked += 1
         began_at = self._room.now()
         left_s = max(0.05, (self._deadline_at - began_at) / 1000)
         try:

@@ -80,7 +80,7 @@ class Throttle:
     def learn(self, key: bytes, verdict: Verdict, probe: int) -> None:
         """What an attempt's end says about the destination."""
         now, reason = self._clock(), verdict.reason
-        self._learn_pause(key, verdict, now)
+        alone = self._learn_pause(key, verdict, now)
         if reason in _ABSENCE:
             self.breaker.failed(now, probe)
             self.limiter.refused(now, verdict.took_ms)
@@ -88,18 +88,22 @@ class Throttle:
             self.breaker.abandoned(probe)
         else:
             self.breaker.succeeded()
-            if reason is Reason.RATE_LIMITED:
-                self._pace.limited(now)
-            else:
-                self._pace.taken(now)
-                self.limiter.succeeded(now, verdict.took_ms)
-                self._refusals.taken(key)
+            self._learn_answered(key, verdict, alone, now)
 
-    def _learn_pause(self, key: bytes, verdict: Verdict, now: Millis) -> None:
-        """A pause is the whole destination's, but for an entity that alone is refused again and again."""
+    def _learn_answered(self, key: bytes, verdict: Verdict, alone: int, now: Millis) -> None:
+        if verdict.reason is not Reason.RATE_LIMITED:
+            self._pace.taken(now, verdict.asked)
+            self.limiter.succeeded(now, verdict.took_ms)
+            self._refusals.taken(key)
+        elif not alone:
+            self._hold.ask(now, self._pace.limited(now))
+
+    def _learn_pause(self, key: bytes, verdict: Verdict, now: Millis) -> int:
+        """A pause is the whole destination's, but for an entity that alone is refused again and again; how often it was."""
         alone = self._refusals.refused(key) if _asks_for_pause(verdict) else 0
         if verdict.reason in _PAUSES and alone < SINGLED_OUT_AFTER:
             self._hold.ask(now, verdict.after_s)
+        return alone
 
     def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float) -> Judged:
         """Whether it is tried again, and when; `given_up` is how it ends if not.

@@ -596,7 +596,7 @@ async def test_refusals_by_rate_slow_down_and_never_open_the_breaker_or_park() -
     world.ehr.answers = [Retry(Reason.RATE_LIMITED, 5.0)] * 6
     world.accept(change(5))
     await world.run()
-    assert world.delivery.throttle.per_s() == 500_000.0
+    assert world.delivery.throttle.per_s() == 1_000_000.0
     assert world.ledger.log[0][1].retry_at == world.clock.now + 5_000
     await world.live(step_ms=5_000)
     assert world.ledger.kinds() == [OutcomeKind.FAILED] * 6 + [OutcomeKind.CONFIRMED]
