@@ -52,7 +52,7 @@ def stack_of(broker: SecuredBroker, folder: Path, password: str) -> Stack:
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_username": USER,
         "sasl_password_file": str(secret),
-        "ca_file": str(broker.certificate),
+        "ca_file": str(broker.authority),
     }
     stack = Stack(folder, broker.secured, (), overrides={"kafka": kafka})
     stack.write_settings()
