@@ -65,9 +65,10 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: $(READY) ## measure what the gate and the HL7 parser do per second of CPU here
+bench: $(READY) ## measure the gate, the HL7 parser, and what a writer reaches of an EHR's cap here
 	$(BIN)/surgeline bench gate $(ARGS)
 	$(BIN)/surgeline bench parse $(ARGS)
+	$(BIN)/surgeline bench ehr $(ARGS)
 
 clean: ## remove what runs and tools left behind; the environment and the fetched jars stay
 	rm -rf .surgeline .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

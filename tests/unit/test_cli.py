@@ -160,7 +160,7 @@ def test_a_bench_fails_only_where_it_asserts_and_misses_its_goal(
 def test_an_unknown_bench_is_told_with_those_that_there_are() -> None:
     result = surgeline("bench", "nothing")
     assert result.exit_code == 2
-    assert "known: gate, parse" in result.stderr
+    assert "known: ehr, gate, parse" in result.stderr
 
 
 # -- help and settings
