@@ -52,6 +52,7 @@ As for an ADT, a stay makes events of its beds, in this order: the stay, the bed
 
 - The place of an *active* element is occupied by this stay, unless the stay has not begun or is over. Of several active
   places the innermost counts if the others surround it, else the one begun last; without times it is a `CONTRADICTION`.
+  A place that nobody here knows is left unsaid beside a known bed; alone it has the stay refused as `UNRESOLVED`.
 - The place left last, and each other left within {_HOURS} hours before the update, is vacated of this stay. The gate lets
   a vacancy end no other patient's stay. A place that nobody knows any more is left unsaid.
 - When the stay is over, its active places are vacated too.

@@ -23,6 +23,7 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.encounter import OVER
+from pipeline.formats.fhir.inbound_names import unresolved
 from pipeline.formats.fhir.inbound_reading import Draft, Reading, missing, unknown_code
 from pipeline.formats.fhir.inbound_verdict import Ignorable, IgnoredBecause, Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body, elements
@@ -258,9 +259,14 @@ class _Whereabouts:
 
     @staticmethod
     def of(reading: Reading, status: EncounterStatus) -> "_Whereabouts":
-        """Each element with its place. A place that was left long ago may be one that nobody knows any more."""
+        """Each element with its place. One that nobody here knows is left unsaid, unless it is all that tells where the
+        patient is: then it can't be told which bed is taken, and the stay is refused."""
         listed = reading.objects(reading.body, "location", "Encounter")
-        found = [at for path, element in listed if (at := _at(reading, path, element)) is not None]
+        read = [_at(reading, path, element) for path, element in listed]
+        found = [at for at in read if isinstance(at, _At)]
+        lost = [path for path in read if isinstance(path, str)]
+        if lost and status not in OVER and not any(at.status == "active" and at.place.bed for at in found):
+            raise unresolved(lost[0], "Location")
         planned = status is EncounterStatus.PLANNED
         active = [at for at in found if at.status == "active" or (planned and at.status == "planned")]
         expected = [at for at in found if at.status == "reserved" or (not planned and at.status == "planned")]
@@ -315,7 +321,8 @@ def _beds(reading: Reading, places: list[_At]) -> dict[Reference, Place]:
     return {bed: at.place for at in places if (bed := reading.names.bed_of(at.place)) is not None}
 
 
-def _at(reading: Reading, path: str, element: Body) -> _At | None:
+def _at(reading: Reading, path: str, element: Body) -> _At | str | None:
+    """The element; its path where the patient is at a place that nobody here knows, None where he was or is expected there."""
     reference = reading.object(element, "location", path)
     if reference is None:
         raise missing(f"{path}.location", "the location")
@@ -323,13 +330,10 @@ def _at(reading: Reading, path: str, element: Body) -> _At | None:
     start, end = reading.time(period, "start", f"{path}.period"), reading.time(period, "end", f"{path}.period")
     told = reading.code(element, "status", path, _ELEMENT_STATUS)
     status = told if isinstance(told, str) else ("completed" if period.get("end") is not None else "active")
-    if status == "completed":
-        place = reading.names.place_if_known(reference, f"{path}.location")
-    else:
-        place = reading.names.place(reference, f"{path}.location")
+    place = reading.names.place_if_known(reference, f"{path}.location")
     if place is None:
         reading.not_read(f"{path}.location")
-        return None
+        return f"{path}.location" if status == "active" else None
     temporary = any(extension.get("url") == LOCATION_CLASSIFICATION for extension in elements(element, "extension"))
     return _At(place, status, temporary, _or_none(start), _or_none(end))
 

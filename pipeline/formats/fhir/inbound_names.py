@@ -59,7 +59,7 @@ class Names:
             return found.pop()
         resource = self._resource(reference, target)
         if resource is None:
-            raise _unresolved(path, target)
+            raise unresolved(path, target)
         return self.identity(entity_type, resource, f"{path}.resolve().identifier")
 
     def reference_if_known(self, entity_type: EntityType, target: str, reference: Body, path: str) -> Reference | None:
@@ -91,7 +91,7 @@ class Names:
         if found is None and (resource := self._resource(reference, "Location")) is not None:
             found = self.place_of(elements(resource, "identifier"), f"{path}.resolve().identifier")
         if found is None:
-            raise _unresolved(path, "Location")
+            raise unresolved(path, "Location")
         return found
 
     def place_if_known(self, reference: Body, path: str) -> Place | None:
@@ -271,7 +271,8 @@ def _unquoted(text: str) -> str | None:
     return plain if query_quoted(plain) == text else None
 
 
-def _unresolved(path: str, target: str) -> Refusal:
+def unresolved(path: str, target: str) -> Refusal:
+    """Refusal of a reference whose target nobody here knows."""
     return Refusal(
         RejectedBecause.UNRESOLVED,
         path,

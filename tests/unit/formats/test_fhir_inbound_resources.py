@@ -268,6 +268,27 @@ def test_a_place_left_that_nobody_knows_any_more_is_left_unsaid() -> None:
     assert verdict.unread == ("Encounter.location[0].location",)
 
 
+def test_a_ward_that_nobody_knows_beside_a_known_bed_is_left_unsaid() -> None:
+    ward = {"location": {"reference": "Location/ward"}, "status": "active"}
+    verdict = read(encounter(location=[ward, {"location": at_bed(), "status": "active"}]))
+    assert isinstance(verdict, Mapped)
+    assert beds_of(verdict.events) == [(BED_ID, Occupancy.OCCUPIED)]
+    assert verdict.unread == ("Encounter.location[0].location",)
+
+
+def test_a_discharge_from_a_place_that_nobody_knows_is_a_discharge_all_the_same() -> None:
+    where = {"location": {"reference": "Location/l9"}, "status": "active"}
+    assert refusal(encounter(location=[where])).reason is RejectedBecause.UNRESOLVED
+    (stay,) = events(encounter(status="finished", location=[where]))
+    assert stay.payload.status is EncounterStatus.FINISHED
+
+
+def test_a_promise_of_a_place_that_nobody_knows_is_left_unsaid() -> None:
+    promised = {"location": {"reference": "Location/l9"}, "status": "reserved"}
+    stay = first(encounter(location=[{"location": at_bed(), "status": "active"}, promised]))
+    assert (stay.location, stay.pending_location) == (ICU_12_A, UNSET)
+
+
 def test_a_stay_of_a_group_is_ignored() -> None:
     verdict = read(encounter(subject={"reference": "Group/g1"}))
     assert verdict == Ignored(IgnoredBecause.NOT_A_PERSON, "Encounter")
