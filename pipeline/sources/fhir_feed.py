@@ -110,7 +110,9 @@ class Feed:
         if filled.pointless:
             return await self._something_changed(said, arrival)
         if filled.stale:
-            self._life.read_again()
+            # What is durable is older than what was spoken of: it stays missing until it is fetched or read again.
+            self._missed(said)
+            return answer
         self._life.heard(said, said.numbers, said.made_at, self._clock())
         return answer
 

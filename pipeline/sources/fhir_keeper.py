@@ -221,7 +221,12 @@ class Keeper:
         content = "full-resource" if self._plan.wanted.content == "full-resource" else "id-only"
         told = await self._server.events(own, action.first, action.last, content) if own is not None else Gone()
         if not isinstance(told, Notification):
-            if isinstance(told, Gone) or not told.passing:
+            if isinstance(told, Gone):
+                # The subscription is gone, or the operation was never there: who looks at the one sees, and the gap, asked
+                # for in vain, is read again.
+                self._said("fetch", "absent")
+                self._life.check()
+            elif not told.passing:
                 self._life.watch = dataclasses.replace(self._life.watch, fetches=False)
                 self._said("fetch", "unsupported")
                 self._life.tick(self._clock())

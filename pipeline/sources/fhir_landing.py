@@ -213,10 +213,12 @@ class Landing:
 
 
 def version_of(resource: Body) -> str | None:
-    """`Type/id/version`; None where the server tells no version."""
+    """`Type/id/version`, and its time: a server set back to a backup counts versions anew. None where it tells no version."""
     name, meta = own_name(resource), resource.get("meta")
     version = meta.get("versionId") if isinstance(meta, dict) else None
-    return f"{name}/{version}" if name is not None and isinstance(version, str) and version else None
+    if name is None or not isinstance(meta, dict) or not isinstance(version, str) or not version:
+        return None
+    return f"{name}/{version}@{meta.get('lastUpdated')}"
 
 
 def unreadable(reference: str) -> Broken:

@@ -414,12 +414,19 @@ class MemoryCursor:
         return True
 
 
+class Elsewhere:
+    """A server that is not played."""
+
+    def __init__(self, base: str, version: Version) -> None:
+        self.base, self.version, self.clock, self.asked = base, version, Clock(), list[str]()
+
+
 class Receiver:
     """One receiver with one feed, `beds`, at a played server. It may be killed, and started anew with what it kept."""
 
     def __init__(
         self,
-        server: PlayedServer,
+        server: "PlayedServer | Elsewhere",
         folder: Path,
         *,
         content: Content = "full-resource",
@@ -430,6 +437,7 @@ class Receiver:
         cursor: MemoryCursor | None = None,
         watch: Watch | None = None,
         max_requests: int = 64,
+        criteria: str | None = None,
     ) -> None:
         self.server, self.content, self.channel, self.port = server, content, channel, port
         self.listen = listen
@@ -442,6 +450,7 @@ class Receiver:
         if not self.secret_file.exists():
             self.secret_file.write_text(SECRET + "\n")
         self.max_requests = max_requests
+        self.criteria = criteria or (TOPIC if channel == "backport" else "Location?status=active")
         self.stop = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
 
@@ -452,11 +461,11 @@ class Receiver:
         wanted = Wanted(
             version=self.server.version,
             channel=self.channel,
-            criteria=TOPIC if self.channel == "backport" else "Location?status=active",
+            criteria=self.criteria,
             filters=(),
             endpoint=f"http://127.0.0.1:{self.port}/fhir/beds",
             content=self.content,
-            heartbeat_s=60,
+            heartbeat_s=None if self.watch.heartbeat_ms is None else self.watch.heartbeat_ms // 1000,
             timeout_s=None,
             reason="surgeline feed beds",
         )

@@ -227,6 +227,36 @@ async def test_what_cannot_be_read_now_is_503_and_missing_until_it_is_read(make:
     await until(lambda: receiver.sink.beds() == {"A"} and receiver.state.missing == 0, receiver.shown)
 
 
+async def test_a_stale_read_is_not_taken_for_what_was_spoken_of(make: Make) -> None:
+    server, receiver = await make(content="id-only")
+    old = server.put(bed("A", "K"), counted=False)
+    server.clock.ahead_ms += 20_000
+    server.put(bed("A", "U"))
+    lagging = True
+    server.fault = lambda request: web.json_response(old) if lagging and request.path.endswith("Location/A") else None
+    assert await server.tell(1) == 204
+    assert receiver.state.missing == 1
+    lagging = False
+
+    def is_read() -> bool:
+        server.clock.ahead_ms += 200
+        return receiver.state.missing == 0
+
+    await until(is_read, receiver.shown)
+    assert receiver.sink.events[-1].recorded_at > receiver.sink.events[0].recorded_at
+
+
+async def test_a_server_set_back_to_a_backup_counts_versions_anew_and_what_it_says_is_landed(make: Make) -> None:
+    server, receiver = await make(content="id-only")
+    server.put(bed("A", "K"))
+    assert await server.tell(1) == 204
+    server.resources.clear()
+    server.clock.ahead_ms += 1_000
+    server.put(bed("A", "U"))
+    assert await server.tell(2) == 204
+    assert len(receiver.sink.events) == 2, "the gate judges it, and shows the conflict"
+
+
 async def test_what_may_not_be_read_is_quarantined_with_a_remedy_and_not_asked_for_ever(make: Make) -> None:
     server, receiver = await make(content="id-only")
     server.put(bed("A"))
