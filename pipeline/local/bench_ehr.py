@@ -6,6 +6,8 @@ with a read, as after every assignment, the second is made from the body of the 
 """
 
 import asyncio
+import os
+import platform
 import random
 import sys
 import tempfile
@@ -73,11 +75,13 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class EhrFigures(msgspec.Struct, frozen=True):
-    """All cases."""
+    """All cases, and what they ran on."""
 
     cases: tuple[Case, ...]
     goal_share_of_cap: float
     reached: bool
+    cores: int
+    python: str
 
 
 def bench_ehr(span_s: float = SPAN_S) -> EhrFigures:
@@ -90,7 +94,21 @@ def bench_ehr(span_s: float = SPAN_S) -> EhrFigures:
         )
         for mode in ("queue", "refuse")
     )
-    return EhrFigures(cases, GOAL_SHARE, all(case.reached for case in cases))
+    return EhrFigures(cases, GOAL_SHARE, all(case.reached for case in cases), os.cpu_count() or 0, platform.python_version())
+
+
+def table_of(figures: EhrFigures) -> str:
+    """The cases as a table of Markdown."""
+    lines = [
+        "| | cap, operations/s | reached | share of the cap | reads | writes | refused | µs of processor per write |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in figures.cases:
+        share, cpu = f"{case.share_of_cap:.0%}", f"{case.cpu_us_per_write:.0f}"
+        reached = f"{case.operations_per_s:,.0f}"
+        cells = (case.name, f"{case.cap_per_s:,.0f}", reached, share, case.reads, case.writes, case.refused, cpu)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def _case(name: str, cap_per_s: float, bundle: BundleProfile | None, mode: Mode, span_s: float) -> Case:
