@@ -67,10 +67,11 @@ class Clinician:
     async def _edit_on(self, http: aiohttp.ClientSession, stop: asyncio.Event) -> None:
         while not stop.is_set():
             if self._known:
-                await self._edit(http, self._chance.choice(self._known))
+                await self.edit(http, self._chance.choice(self._known))
             await asyncio.sleep(EDIT_EVERY_S * self._chance.uniform(0.5, 1.5))
 
-    async def _edit(self, http: aiohttp.ClientSession, path: str) -> None:
+    async def edit(self, http: aiohttp.ClientSession, path: str) -> None:
+        """Read, think, save by the version that was read; again where somebody was faster, TRIES times at most."""
         for _ in range(TRIES):
             async with http.get(f"{self._base_url}/{path}") as answer:
                 body, etag = await answer.json(content_type=None), answer.headers.get("ETag", "")

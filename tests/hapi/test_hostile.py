@@ -1,0 +1,23 @@
+"""The hostile runs of tests/hazards/test_fhir_hostile.py on a HAPI FHIR server: other conflicts, other creates, gzip, caches."""
+
+import pytest
+
+from pipeline.destinations.fhir_profile import load_profile
+from pipeline.local.hapi import Hapi
+from tests.hazards.test_fhir_hostile import (
+    Server,
+    test_a_planted_old_version_a_second_write_and_a_lost_edit_are_caught,
+    test_a_zombie_without_a_fence_is_caught,
+    test_after_everything_the_history_rises_the_clinicians_edits_stand_and_the_end_is_the_gates,
+)
+
+__all__ = [
+    "test_a_planted_old_version_a_second_write_and_a_lost_edit_are_caught",
+    "test_a_zombie_without_a_fence_is_caught",
+    "test_after_everything_the_history_rises_the_clinicians_edits_stand_and_the_end_is_the_gates",
+]
+
+
+@pytest.fixture
+def server(hapi: Hapi) -> Server:
+    return Server(hapi.base_url, load_profile("hapi-replica"))
