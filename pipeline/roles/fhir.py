@@ -18,8 +18,9 @@ from pipeline.kafka.producer import OutRecord, PublishFailed
 from pipeline.kafka.reader import read_topic
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
+from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import code_of, emit, where
-from pipeline.ops.topics import decoded
+from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.destinations import access_to
 from pipeline.roles.intake import Intake
 from pipeline.roles.process import Process, Refused, now_ms
@@ -47,6 +48,7 @@ class FhirRole:
         self._intake = Intake(process, "fhir")
         self._connections: list[FhirHttp] = []
         known = _known(process)
+        self._ledger = _Ledger(process, self._intake)
         observer = _Observer()
         self._feeds = {
             name: self._feed(name, section, known.get(name), observer) for name, section in settings.fhir.feeds.items()
@@ -91,7 +93,7 @@ class FhirRole:
             HookSecret(section.hook_token_file),
             FhirServer(section.base_url, _exchange(connection, section.request_timeout_s)),
             _Mapper(origin, profile, settings.digest_key()),
-            _Cursor(self._process, self._intake),
+            self._ledger,
             known,
             observer,
             now_ms,
@@ -170,15 +172,24 @@ class _Mapper:
         return events_of(resource, self._origin, self._profile, self._digest_key, received_at, known)
 
 
-class _Cursor:
-    """Keeps states in the compacted topic `intake.subscriptions`, by feed."""
+class _Ledger:
+    """Keeps states in the compacted topic `intake.subscriptions`, by feed, and the audit chain of this process."""
 
     def __init__(self, process: Process, intake: Intake) -> None:
         self._process = process
         self._intake = intake
+        self._actor = f"fhir/{process.instance}"
+        self._chain = AuditChain.continued(KafkaTopics(process.settings.kafka), process.codec, process.codec, self._actor)
+        self._turn = asyncio.Lock()
+
+    async def note(self, feed: str, action: str, subscription: str) -> None:
+        """See `Audit`. An entry that can't be published ends the process: a chain with a hole can't be continued."""
+        async with self._turn:
+            entry = self._chain.append(at=now_ms(), actor=self._actor, action=action, subject=subscription, destination=feed)
+            await self._intake.publisher.publish([entry])
 
     async def keep(self, feed: str, subscription: str | None, state: bytes) -> bool:
-        """See `Cursor`."""
+        """See `Ledger`."""
         record = FeedState(feed=feed, instance=self._process.instance, subscription=subscription, state=state, at=now_ms())
         value = self._process.codec.encode(record)
         try:

@@ -10,7 +10,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.subscription import State, Watch, decode_state, encode_state, first_state
 from pipeline.formats.fhir.notification import Kind, Malformed, Notification, parse
 from pipeline.formats.fhir.owned import Body
-from pipeline.sources.fhir_keeper import Keeper, KeeperObserver, Plan
+from pipeline.sources.fhir_keeper import Audit, Keeper, KeeperObserver, Plan
 from pipeline.sources.fhir_landing import Answer, Landing, LandingObserver, Mapper, NotTaken, Refused, Taken, no_notification
 from pipeline.sources.fhir_life import Life
 from pipeline.sources.fhir_reading import Filled, Reading
@@ -25,8 +25,8 @@ RETRY_AFTER_S: Final = 2.0
 """What a server is asked to wait when something could not be read."""
 
 
-class Cursor(Protocol):
-    """Where a feed keeps how far it has heard."""
+class Ledger(Audit, Protocol):
+    """Where a feed keeps how far it has heard, and writes down what it changed at its server."""
 
     async def keep(self, feed: str, subscription: str | None, state: bytes) -> bool:
         """Whether the state is durable now; one that isn't is offered again."""
@@ -68,7 +68,7 @@ class Feed:
         secret: HookSecret,
         server: FhirServer,
         mapper: Mapper,
-        cursor: Cursor,
+        ledger: Ledger,
         known: Known | None,
         observer: FeedObserver,
         clock: Callable[[], Millis],
@@ -80,8 +80,8 @@ class Feed:
         self._landing = Landing(name, config.tenant, config.server, mapper, clock, observer)
         self._reading = Reading(server, mapper.needed, clock)
         self._life = Life(config.watch, state or first_state(now), known.subscription if known is not None else None)
-        self._keeper = Keeper(config.plan, secret, server, self._life, self._reading, self._landing, clock, observer)
-        self._cursor = cursor
+        self._keeper = Keeper(config.plan, secret, server, self._life, self._reading, self._landing, ledger, clock, observer)
+        self._ledger = ledger
         self._kept = b"" if state is None or known is None else known.state
         self._observer = observer
         self._clock = clock
@@ -186,7 +186,7 @@ class Feed:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KEEP_TIMEOUT_S):
-                if await self._cursor.keep(self.name, self._life.subscription, state):
+                if await self._ledger.keep(self.name, self._life.subscription, state):
                     self._kept = state
 
     def status(self) -> dict[str, Any]:
@@ -197,4 +197,4 @@ class Feed:
         }
 
 
-__all__ = ["Answer", "Cursor", "Feed", "FeedConfig", "FeedObserver", "Known", "NotTaken", "Refused", "Taken"]
+__all__ = ["Answer", "Feed", "FeedConfig", "FeedObserver", "Known", "Ledger", "NotTaken", "Refused", "Taken"]

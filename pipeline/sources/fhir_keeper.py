@@ -34,6 +34,14 @@ class KeeperObserver(Protocol):
         ...
 
 
+class Audit(Protocol):
+    """Where it is written down what was changed at a server."""
+
+    async def note(self, feed: str, action: str, subscription: str) -> None:
+        """Durable on return. `action` is subscription.created, subscription.put or subscription.off."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a feed asks of its server."""
@@ -54,6 +62,7 @@ class Keeper:
         life: Life,
         reading: Reading,
         landing: Landing,
+        audit: Audit,
         clock: Callable[[], Millis],
         observer: KeeperObserver,
     ) -> None:
@@ -63,6 +72,7 @@ class Keeper:
         self._life = life
         self._reading = reading
         self._landing = landing
+        self._audit = audit
         self._clock = clock
         self._observer = observer
         self._shown_after_put: tuple[object, ...] | None = None
@@ -188,6 +198,7 @@ class Keeper:
         if isinstance(made, Failed):
             self._said("create", "failed" if made.passing else "unsupported")
             return
+        await self._audit.note(self._plan.feed, "subscription.created", made)
         self._given, self._shown_after_put = secret, None
         # Another instance may have made one in the same moment: both keep the same one.
         found = await self._server.subscriptions_to(endpoint)
@@ -202,6 +213,7 @@ class Keeper:
         secret = self._secret.current()
         done = await self._server.put(own, subscription_body(self._plan.wanted, secret))
         if done is None:
+            await self._audit.note(self._plan.feed, "subscription.put", own)
             self._given, self._shown_after_put = secret, None
             self._life.created(own, SubscriptionStatus.REQUESTED, self._clock(), adopted=True)
         elif isinstance(done, Gone):
@@ -212,7 +224,9 @@ class Keeper:
         """Switch off what also sends to our endpoint: everything would come twice. Nothing is deleted."""
         for each in others:
             if each.get("status") != SubscriptionStatus.OFF.value:
-                await self._server.put(each["id"], {**each, "status": SubscriptionStatus.OFF.value})
+                done = await self._server.put(each["id"], {**each, "status": SubscriptionStatus.OFF.value})
+                if done is None:
+                    await self._audit.note(self._plan.feed, "subscription.off", each["id"])
 
     # -- what was missed
 

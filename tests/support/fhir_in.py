@@ -408,6 +408,10 @@ class MemoryCursor:
 
     def __init__(self) -> None:
         self.kept: dict[str, Known] = {}
+        self.notes: list[str] = []
+
+    async def note(self, feed: str, action: str, subscription: str) -> None:
+        self.notes.append(action)
 
     async def keep(self, feed: str, subscription: str | None, state: bytes) -> bool:
         self.kept[feed] = Known(subscription, state)

@@ -60,6 +60,7 @@ async def test_a_subscription_is_made_with_topic_content_heartbeat_and_secret_an
     heartbeat = sub.get("heartbeatPeriod") or sub["channel"]["extension"][0]["valueUnsignedInt"]
     assert heartbeat == 60
     assert receiver.feed.status()["secret_at_server"]
+    assert receiver.cursor.notes == ["subscription.created"]
 
 
 async def test_a_restart_adopts_the_subscription_that_is_there_and_does_not_touch_it(make: Make, tmp_path: Path) -> None:
@@ -116,6 +117,7 @@ async def test_of_several_subscriptions_to_our_address_one_is_kept_and_the_other
         await receiver.active()
         assert {own: each["status"] for own, each in server.subscriptions.items()} == {"s9": "active", "s10": "off"}
         assert server.subscriptions["s9"]["criteria"] == "urn:topic:bed-changed"
+        assert receiver.cursor.notes == ["subscription.off", "subscription.put"], "what is changed at a server is audited"
         await receiver.end()
 
 
