@@ -33,8 +33,9 @@ A resource is a state; what enters are the fields that are the EHR's word. Witho
 With it the resource enters as a difference: a field that we wrote only where its digest tells that somebody changed it since,
 one that we never wrote and that the profile leaves to the EHR always, and one that neither of us ever said not at all. So our
 own write comes back as `ECHO` and makes no event, and a clinician's edit on a resource that still carries our mark enters as
-that field alone. At an owner, a stay that carries nothing of ours but a reservation tells its own fields with each version; the
-gate finds nothing new in them.
+that field alone. A mark that travels as a tag has one digest for all fields: after any edit the whole resource is the EHR's
+word; where a profile lets no mark travel, each version is. At an owner, a stay that carries nothing of ours but a reservation
+tells its own fields with each version; the gate finds nothing new in them.
 
 - **Identity**: server, type, id and versionId; without a version the digest of the content takes its place.
 - **Order**: `meta.lastUpdated`, which is required. A server has no sequence that a reader could trust.
@@ -79,8 +80,7 @@ def render() -> str:
 def _resource(entity_type: EntityType) -> str:
     kind = RESOURCES[entity_type].resource_type
     found: dict[str, set[str]] = {}
-    for state in _states(entity_type):
-        body = _body(entity_type, state)
+    for body in _bodies(entity_type):
         whole = _fields(body)
         for element, without in _taken_away(body, kind):
             left = _fields(without)
@@ -95,11 +95,14 @@ def _resource(entity_type: EntityType) -> str:
     return f"## {kind}: {entity_type.value}\n\n{_table(('element', 'field'), rows)}{chr(10) + note if note else ''}"
 
 
-def _states(entity_type: EntityType) -> Iterator[Payload]:
+def _bodies(entity_type: EntityType) -> Iterator[Body]:
+    """Full resources: with our extensions and without, and a stay that goes on and one that is over."""
     state = SAMPLES[entity_type]
-    yield state
+    body = _body(entity_type, state)
+    yield body
+    yield {name: value for name, value in body.items() if name != "extension"}
     if isinstance(state, Encounter):
-        yield msgspec.structs.replace(state, status=EncounterStatus.FINISHED, discharged_at=Millis(0))
+        yield _body(entity_type, msgspec.structs.replace(state, status=EncounterStatus.FINISHED, discharged_at=Millis(0)))
 
 
 def _body(entity_type: EntityType, state: Payload) -> Body:
