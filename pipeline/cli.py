@@ -571,7 +571,7 @@ def bench(
 def _rows_of(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values; a list's items follow their own names."""
     for name, value in figures.items():
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             for item in value:
                 yield from _rows_of(item)
         else:

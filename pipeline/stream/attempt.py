@@ -176,7 +176,9 @@ class Attempt:
             case Refused(reason):
                 return self._verdict(OutcomeKind.PARKED, reason)
             case Retry(reason, after_s):
-                return self._verdict(OutcomeKind.FAILED, reason, after_s)
+                # A 429 says that nothing was done: what was read still holds, and its version tells if it does not.
+                kept = current if reason is Reason.RATE_LIMITED and isinstance(current, Current) else None
+                return self._verdict(OutcomeKind.FAILED, reason, after_s, current=kept)
             case VersionMismatch():
                 return _AGAIN
             case Ambiguous():

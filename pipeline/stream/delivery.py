@@ -292,7 +292,7 @@ class Delivery:
         # What may not be written can't be given up: it is due anew when the flags let it be.
         given_up = OutcomeKind.PARKED if self.may_write(accepted) else OutcomeKind.SHADOWED
         judged = self.throttle.judge(key, pending, verdict, given_up, self._draw())
-        if verdict.current is not None and judged.kind is OutcomeKind.CONFIRMED and self._is_same_tenure(job):
+        if verdict.current is not None and self._is_same_tenure(job):
             self._bodies.keep(key, job.partition, verdict.current)
         else:
             self._bodies.forget(key)

@@ -131,3 +131,26 @@ async def test_a_critical_write_never_waits_for_a_slow_bulk_write_to_end() -> No
     held.set()
     await world.delivery.stop(1.0)
     await task
+
+
+async def test_a_write_that_was_refused_by_rate_is_not_read_for_again() -> None:
+    world = World(concurrency=1)
+    world.ehr.answers = [Retry(Reason.RATE_LIMITED)]
+    world.ehr.resources["A"] = (1, revision_of(1, 1), "")
+    world.accept(change(5))
+    await world.live()
+    assert world.ehr.history == [("A", revision_of(1, 5))]
+    assert (world.ehr.read_count, world.ehr.sent_count) == (1, 2)
+
+
+async def test_what_somebody_wrote_during_the_pause_is_not_overwritten() -> None:
+    world = World(concurrency=1)
+    world.ehr.answers = [Retry(Reason.RATE_LIMITED)]
+    world.ehr.resources["A"] = (1, revision_of(1, 1), "")
+    world.accept(change(5))
+    await world.run()
+    world.read_outcomes()
+    world.ehr.resources["A"] = (2, revision_of(1, 9), "")
+    world.clock.now += 60_000
+    await world.live(most=3)
+    assert world.ehr.history == []
