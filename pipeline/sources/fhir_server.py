@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.codec import encode
-from pipeline.formats.fhir.notification import Malformed, Notification, parse
+from pipeline.formats.fhir.notification import Kind, Malformed, Notification, parse
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.times import date_time, same_moment
 
@@ -177,7 +177,9 @@ class FhirServer:
         if reply.status != 200 or reply.body is None:
             return _failed(reply)
         parsed = parse(reply.body)
-        return Failed(reply.status, passing=False) if isinstance(parsed, Malformed) else parsed
+        if isinstance(parsed, Malformed) or parsed.kind is Kind.CLASSIC:  # a bare resource, e.g. an OperationOutcome
+            return Failed(reply.status, passing=False)
+        return parsed
 
 
 def _resource(reply: Reply, resource_type: str) -> Body | Gone | Failed:
