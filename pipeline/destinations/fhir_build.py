@@ -231,9 +231,13 @@ class Builder:
     def _marked(
         self, subject: Subject, accepted: Accepted, current: Body, desired: tuple[Owned, ...], ours: frozenset[str]
     ) -> Body:
-        """`current` with `desired` and the mark, which speaks of these fields and of those that are `ours` already."""
+        """`current` with `desired` and the mark. It speaks of these fields, of those that are `ours` already, and of those
+        that show something else now because of them: whatever this write changed is our word, and no news of the EHR's."""
         body = apply_owned(current, desired)
         shown, fields = _shown(subject, body), {owned.field for owned in desired} | ours
+        if entangled := subject.resource.entangled:
+            before = _shown(subject, current)
+            fields |= {name for name in entangled if shown[name] != before[name]}
         written = {name: value for name, value in shown.items() if name in fields}
         carrier = self.carrier
         return carrier.put(body, carrier.mark(accepted.revision, accepted.state_hash, written, shown, self.digest_key))

@@ -215,4 +215,11 @@ def _created(encounter: Encounter, naming: Naming) -> Body:
     }
 
 
-ENCOUNTER: Final = ResourceMap(EntityType.ENCOUNTER, "Encounter", _desired, _shown, _created)
+ENCOUNTER: Final = ResourceMap(
+    EntityType.ENCOUNTER,
+    "Encounter",
+    _desired,
+    _shown,
+    _created,
+    entangled=frozenset({"location", "prior_location", "temporary_location", "pending_location"}),
+)

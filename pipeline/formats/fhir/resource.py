@@ -20,7 +20,8 @@ class ResourceMap:
     `desired` gives every owned path that the state speaks of (a field left UNSET touches nothing, None clears); it looks
     at the current resource only to keep what already says the same. `shown` gives each field as a resource shows it, in
     a form in which equal means equal. `created` is what a new resource has to hold besides. A new resource gets the fields
-    in `structural` whatever the profile lets out later: it could not do without.
+    in `structural` whatever the profile lets out later: it could not do without. Fields that are `entangled` show in the same
+    elements: writing one of them may change what another shows.
     """
 
     entity_type: EntityType
@@ -29,6 +30,7 @@ class ResourceMap:
     shown: Callable[[Body, Ident, Naming], dict[str, Json]]
     created: Callable[[Any, Naming], Body]
     structural: frozenset[str] = frozenset({"identifier"})
+    entangled: frozenset[str] = frozenset()
 
 
 def identifier_of(field: str, ident: Ident) -> Owned:

@@ -255,3 +255,12 @@ def test_a_bed_gets_the_ehrs_own_status_codes_without_words_of_ours() -> None:
     profile = structs.replace(REPLICA, resources={**REPLICA.resources, EntityType.BED: beds})
     body = made(Bed(environment=Environment.DIRTY, place=Place(point_of_care="ICU", bed="A")), profile)
     assert body["operationalStatus"] == {"system": "urn:theirs:bed", "code": "DIRTY"}
+
+
+def test_a_place_that_our_write_completes_is_no_news_of_the_ehrs() -> None:
+    stay = made(Encounter(location=Place(point_of_care="ICU", bed="A")))
+    moved = over(stay, Encounter(location=Place(point_of_care="MED", bed="B")))
+    assert [item["status"] for item in moved["location"]] == ["completed", "active"]
+    assert {"location", "prior_location"} <= digests(moved)
+    theirs = over(moved | {"status": "arrived"}, Encounter(location=Place(point_of_care="MED", bed="B")), offset=7)
+    assert "prior_location" in digests(theirs)
