@@ -50,7 +50,7 @@ def drafts(reading: Reading) -> tuple[Draft, ...]:
     counts = reading.scope.counts
     _check_actors(reading)
     start, end = _time(reading, "start"), _time(reading, "end")
-    if isinstance(start, int) and isinstance(end, int) and end < start:
+    if isinstance(start, int) and isinstance(end, int) and end < start and counts("start", "end"):
         raise Refusal(RejectedBecause.CONTRADICTION, "Appointment.end", "it does not end before it starts", "correct the times")
     stated: dict[str, Any] = {
         "status": _status(reading) if counts("status") else UNSET,

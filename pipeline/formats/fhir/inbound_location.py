@@ -23,7 +23,7 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.inbound_reading import Draft, Reading, unknown_code
-from pipeline.formats.fhir.inbound_verdict import Ignorable, IgnoredBecause
+from pipeline.formats.fhir.inbound_verdict import Ignorable, IgnoredBecause, Refusal
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.terms import EXTENSIONS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
 from pipeline.formats.hl7v2.profile import BED_STATUS as STATEMENTS
@@ -41,12 +41,22 @@ def drafts(reading: Reading) -> tuple[Draft, ...]:
     """The one event of a bed; none where nothing is the EHR's word."""
     _check_is_bed(reading)
     bed = reading.names.identity(_KIND, reading.body, "Location.identifier")
-    place = reading.names.bed_place(bed, "Location.identifier")
+    place = _own_place(reading, bed)
     stated = _by_code(reading) | _by_extension(reading)
-    stated |= _service(reading, stated) | _place(reading, place)
+    stated |= _service(reading, stated) | _place(reading, place or Place())
     if not stated:
         return ()
     return (Draft(ORDINAL, EventType.BED_STATUS, bed.namespace, bed.id, place, Bed(**stated)),)
+
+
+def _own_place(reading: Reading, bed: Reference) -> Place | None:
+    """Where its own name puts the bed. A bed that we wrote keeps the name that a source gave it, which may say no place."""
+    try:
+        return reading.names.bed_place(bed, "Location.identifier")
+    except Refusal:
+        if reading.scope.marked:
+            return None
+        raise
 
 
 def _check_is_bed(reading: Reading) -> None:
