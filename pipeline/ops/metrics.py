@@ -222,6 +222,12 @@ FLAGS_FLIPPED: Final = _counter("surgeline_flags_flipped_total", "rules of the f
 WRITER_PENDING: Final = _gauge("surgeline_writer_pending_entities", "entities that wait", DESTINATION, LANE)
 WRITER_IN_FLIGHT: Final = _gauge("surgeline_writer_in_flight_writes", "writes under way", DESTINATION)
 WRITER_CONCURRENCY: Final = _gauge("surgeline_writer_concurrency_writes", "writes allowed at once", DESTINATION)
+WRITER_RATE: Final = _gauge(
+    "surgeline_writer_rate_requests_per_second", "reads and writes allowed in a second, as learnt by now", DESTINATION
+)
+WRITER_PAUSE: Final = _gauge(
+    "surgeline_writer_pause_seconds", "what is left of a pause that the destination asked for; nothing is sent in it", DESTINATION
+)
 WRITER_OLDEST: Final = _gauge("surgeline_writer_oldest_open_seconds", "age of the oldest change that waits", DESTINATION)
 WRITER_REQUEST_SECONDS: Final = _histogram(
     "surgeline_writer_request_seconds",

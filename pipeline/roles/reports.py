@@ -159,6 +159,8 @@ class Reports:
         metrics.WRITER_SHADOWED.of(self._destination).set(delivery.shadows.count)
         metrics.WRITER_IN_FLIGHT.of(self._destination).set(delivery.scheduler.in_flight)
         metrics.WRITER_CONCURRENCY.of(self._destination).set(delivery.limiter.allowed)
+        metrics.WRITER_RATE.of(self._destination).set(delivery.throttle.per_s())
+        metrics.WRITER_PAUSE.of(self._destination).set(delivery.pause_s())
         report = LagReport(
             destination=self._destination,
             instance=self._instance,
