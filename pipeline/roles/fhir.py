@@ -50,10 +50,11 @@ class FhirRole:
         known = _known(process)
         self._ledger = _Ledger(process, self._intake)
         observer = _Observer()
-        self._feeds = {
-            name: self._feed(name, section, known.get(name), observer) for name, section in settings.fhir.feeds.items()
-        }
         secrets = {name: HookSecret(section.hook_token_file) for name, section in settings.fhir.feeds.items()}
+        self._feeds = {
+            name: self._feed(name, section, secrets[name], known.get(name), observer)
+            for name, section in settings.fhir.feeds.items()
+        }
         self._source = FhirSource(
             _listener(settings), {name: (feed, secrets[name]) for name, feed in self._feeds.items()}, observer
         )
@@ -79,7 +80,7 @@ class FhirRole:
             await connection.close()
         await self._intake.close(self._process.settings.worker.drain_s / 4)
 
-    def _feed(self, name: str, section: FhirFeed, known: Known | None, observer: "_Observer") -> Feed:
+    def _feed(self, name: str, section: FhirFeed, secret: HookSecret, known: Known | None, observer: "_Observer") -> Feed:
         settings = self._process.settings
         tenant = section.tenant or settings.tenant_default
         profile = _profile(name, section)
@@ -90,7 +91,7 @@ class FhirRole:
         origin = Origin(tenant, section.facility, section.server, name, section.version)
         return Feed(
             config,
-            HookSecret(section.hook_token_file),
+            secret,
             FhirServer(section.base_url, _exchange(connection, section.request_timeout_s)),
             _Mapper(origin, profile, settings.digest_key()),
             self._ledger,

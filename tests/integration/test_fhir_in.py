@@ -140,8 +140,8 @@ def test_our_own_write_makes_no_event_and_an_edit_of_it_makes_one_of_what_was_ed
     number = next(NUMBERS)
     now = time.strftime("%Y%m%d%H%M%S", time.gmtime())
     message = (
-        f"MSH|^~\\&|EPICADT|GENERAL|||{now}+0000||ADT^A28|F{number}|P|2.5.1\rEVN|A28|{now}+0000\r"
-        f"PID|||M{number}^^^GENERAL^MR||DOE^JANE||19700101|F\rPV1||N\r"
+        f"MSH|^~\\&|EPICADT|GENERAL|||{now}+0000||ADT^A04|F{number}|P|2.5.1\rEVN|A04|{now}+0000\r"
+        f"PID|||M{number}^^^GENERAL^MR||DOE^JANE||19700101|F\rPV1||E|ED^{number}^A^GENERAL{'|' * 16}V{number}^^^GENERAL^VN\r"
     )
     assert b"|AA|" in send_hl7(fed, message.encode())
     own = f"M{number}"
