@@ -147,13 +147,14 @@ class Watch:
             state = _replace(
                 state,
                 complete_to=max(state.complete_to, started_at),
-                gaps=tuple(gap for gap in state.gaps if gap.since > started_at),
+                gaps=tuple(gap for gap in state.gaps if gap.since >= started_at),
             )
         if action.since <= max(state.audited_to - OVERLAP_MS, 0):
             state = _replace(state, audited_to=max(state.audited_to, started_at))
         missed = state.missed
         if missed is not None:
-            done = missed.until <= started_at and action.since <= max(missed.since - OVERLAP_MS, 0)
+            known = missed.until <= action.until or missed.until < started_at
+            done = known and action.since <= max(missed.since - OVERLAP_MS, 0)
             next_at = Millis(max(started_at + REREAD_SPACING_MS, at))
             state = _replace(state, missed=None if done else msgspec.structs.replace(missed, tried=0, next_at=next_at))
         return self.on_tick(state, at)
@@ -296,7 +297,7 @@ class Watch:
         if unproven >= self.sweep_ms:
             return _miss(state, Why.SWEEP, now)
         if self.audit_ms is not None and now - state.audited_to >= self.audit_ms:
-            return _replace(state, missed=Missed(state.audited_to, now, Why.AUDIT, 0, now))
+            return _replace(state, missed=Missed(state.audited_to, now, Why.AUDIT, now, 0, now))
         return state
 
 
@@ -317,9 +318,9 @@ def _miss(state: State, why: Why, now: Millis) -> State:
     """All since `complete_to` has to be read again. What is open already is widened, and due as it was."""
     missed = state.missed
     if missed is None:
-        return _replace(state, missed=Missed(state.complete_to, now, why, 0, now))
+        return _replace(state, missed=Missed(state.complete_to, now, why, now, 0, now))
     since = Millis(min(missed.since, state.complete_to))
-    return _replace(state, missed=msgspec.structs.replace(missed, since=since, until=Millis(max(missed.until, now))))
+    return _replace(state, missed=msgspec.structs.replace(missed, since=since, until=Millis(max(missed.until + 1, now))))
 
 
 def _anew(state: State, front: int | None, at: Millis, made_at: Millis | None) -> State:
@@ -394,4 +395,4 @@ def _reread_due(state: State, now: Millis) -> tuple[State, tuple[Action, ...]]:
         return state, ()
     tried = missed.tried + 1
     later = msgspec.structs.replace(missed, tried=tried, next_at=Millis(now + backoff_ms(tried)))
-    return _replace(state, missed=later), (ReRead(Millis(max(missed.since - OVERLAP_MS, 0)), missed.why),)
+    return _replace(state, missed=later), (ReRead(Millis(max(missed.since - OVERLAP_MS, 0)), missed.why, missed.until),)

@@ -1,6 +1,6 @@
 """What is kept of one subscription, what is to be done about it, and the bounds of both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -77,10 +77,14 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class ReRead:
-    """Read everything that changed since `since` (the overlap is taken off already). Hand it back with `on_reread`."""
+    """Read everything that changed since `since` (the overlap is taken off already). Hand it back with `on_reread`.
+
+    `until` tells which misses were known when it was asked for; of those that came later its start decides.
+    """
 
     since: Millis
     why: Why
+    until: Millis = field(default=Millis(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +117,12 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Missed(msgspec.Struct, frozen=True, array_like=True):
-    """A time to be read again: from `since`, all that was made before `until`."""
+    """A time to be read again: from `since`, all that was made before `until`. Open since `opened_at`."""
 
     since: Millis
     until: Millis
     why: Why
+    opened_at: Millis
     tried: int = 0
     next_at: Millis = Millis(0)
 
@@ -161,7 +166,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     @property
     def open_since(self) -> Millis | None:
         """Since when something is known to be missing and not yet read again; None where all is well."""
-        found = [gap.since for gap in self.gaps] + ([self.missed.until] if self.missed else [])
+        found = [gap.since for gap in self.gaps] + ([self.missed.opened_at] if self.missed else [])
         return min(found) if found else None
 
 

@@ -157,7 +157,7 @@ def show_state(state: State, subscription: str | None, now: Millis) -> dict[str,
         ],
         "reading_again": None
         if missed is None
-        else {"why": missed.why.value, "since": missed.since, "age_s": _age_s(missed.until, now), "tried": missed.tried},
+        else {"why": missed.why.value, "since": missed.since, "age_s": _age_s(missed.opened_at, now), "tried": missed.tried},
         "polling": state.polling_since is not None,
         "polling_since": state.polling_since,
         "counter_restarts": state.restarts,

@@ -553,3 +553,25 @@ def test_a_repair_that_was_just_asked_for_is_not_asked_for_again() -> None:
     assert Restore() in feed.status(SubscriptionStatus.ERROR)
     assert feed.after(1) == ()
     assert Restore() in feed.after(backoff_ms(1))
+
+
+def test_an_event_of_the_very_moment_in_which_a_reread_began_is_not_taken_as_read() -> None:
+    feed = Feed(Watch(fetches=False, audit_ms=None))
+    feed.hears(2)
+    reread = one(feed.after(GAP_GRACE_MS), ReRead)
+    assert isinstance(reread, ReRead)
+    feed.hears(4)
+    feed.take(feed.watch.on_reread(feed.state, reread, feed.at, feed.at))
+    assert [(gap.first, gap.last) for gap in feed.state.gaps] == [(3, 3)]
+
+
+def test_what_is_open_stays_open_since_it_first_was() -> None:
+    feed = Feed()
+    feed.hears(1)
+    feed.now += LATE_MS + 1
+    feed.hears(count=0)
+    opened_at = feed.now
+    feed.hears(1)
+    feed.now += LATE_MS + 1
+    feed.hears(count=0)
+    assert feed.state.open_since == opened_at
