@@ -36,7 +36,7 @@ class RawCipher:
         return nonce + self._keys[self.key_id].encrypt(nonce, plain, identity.encode())
 
     def seal_named(self, context: str, plain: bytes) -> bytes:
-        """`seal` for where no other field names the key: one byte with the length of the key's id, the id, then what `seal` gives."""
+        """`seal` for where no other field names the key: the length of the key's id in a byte, the id, then what `seal` gives."""
         key_id = self.key_id.encode()
         return bytes([len(key_id)]) + key_id + self.seal(context, plain)
 

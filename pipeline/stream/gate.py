@@ -58,7 +58,7 @@ def join_values(one: bytes, other: bytes) -> bytes:
 
 
 def policies_of(key: bytes | None, value: bytes | None, topic: str) -> tuple[tuple[int, str], ...]:
-    """Policies of a changelog record of the gate, each with the position from which it holds in a landing topic, of any prefix."""
+    """Policies of a changelog record of the gate, each with the position from which it holds in a landing topic."""
     if not key or not key.startswith(POLICY_KEY) or not key.endswith(topic.encode()) or not value or value[:1] != POLICY_MARK:
         return ()
     return tuple((p.since, p.text) for p in _HISTORY.decode(memoryview(value)[1:]))
