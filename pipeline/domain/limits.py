@@ -168,7 +168,7 @@ class Pace:
         self._cut_at: Millis | None = None
         self._took_some = False
         self._refused_all = 0
-        self._free_at_ms = 0.0
+        self._free_at_ms = self._free_for_critical_at_ms = 0.0
         self._taken = _Counted()
         self._asked = _Counted()
 
@@ -181,13 +181,19 @@ class Pace:
         self._grown_at = now
         return self._per_s
 
-    def reserve(self, now: Millis) -> float:
-        """Take the next turn; seconds until it comes, 0.0 for at once."""
+    def reserve(self, now: Millis, critical: bool = False) -> float:
+        """Take the next turn; seconds until it comes, 0.0 for at once.
+
+        What is critical waits for nothing but what is critical too; the others wait for both.
+        """
         rate = self.per_s(now)
         self._asked.add(now, 1)
         burst_ms = 1000 * max(BURST_S, 1 / rate)
         self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / rate
-        return max(0.0, self._free_at_ms - burst_ms - now) / 1000
+        free_at_ms = self._free_at_ms
+        if critical:
+            free_at_ms = self._free_for_critical_at_ms = max(self._free_for_critical_at_ms, float(now)) + 1000 / rate
+        return max(0.0, free_at_ms - burst_ms - now) / 1000
 
     def taken(self, now: Millis, count: int = 1) -> None:
         """The destination took so many requests."""

@@ -24,7 +24,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
 from pipeline.domain.pending import Pending
-from pipeline.domain.records import Accepted, OutcomeKind, Reason, Would
+from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason, Would
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Room(Protocol):
     def destination(self) -> Destination: ...
     def now(self) -> Millis: ...
     def deadline(self) -> Millis: ...
-    async def pace(self) -> None: ...
+    async def pace(self, critical: bool) -> None: ...
     def pause_s(self) -> float: ...
     def is_ours(self, partition: int) -> bool: ...
     def may_write(self, accepted: Accepted) -> bool: ...
@@ -233,7 +233,7 @@ class Attempt:
     async def _pace(self) -> None:
         """Wait for the turn that the rate allows; our own waiting is not held against the destination."""
         began_at = self._room.now()
-        await self._room.pace()
+        await self._room.pace(self._write.lane is Lane.CRITICAL)
         self._deadline_at = Millis(self._deadline_at + max(0, self._room.now() - began_at))
         self._write = replace(self._write, deadline_at=self._deadline_at)
 

@@ -349,9 +349,9 @@ class Delivery:
         """Where it goes."""
         return self._destination
 
-    async def pace(self) -> None:
+    async def pace(self, critical: bool) -> None:
         """Wait for the turn that the rate allows."""
-        await self.throttle.pace()
+        await self.throttle.pace(critical)
 
     def pause_s(self) -> float:
         """What is left of a pause that the destination asked for."""

@@ -71,9 +71,9 @@ class Throttle:
         """Requests in a second, as learnt by now."""
         return self._pace.per_s(self._clock())
 
-    async def pace(self) -> None:
+    async def pace(self, critical: bool) -> None:
         """Wait for the next turn."""
-        wait_s = self._pace.reserve(self._clock())
+        wait_s = self._pace.reserve(self._clock(), critical)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
 

@@ -286,6 +286,14 @@ def test_one_slow_bundle_is_no_queue() -> None:
         assert limiter.allowed >= min(150, FIRST_ALLOWED + 50)
 
 
+def test_what_is_critical_waits_for_what_is_critical_alone_and_the_others_for_both() -> None:
+    pace, now = Pace(10.0), Millis(1_000_000)
+    assert [pace.reserve(now) for _ in range(50)][-1] == pytest.approx(4.9)
+    assert pace.reserve(now, critical=True) == 0.0
+    assert pace.reserve(now, critical=True) == pytest.approx(0.1)
+    assert pace.reserve(now) == pytest.approx(5.2)
+
+
 def test_a_pause_is_never_shortened_by_a_later_one() -> None:
     hold = Hold()
     assert hold.wait_ms(Millis(0)) == 0

@@ -70,7 +70,7 @@ class Room:
     def pause_s(self) -> float:
         return self.pause
 
-    async def pace(self) -> None:
+    async def pace(self, critical: bool) -> None:
         self.clock += self.pace_ms
 
     def is_ours(self, partition: int) -> bool:
@@ -270,7 +270,7 @@ async def test_the_partition_is_asked_for_after_the_rate_let_it_through() -> Non
     room = Room()
     paced = 0
 
-    async def pace() -> None:
+    async def pace(critical: bool) -> None:
         nonlocal paced
         paced += 1
         room.ours = paced < 2
@@ -375,7 +375,7 @@ async def test_a_pause_that_begins_after_the_read_stops_the_write() -> None:
     room = Room()
     paced = 0
 
-    async def pace() -> None:
+    async def pace(critical: bool) -> None:
         nonlocal paced
         paced += 1
         room.pause = 5.0 if paced == 2 else 0.0
@@ -389,7 +389,7 @@ async def test_an_unanswered_write_is_not_looked_for_in_a_pause_and_waits_for_it
     room = Room()
     room.sends = [Ambiguous()]
 
-    async def pace() -> None:
+    async def pace(critical: bool) -> None:
         room.pause = 5.0 if "send" in room.calls else 0.0
 
     room.pace = pace  # type: ignore[method-assign]

@@ -43,7 +43,7 @@ async def test_writes_under_way_when_a_pause_begins_wait_for_its_end_without_a_r
     world.ehr.answers = [slow]
     paced = 0
 
-    async def pace() -> None:
+    async def pace(critical: bool) -> None:
         nonlocal paced
         paced += 1
         if paced > 4:
