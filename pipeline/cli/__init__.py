@@ -1,0 +1,35 @@
+"""The `surgeline` command: a module for each kind of use. Each imports what it needs only when it runs."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__
+from pipeline.cli import cluster, looking, repairs, roles, rules, trying
+from pipeline.cli.base import app
+
+__all__ = ["app", "main", "repairs", "trying"]
+
+for name, group in (
+    ("run", roles.run),
+    ("topics", cluster.topics),
+    ("policy", rules.policy),
+    ("feeds", rules.feeds),
+    ("shadow", rules.shadow),
+    ("audit", looking.audit),
+    ("schemas", cluster.schemas),
+    ("config", cluster.config),
+):
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit

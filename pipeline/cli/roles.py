@@ -1,0 +1,70 @@
+"""`surgeline run`: one role in the foreground."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.base import Config, settings_of
+
+run = typer.Typer(help="Run one role in the foreground until SIGTERM.", no_args_is_help=True)
+
+
+@run.command("gate")
+def run_gate(config: Config = None) -> None:
+    """Judge landing records: duplicate? stale? not theirs to say? nothing new? Else a new revision, by lane."""
+    from pipeline.roles.gate import GateRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "gate")
+    raise typer.Exit(run_role(settings, "gate", settings.gate.instance, GateRole))
+
+
+@run.command("writer")
+def run_writer(
+    destination: Annotated[str, typer.Argument(help="A name under `writers` in the settings.")], config: Config = None
+) -> None:
+    """Bring the newest state of each entity to one destination, most urgent first."""
+    from pipeline.roles.process import run_role
+    from pipeline.roles.writer import WriterRole
+
+    settings = settings_of(config, "writer")
+    section = settings.writers.get(destination)
+    instance = section.instance if section else "0"
+    raise typer.Exit(run_role(settings, f"writer-{destination}", instance, lambda process: WriterRole(process, destination)))
+
+
+@run.command("http")
+def run_http(config: Config = None) -> None:
+    """Take events by HTTP."""
+    from pipeline.roles.intake import HttpRole
+    from pipeline.roles.process import run_role
+
+    raise typer.Exit(run_role(settings_of(config, "http"), "http", "0", HttpRole))
+
+
+@run.command("mllp")
+def run_mllp(config: Config = None) -> None:
+    """Take HL7 v2 messages over MLLP."""
+    from pipeline.roles.intake import MllpRole
+    from pipeline.roles.process import run_role
+
+    raise typer.Exit(run_role(settings_of(config, "mllp"), "mllp", "0", MllpRole))
+
+
+@run.command("fhir")
+def run_fhir(config: Config = None) -> None:
+    """Subscribe at FHIR servers, take their notifications, and read again what was missed."""
+    from pipeline.roles.fhir import FhirRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "fhir")
+    raise typer.Exit(run_role(settings, "fhir", settings.fhir.instance, FhirRole))
+
+
+@run.command("timers")
+def run_timers(config: Config = None) -> None:
+    """End what is valid until a time: a bed's promise or block, a diversion."""
+    from pipeline.roles.process import run_role
+    from pipeline.roles.timers import TimersRole
+
+    raise typer.Exit(run_role(settings_of(config, "timers"), "timers", "0", TimersRole))
