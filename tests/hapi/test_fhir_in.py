@@ -12,7 +12,8 @@ from pipeline.domain.subscription import Watch
 from pipeline.formats.fhir.owned import Body
 from pipeline.local.hapi import Hapi
 from pipeline.sources.fhir_subscription import Channel, Content
-from tests.support.fhir_in import Elsewhere, Receiver, bed, until
+from tests.support.fhir_in import Elsewhere, Receiver, until
+from tests.support.fhir_in_server import bed
 
 TOPIC: Final = "http://surgeline.dev/test/SubscriptionTopic/location-changed"
 EXTENSION: Final = "http://hl7.org/fhir/5.0/StructureDefinition/extension-SubscriptionTopic"

@@ -29,7 +29,7 @@ from pipeline.sources.http import HttpSource
 from pipeline.sources.http_openapi import EXAMPLE
 from pipeline.sources.mllp import MllpLimits, MllpSource
 from pipeline.sources.protocol import Source
-from tests.support import fhir_in
+from tests.support import fhir_in, fhir_in_server
 from tests.support.http_fakes import headers, new_tracker, settings
 
 CANARY: Final = "Zzyzxqv"
@@ -140,12 +140,12 @@ class FhirAdapter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fhir_module, "DRAIN_S", SHORT_DRAIN_S)
         self._folder = Path(tempfile.mkdtemp())
-        (self._folder / "hook.token").write_text(fhir_in.SECRET)
+        (self._folder / "hook.token").write_text(fhir_in_server.SECRET)
 
     def source(self) -> Source:
         secret = HookSecret(self._folder / "hook.token")
         wanted = Wanted(
-            "R4", "backport", fhir_in.TOPIC, (), "https://s.example.org/fhir/beds", "full-resource", None, None, "test"
+            "R4", "backport", fhir_in_server.TOPIC, (), "https://s.example.org/fhir/beds", "full-resource", None, None, "test"
         )
         config = FeedConfig(Plan("beds", wanted, ("Location",)), "north", "ehr-main", Watch())
         feed = Feed(
@@ -156,7 +156,7 @@ class FhirAdapter:
             fhir_in.MemoryCursor(),
             None,
             fhir_in.Observed(),
-            fhir_in.Clock(),
+            fhir_in_server.Clock(),
         )
         return FhirSource(Listener("127.0.0.1", 0, 1_000_000, 64, BOUND_S * 2), {"beds": (feed, secret)})
 
@@ -169,12 +169,12 @@ class FhirAdapter:
 
     def message(self, number: int, variant: int = 0) -> bytes:
         meta = {"versionId": "1", "lastUpdated": "2026-01-05T10:15:00Z"}
-        body = {**fhir_in.bed(f"B{number}", "KU"[variant]), "meta": meta, "name": CANARY}
+        body = {**fhir_in_server.bed(f"B{number}", "KU"[variant]), "meta": meta, "name": CANARY}
         return json.dumps(body).encode()
 
     async def send(self, port: int, message: bytes, number: int) -> Answer:
         transport = httpx.AsyncHTTPTransport(retries=3)
-        secret = {"Authorization": f"Bearer {fhir_in.SECRET}"}
+        secret = {"Authorization": f"Bearer {fhir_in_server.SECRET}"}
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=BOUND_S) as client:
             try:
                 answer = await client.post("/fhir/beds", content=message, headers=secret)

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from pipeline.sources import fhir_feed, fhir_keeper, fhir_reading
 from pipeline.sources.fhir_subscription import Content
-from tests.support.fhir_in import WAIT_S, Clock, PlayedServer, Receiver, bed, until
+from tests.support.fhir_in import Receiver, until
+from tests.support.fhir_in_server import WAIT_S, Clock, PlayedServer, bed
 
 pytestmark = pytest.mark.timeout(240)
 
