@@ -33,6 +33,7 @@ from pipeline.formats.fhir.inbound import (
     events_of,
 )
 from pipeline.formats.fhir.inbound_document import render
+from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.profile import ResourceProfile
 from pipeline.formats.fhir.samples import SAMPLES
 from pipeline.formats.fhir.terms import OURS
@@ -42,6 +43,7 @@ from tests.support.fhir_resources import (
     ORIGIN,
     OWNER,
     PEOPLE,
+    PLACES,
     RECEIVED_MS,
     REPLICA,
     STAYS,
@@ -104,6 +106,24 @@ def test_an_edited_extension_enters_and_one_that_was_taken_away_is_cleared() -> 
 def test_a_status_of_the_ehr_s_own_enters_beside_our_mark_where_it_contradicts_us() -> None:
     body = written(OWNER, EntityType.BED, Bed(environment=Environment.CLEAN)) | {"status": "suspended"}
     assert first(body) == Bed(service=Service(ServiceStatus.BLOCKED))
+
+
+def owner_s_bed(**elements: Any) -> Body:
+    """A bed of the EHR's own, with its place and status, into which we wrote what an owner may be told."""
+    body = written(OWNER, EntityType.BED, Bed(environment=Environment.CLEAN))
+    around = {"type": "Location", "identifier": {"system": PLACES, "value": "si:MAIN/wa:ICU/ro:12"}}
+    return body | {"status": "active", "partOf": around} | elements
+
+
+def test_an_owner_s_own_status_and_place_beside_our_mark_are_no_news_while_they_agree() -> None:
+    verdict = read(owner_s_bed())
+    assert isinstance(verdict, Ignored)
+    assert verdict.reason is IgnoredBecause.ECHO
+
+
+def test_an_owner_s_bed_that_was_moved_tells_its_new_place() -> None:
+    around = {"type": "Location", "identifier": {"system": PLACES, "value": "si:MAIN/wa:MED/ro:12"}}
+    assert first(owner_s_bed(partOf=around)) == Bed(place=replace(ICU_12_A, point_of_care="MED"))
 
 
 def test_a_reservation_that_the_ehr_took_away_is_cleared() -> None:
