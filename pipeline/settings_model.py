@@ -240,7 +240,9 @@ class FhirFeed(ServerSettings):
     hook_token_file: Annotated[
         File, Field(description="file with the secret that notifications bear; its first line is given out, each is known")
     ]
-    heartbeat_s: Annotated[int | None, Field(description="how often the server is to be heard; null for one without heartbeats", ge=5, le=86_400)] = 60
+    heartbeat_s: Annotated[
+        int | None, Field(description="how often the server is to be heard; null for one without heartbeats", ge=5, le=86_400)
+    ] = 60
     unique_numbers: Annotated[bool, Field(description="no two events of the server have one number (HAPI repeats them)")] = True
     sweep_s: Annotated[Seconds, Field(description="read what changed when nothing proved for so long that all was heard")] = 600.0
     audit_s: Annotated[Seconds, Field(description="read what changed so often, whatever the numbers say")] = 3_600.0
