@@ -36,13 +36,17 @@ DEMO_TOKEN_DIGEST: Final = hashlib.sha256(DEMO_TOKEN.encode()).hexdigest()
 _SHARED: Final = frozenset({"kafka", "schema_registry", "digest_key_file"})
 SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "gate": _SHARED | {"gate", "raw_encryption"},
-    "writer": _SHARED | {"writers", "flags_file"},
+    "writer": _SHARED | {"writers", "flags_file", "raw_encryption"},
     "http": _SHARED | {"http", "raw_encryption"},
     "mllp": _SHARED | {"mllp", "raw_encryption"},
     "fhir": _SHARED | {"fhir", "raw_encryption"},
     "timers": _SHARED,
+    "topics": frozenset({"kafka", "schema_registry"}),
 }
-"""Sections whose secret files a role must be able to read: a role needs no other role's secrets."""
+"""Sections whose secret files a role must be able to read.
+
+A role needs no other role's secrets; `surgeline topics` needs those of the brokers alone.
+"""
 
 
 @dataclass(frozen=True, slots=True)

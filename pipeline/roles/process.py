@@ -76,7 +76,6 @@ class Process:
     role: str
     instance: str
     codec: Codec
-    cipher: RawCipher
     heartbeat: Heartbeat
     watchdog: Watchdog
     beat: Beat
@@ -95,9 +94,20 @@ class Process:
         known = read_epochs(self.settings.kafka, self.codec)
         return {name: known[name].epoch for name in map(self.topic, topology.LANDING.values())}
 
-    def seal(self, data: bytes, context: bytes) -> bytes:
-        """Encrypted bytes that name their key: one byte with the length of the key's id, the id, then nonce and ciphertext."""
-        return self.cipher.seal_named(context.decode(), data)
+    @property
+    def cipher(self) -> RawCipher:
+        """Encrypts original bytes. Reads the keys each time; a role that doesn't ask for it needs none of them."""
+        key_id, _ = self.settings.raw_key()
+        return RawCipher(self.settings.raw_keys(), key_id)
+
+    @property
+    def seal(self) -> Callable[[bytes, bytes], bytes]:
+        """From data and context to encrypted bytes that name their key: a byte with the length of its id, the id, what was sealed.
+
+        Ask for it once, at the start: it reads the keys.
+        """
+        cipher = self.cipher
+        return lambda data, context: cipher.seal_named(context.decode(), data)
 
 
 Build = Callable[[Process], Running]
@@ -151,13 +161,11 @@ def _prepare(settings: Settings, role: str, instance: str) -> Process:
     worker = settings.worker
     heartbeat = Heartbeat()
     watchdog = Watchdog(heartbeat, Bounds(stall_s=worker.stall_timeout_s, jump_s=worker.session_timeout_s / 2))
-    key_id, _ = settings.raw_key()
     return Process(
         settings=settings,
         role=role,
         instance=instance,
         codec=codec,
-        cipher=RawCipher(settings.raw_keys(), key_id),
         heartbeat=heartbeat,
         watchdog=watchdog,
         beat=Beat(heartbeat, watchdog),

@@ -283,6 +283,13 @@ def test_a_role_needs_only_its_own_secrets(tmp_path: Path) -> None:
     path = write(tmp_path, document)
     assert load(path, role="gate").writers["e"].role == "owner"
     assert set(problems(path, "writer")) == {"writers.e.token_file"}
+    assert load(path, role="topics").writers["e"].role == "owner"
+
+
+def test_the_topics_command_needs_the_brokers_secrets_and_nobody_elses(tmp_path: Path) -> None:
+    document = safe(tmp_path) | {"digest_key_file": "none", "raw_encryption": {"key_file": "none"}}
+    document["kafka"] = {**document.get("kafka", {}), "ca_file": "none"}
+    assert set(problems(write(tmp_path, document), "topics")) == {"kafka.ca_file"}
 
 
 def writer_with_smart(folder: Path, key: str = SMART_KEY, **smart: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.roles.destinations import entity_types_of, pace_of, profile_for
 from pipeline.roles.intake import expectations, hl7_profile
 from pipeline.roles.policies import load_policy, policy_records
 from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, Process, Refused, or_die, run_role
-from pipeline.settings import Settings
+from pipeline.settings import RawEncryption, Settings
 from pipeline.stream.gate import POLICY_KEY
 
 CODEC = Codec.shipped()
@@ -109,7 +109,6 @@ def made(**changes: Any) -> Process:
         "role": "gate",
         "instance": "0",
         "codec": CODEC,
-        "cipher": RawCipher({"key-7": KEY}, "key-7"),
         "heartbeat": None,
         "watchdog": None,
         "beat": None,
@@ -117,8 +116,19 @@ def made(**changes: Any) -> Process:
     return Process(**(parts | changes))
 
 
-def test_what_is_sealed_names_its_key_and_opens_only_at_its_place() -> None:
-    sealed = made().seal(CANARY.encode(), b"landing.bed/3/17")
+def with_raw_key(file: Path) -> Settings:
+    return settings().model_copy(update={"raw_encryption": RawEncryption(key_id="key-7", key_file=file)})
+
+
+def test_a_role_that_seals_nothing_needs_no_key_and_one_that_does_fails_at_its_start(tmp_path: Path) -> None:
+    process = made(settings=with_raw_key(tmp_path / "absent.key"))
+    with pytest.raises(OSError, match="absent"):
+        _ = process.seal
+
+
+def test_what_is_sealed_names_its_key_and_opens_only_at_its_place(tmp_path: Path) -> None:
+    (tmp_path / "raw.key").write_text(KEY.hex())
+    sealed = made(settings=with_raw_key(tmp_path / "raw.key")).seal(CANARY.encode(), b"landing.bed/3/17")
     length = sealed[0]
     key_id, rest = sealed[1 : 1 + length].decode(), sealed[1 + length :]
     assert key_id == "key-7"
