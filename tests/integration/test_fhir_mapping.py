@@ -90,7 +90,9 @@ class Lab:
 
     async def matching(self, resource_type: str, system: str, value: str) -> list[dict[str, Any]]:
         async with self.session.post(
-            f"{self.base_url}/{resource_type}/_search", data={"identifier": f"{system}|{value}"}
+            f"{self.base_url}/{resource_type}/_search",
+            data={"identifier": f"{system}|{value}"},
+            headers={"Cache-Control": "no-cache"},  # HAPI answers a repeated search from a cache
         ) as response:
             bundle = await response.json(content_type=None)
         return [entry["resource"] for entry in bundle.get("entry", [])]
