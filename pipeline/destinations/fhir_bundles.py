@@ -18,6 +18,7 @@ from typing import Final
 from pipeline.destinations.fhir_entries import ALONE, Entry, Part, parts_of
 from pipeline.destinations.fhir_http import Answer, Exchange, NoAnswer, NotSent
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.limits import Hold
 from pipeline.domain.records import Reason
 from pipeline.formats.fhir.outcome import Meaning, classify
 from pipeline.formats.fhir.profile import BundleProfile
@@ -40,7 +41,13 @@ MAX_SUSPECTS: Final = 4_096
 """Resources that go alone because a bundle with them in it failed as a whole; the one suspected longest is forgotten."""
 
 _UNSUPPORTED: Final = frozenset({403, 404, 405, 501})
+_BUSY: Final = frozenset({401, 408, 425, 429, 503})
+"""Said of the sender or the moment; whatever else is said of a whole bundle may be for one entry of it."""
+
 _TOO_LARGE: Final = 413
+PAIR: Final = 2
+"""A bundle of so few that is refused says nothing of bundles: taken apart each is alone."""
+
 _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 
@@ -73,10 +80,13 @@ class Bundles:
         self._under_way: set[asyncio.Task[None]] = set()
         self._useless = 0
         self._without_until = Millis(0)
+        self._hold = Hold()
         self._suspects: OrderedDict[str, None] = OrderedDict()
 
     async def carry(self, entry: Entry, within_s: float) -> Part:
         """The answer to `entry` within `within_s`, or what is known without one. Cancelled before it went, it never goes."""
+        if (pause_ms := self._hold.wait_ms(self._clock())) > 0:
+            return NotSent(Reason.RATE_LIMITED, pause_ms / 1000)
         if len(entry.data) > self._most_bytes or self._clock() < self._without_until:
             return ALONE
         if entry.about in self._suspects and not entry.safe:
@@ -172,7 +182,7 @@ class Bundles:
         try:
             if await self._carried(chosen):
                 self._useless = 0
-            else:
+            elif len(chosen) > PAIR:
                 self._found_useless()
         except Exception as error:  # noqa: BLE001 - told to everybody who waits, or they would wait for nothing
             for waiting in chosen:
@@ -195,6 +205,9 @@ class Bundles:
             for waiting in chosen:
                 waiting.tell(ALONE)
             return False
+        if (pause_ms := self._hold.wait_ms(self._clock())) > 0:
+            self._tell_all(chosen, NotSent(Reason.RATE_LIMITED, pause_ms / 1000))
+            return True
         data = _HEAD + b",".join(waiting.entry.data for waiting in chosen) + b"]}"
         for waiting in chosen:
             waiting.went = True
@@ -211,6 +224,7 @@ class Bundles:
             self._tell_each(chosen, answer)
             return True
         if failure.meaning in (Meaning.RETRY, Meaning.UNKNOWN):
+            self._hold.ask(self._clock(), answer.retry_after_s)
             self._tell_all(chosen, answer)
             self._tell_those_who_wait(answer)
             return True
@@ -226,7 +240,7 @@ class Bundles:
 
     def _tell_all(self, chosen: list[_Waiting], exchange: Exchange) -> None:
         """One answer, or the lack of one, for everybody. Where the bundle may be why it failed they go alone next time."""
-        if isinstance(exchange, NoAnswer) or (isinstance(exchange, Answer) and exchange.status >= 500 and exchange.status != 503):
+        if isinstance(exchange, NoAnswer) or (isinstance(exchange, Answer) and exchange.status not in _BUSY):
             self._suspect(chosen)
         lost = isinstance(exchange, NoAnswer) and exchange.reason is not Reason.TIMEOUT
         for waiting in chosen:

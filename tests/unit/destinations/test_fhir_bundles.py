@@ -194,6 +194,18 @@ async def test_a_pause_that_is_asked_for_holds_also_what_has_gathered_meanwhile(
     assert len(lab.post.bundles) == BUNDLES_AT_ONCE
 
 
+async def test_a_pause_that_is_asked_for_amid_halving_stops_the_other_half_and_what_comes_before_its_end() -> None:
+    answers = [failed(400), failed(429, 30.0)]
+    lab = Lab(lambda entries: answers.pop(0))
+    parts = await lab.carry(*map(put, range(8)))
+    assert [status_of(part) for part in parts[:4]] == [429] * 4
+    assert parts[4:] == [NotSent(Reason.RATE_LIMITED, 30.0)] * 4
+    assert await lab.carry(put(9), put(10)) == [NotSent(Reason.RATE_LIMITED, 30.0)] * 2
+    lab.now += 30_000
+    lab.post.serve = all_taken
+    assert {status_of(part) for part in await lab.carry(put(9), put(10))} == {200}
+
+
 @pytest.mark.parametrize("lost", [NoAnswer(Reason.CONNECTION), NoAnswer(Reason.TIMEOUT), NotSent(Reason.CONNECTION)])
 async def test_without_an_answer_each_write_is_as_if_it_had_none(lost: Exchange) -> None:
     lab = Lab(lambda entries: lost)
@@ -240,7 +252,14 @@ async def test_a_server_without_bundles_is_written_to_alone_and_asked_again_late
     assert {status_of(part) for part in await lab.carry(put(1), put(2), put(3))} == {200}
 
 
-@pytest.mark.parametrize("fault", [failed(500), NoAnswer(Reason.CONNECTION)])
+EXCEPTION = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "exception"}]}
+TRANSIENT = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "transient"}]}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [failed(500), NoAnswer(Reason.CONNECTION), Answer(200, None, None, 0.0, EXCEPTION), Answer(200, None, None, 0.0, TRANSIENT)],
+)
 async def test_after_a_fault_of_the_whole_bundle_each_goes_alone_until_it_was_answered(fault: Exchange) -> None:
     """One poisoned entry that makes the server stumble must not park the others with it."""
     lab = Lab(lambda entries: fault if isinstance(fault, Answer) else NoAnswer(Reason.CONNECTION))
