@@ -102,7 +102,7 @@ class Process:
 
     @property
     def seal(self) -> Callable[[bytes, bytes], bytes]:
-        """From data and context to encrypted bytes that name their key: a byte with the length of its id, the id, what was sealed.
+        """From data and context to encrypted bytes that name their key: the length of its id in a byte, its id, the sealed.
 
         Ask for it once, at the start: it reads the keys.
         """
