@@ -248,10 +248,12 @@ class Writer:
     async def end(self) -> None:
         """kill -9: writes under way lose their process, and what was not yet on the log never will be."""
         self._dead = True
-        tasks = [*self._tasks, *self._delivery._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {*self._tasks, *self._delivery._tasks}
+        while tasks:  # more than once: wait_for loses a cancellation that meets the end of what it waits for
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1)
+            tasks = {task for task in tasks | self._delivery._tasks if not task.done()}
         await self.destination.close()
 
 
