@@ -24,7 +24,7 @@ _SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.P
 """About the entity; such an attempt doesn't count."""
 
 _OURS: Final = frozenset({Reason.INTERNAL, Reason.PREREQUISITE})
-"""The destination was not asked."""
+"""The destination was not asked; nor was it where what we know of it already said enough."""
 
 _PAUSES: Final = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
 """What can come with a time before which the destination wants nothing."""
@@ -84,7 +84,7 @@ class Throttle:
         if reason in _ABSENCE:
             self.breaker.failed(now, probe)
             self.limiter.refused(now, verdict.took_ms)
-        elif reason in _OURS:
+        elif reason in _OURS or not verdict.asked:
             self.breaker.abandoned(probe)
         else:
             self.breaker.succeeded()

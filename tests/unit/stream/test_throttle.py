@@ -6,10 +6,12 @@ import pytest
 
 from pipeline.destinations.protocol import Outcome, Request, Retry
 from pipeline.domain.identifiers import revision_of
-from pipeline.domain.limits import MOST_REFUSALS_ALONE
+from pipeline.domain.limits import MOST_REFUSALS_ALONE, AdaptiveLimiter, ConsecutiveBreaker
 from pipeline.domain.records import Lane, OutcomeKind, Reason
+from pipeline.stream.attempt import Verdict
+from pipeline.stream.throttle import Throttle
 from tests.support.changes import change, key_of
-from tests.unit.stream.test_delivery import World
+from tests.unit.stream.test_delivery import Clock, World
 
 
 @pytest.mark.parametrize("reason", [Reason.RATE_LIMITED, Reason.UNAVAILABLE])
@@ -154,3 +156,23 @@ async def test_what_somebody_wrote_during_the_pause_is_not_overwritten() -> None
     world.clock.now += 60_000
     await world.live(most=3)
     assert world.ehr.history == []
+
+
+def throttle_at(clock: Clock, most: int = 4) -> Throttle:
+    return Throttle(AdaptiveLimiter(most), ConsecutiveBreaker(threshold=1), 1_000.0, 5, clock)
+
+
+def test_what_was_not_asked_says_nothing_of_how_fast_or_whether_the_destination_answers() -> None:
+    clock = Clock()
+    throttle = throttle_at(clock)
+    answered = Verdict(OutcomeKind.CONFIRMED, Reason.NONE, took_ms=3_000, asked=2)
+    unasked = Verdict(OutcomeKind.CONFIRMED, Reason.ALREADY_THERE)
+    for _ in range(200):
+        clock.now += 3_000
+        throttle.learn(b"A", unasked, 0)
+        throttle.learn(b"A", answered, 0)
+    assert throttle.limiter.allowed == 4
+    throttle.learn(b"A", Verdict(OutcomeKind.FAILED, Reason.CONNECTION, asked=1), 0)
+    assert throttle.breaker.is_open
+    throttle.learn(b"A", unasked, 0)
+    assert throttle.breaker.is_open
