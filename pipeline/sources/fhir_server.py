@@ -18,6 +18,7 @@ MAX_SUBSCRIPTION_PAGES: Final = 20
 
 _JSON: Final = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _JSON_BODY: Final = {**_JSON, "Content-Type": "application/fhir+json"}
+_UNSEARCHABLE: Final = frozenset({400, 412, 422, 501})
 _GONE: Final = frozenset({404, 410})
 _PASSING: Final = frozenset({0, 401, 408, 425, 429, 500, 502, 503, 504})
 """Answers that say nothing against the question; 0 is none at all. A 401 may be a token that is just being renewed."""
@@ -123,8 +124,14 @@ class FhirServer:
         return f"{rest}?{path.query}" if path.query else rest
 
     async def subscriptions_to(self, endpoint: str) -> Sequence[Body] | Failed:
-        """Every subscription that a search for our endpoint finds; a server that ignores the parameter shows all it has."""
-        target: str | None = "Subscription?" + urlencode({"url": endpoint, "_count": PAGE_COUNT}, safe=":/")
+        """Every subscription that a search for our endpoint finds; all that there are, where a server ignores or refuses it."""
+        found = await self._all("Subscription?" + urlencode({"url": endpoint, "_count": PAGE_COUNT}, safe=":/"))
+        if isinstance(found, Failed) and not found.passing:
+            found = await self._all("Subscription?" + urlencode({"_count": PAGE_COUNT}))
+        return found
+
+    async def _all(self, first: str) -> Sequence[Body] | Failed:
+        target: str | None = first
         found: list[Body] = []
         for _ in range(MAX_SUBSCRIPTION_PAGES):
             assert target is not None
@@ -137,8 +144,13 @@ class FhirServer:
         return found
 
     async def create(self, body: Body, unless: str) -> str | Failed:
-        """Id of a new subscription, or of the one that the search `unless` finds, where the server knows If-None-Exist."""
+        """Id of a new subscription, or of the one that the search `unless` finds, where the server knows If-None-Exist.
+
+        One that refuses such a search is asked without it: its callers look for doubles afterwards anyhow.
+        """
         reply = await self._exchange("POST", "Subscription", {**_JSON_BODY, "If-None-Exist": unless}, encode(body))
+        if reply.status in _UNSEARCHABLE:
+            reply = await self._exchange("POST", "Subscription", _JSON_BODY, encode(body))
         if reply.status not in (200, 201):
             return _failed(reply)
         found = reply.body.get("id") if reply.body is not None else None

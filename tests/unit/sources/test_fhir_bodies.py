@@ -123,3 +123,22 @@ def test_a_secret_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path)
     assert secret.known("Bearer two")
     assert not secret.known(None)
     assert "one" not in repr(secret)
+
+
+async def test_a_server_that_refuses_the_search_for_our_address_is_asked_without_it() -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    async def exchange(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        asked.append((method, target, "If-None-Exist" in headers))
+        if "url=" in target or "If-None-Exist" in headers:
+            return Reply(400)
+        if method == "POST":
+            return Reply(201, location="https://ehr.example.org/fhir/Subscription/7/_history/1")
+        return Reply(200, {"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "Subscription", "id": "7"}}]})
+
+    server = FhirServer("https://ehr.example.org/fhir", exchange)
+    assert await server.create({}, "url=x") == "7"
+    found = await server.subscriptions_to("https://s.example.org/fhir/beds")
+    assert not isinstance(found, Failed)
+    assert [each["id"] for each in found] == ["7"]
+    assert len(asked) == 4
