@@ -62,8 +62,12 @@ class Problem:
 
 
 def check(settings: Settings, role: str | None) -> list[Problem]:
-    """Each problem of settings whose single values are valid; `role` limits it to the sections which that role reads."""
-    sections = SECTIONS_OF_ROLE.get(role or "")
+    """Each problem of settings whose single values are valid; `role` limits it to what that role reads.
+
+    `role` is a key of SECTIONS_OF_ROLE, or `writer-NAME` for the writer of one destination.
+    """
+    kind, _, destination = (role or "").partition("-")
+    sections = SECTIONS_OF_ROLE.get(kind)
     problems = [
         *_pairs(settings),
         *_kafka(settings),
@@ -71,12 +75,15 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_writers(settings),
         *_feeds(settings),
         *_secrets(settings),
-        *_role(settings, role),
+        *_role(settings, kind),
     ]
     for setting, path in files(settings):
         if sections is None or setting.partition(".")[0] in sections:
             problems.extend(_file(setting, path))
-    return [problem for problem in problems if sections is None or _section(problem.setting) in sections]
+    if sections is None:
+        return problems
+    others = tuple(f"writers.{name}." for name in settings.writers if destination not in ("", name))
+    return [each for each in problems if _section(each.setting) in sections and not each.setting.startswith(others)]
 
 
 def files(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path]]:

@@ -27,7 +27,7 @@ def run_writer(
     from pipeline.roles.process import run_role
     from pipeline.roles.writer import WriterRole
 
-    settings = settings_of(config, "writer")
+    settings = settings_of(config, f"writer-{destination}")
     section = settings.writers.get(destination)
     instance = section.instance if section else "0"
     raise typer.Exit(run_role(settings, f"writer-{destination}", instance, lambda process: WriterRole(process, destination)))

@@ -132,6 +132,7 @@ def run_role(settings: Settings, role: str, instance: str, build: Build) -> int:
     """Run one role in this process until it is told to stop; the exit code."""
     configure(settings, role, instance)
     report_with(_crashed)
+    _end_at_sigterm()
     emit(lines.ROLE_STARTED, version=__version__)
     try:
         process = _prepare(settings, role, instance)
@@ -145,6 +146,11 @@ def run_role(settings: Settings, role: str, instance: str, build: Build) -> int:
     except Exception as error:  # noqa: BLE001 - the last fence: the type and place are logged, the text may hold patient data
         _crashed(error)
         return EXIT_CRASHED
+
+
+def _end_at_sigterm() -> None:
+    """Until the role serves, SIGTERM ends it: the first process of a container would otherwise not even notice it."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TRY_AGAIN))
 
 
 def _prepare(settings: Settings, role: str, instance: str) -> Process:

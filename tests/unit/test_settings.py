@@ -286,6 +286,15 @@ def test_a_role_needs_only_its_own_secrets(tmp_path: Path) -> None:
     assert load(path, role="topics").writers["e"].role == "owner"
 
 
+def test_a_writer_needs_no_other_destinations_secrets(tmp_path: Path) -> None:
+    ours = {"base_url": "https://e.example.org", "role": "owner", "profile": "p", "data_dir": "d", "token_file": "none"}
+    document = safe(tmp_path) | {"writers": {"e": ours, "ee": {**ours, "data_dir": "dd"}}}
+    path = write(tmp_path, document)
+    assert set(problems(path, "writer-e")) == {"writers.e.token_file"}
+    assert set(problems(path, "writer-ee")) == {"writers.ee.token_file"}
+    assert len(problems(path, "writer")) == 2
+
+
 def test_the_topics_command_needs_the_brokers_secrets_and_nobody_elses(tmp_path: Path) -> None:
     document = safe(tmp_path) | {"digest_key_file": "none", "raw_encryption": {"key_file": "none"}}
     document["kafka"] = {**document.get("kafka", {}), "ca_file": "none"}

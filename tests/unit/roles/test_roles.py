@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from pipeline.roles import process as process_module
 from pipeline.roles.destinations import entity_types_of, pace_of, profile_for
 from pipeline.roles.intake import expectations, hl7_profile
 from pipeline.roles.policies import load_policy, policy_records
-from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, Process, Refused, or_die, run_role
+from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, EXIT_TRY_AGAIN, Process, Refused, or_die, run_role
 from pipeline.settings import RawEncryption, Settings
 from pipeline.stream.gate import POLICY_KEY
 
@@ -138,10 +141,25 @@ def test_what_is_sealed_names_its_key_and_opens_only_at_its_place(tmp_path: Path
         RawCipher({"key-7": KEY}, "key-7").open(key_id, "landing.bed/3/18", rest)
 
 
+def test_a_stop_while_a_role_still_starts_ends_it_also_where_it_is_the_first_process_of_a_container() -> None:
+    """As process 1 a role has no default for SIGTERM: without a handler it would start in spite of it, and be killed."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        environment = {"PATH": os.environ["PATH"], "SURGELINE_KAFKA__BOOTSTRAP_SERVERS": address, "SURGELINE_DEMO": "true"}
+        command = [str(Path(sys.executable).with_name("surgeline")), "run", "timers"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/") as role:
+            assert role.stdout is not None
+            assert b"role.started" in role.stdout.readline()
+            role.terminate()
+            assert role.wait(60) == EXIT_TRY_AGAIN
+            assert b"Kafka does not answer" not in role.stdout.read()
+
+
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_role` takes over the logging of its process; here it must not."""
     monkeypatch.setattr(process_module, "configure", lambda *_: None)
     monkeypatch.setattr(process_module, "report_with", lambda _: None)
+    monkeypatch.setattr(process_module, "_end_at_sigterm", lambda: None)
 
 
 def test_a_role_that_refuses_prints_every_problem_and_exits_for_a_person(
