@@ -245,8 +245,9 @@ async def _truncate(request: web.Request, answer: Answer) -> web.StreamResponse:
     """Announce the whole body, send half of it, reset."""
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=answer.headers)
     response.content_length = max(len(answer.body), 2)
-    await response.prepare(request)
-    await response.write(answer.body[: len(answer.body) // 2])
+    with contextlib.suppress(ConnectionError):  # a client that has given up meanwhile
+        await response.prepare(request)
+        await response.write(answer.body[: len(answer.body) // 2])
     _abort(request, politely=True)
     return response
 

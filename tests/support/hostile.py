@@ -45,7 +45,7 @@ WRITES_AT_ONCE: Final = 8
 SNAPSHOTS: Final = 5
 BATCH: Final = 7
 LOOK_S: Final = 0.01
-CATCH_S: Final = 20.0
+CATCH_S: Final = 45.0
 """Bound of the wait for a write that can be frozen, and for the successor that overtakes it."""
 SETTLE_S: Final = 120.0
 LIVES_ON_S: Final = 1.5
