@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
+NO_KUSTOMIZE: Final = "neither kustomize nor kubectl is installed"
 
 # Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
 settings.register_profile("ci", max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -31,9 +32,10 @@ def shared_data() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud how many tests had no data, whatever the verbosity."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_SHARED_DATA in str(report.longrepr)]
-    if skipped:
-        terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {NO_SHARED_DATA}", sep="!", red=True)
-        for report in skipped:
-            terminalreporter.line(report.nodeid)
+    """Say aloud how many tests had no data or no tool, whatever the verbosity."""
+    for reason in (NO_SHARED_DATA, NO_KUSTOMIZE):
+        skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
+        if skipped:
+            terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}", sep="!", red=True)
+            for report in skipped:
+                terminalreporter.line(report.nodeid)
