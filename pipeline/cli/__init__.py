@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.cli import cluster, looking, repairs, roles, rules, trying
+from pipeline.cli import cluster, looking, repairs, replay, roles, rules, trying
 from pipeline.cli.base import app
 
 __all__ = ["app", "main", "repairs", "trying"]
@@ -19,6 +19,7 @@ for name, group in (
     ("audit", looking.audit),
     ("schemas", cluster.schemas),
     ("config", cluster.config),
+    ("replay", replay.replay),
 ):
     app.add_typer(group, name=name)
 

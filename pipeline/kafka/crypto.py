@@ -50,5 +50,11 @@ class RawCipher:
         except InvalidTag:
             raise Undecryptable("not encrypted under this key for this identity, or changed since") from None
 
+    def open_named(self, context: str, sealed: bytes) -> bytes:
+        """The bytes that `seal_named` was given; `Undecryptable` otherwise."""
+        length = sealed[0] if sealed else 0
+        key_id, rest = sealed[1 : 1 + length], sealed[1 + length :]
+        return self.open(key_id.decode("utf-8", "replace"), context, rest)
+
     def __repr__(self) -> str:
         return f"RawCipher({self.key_id!r})"
