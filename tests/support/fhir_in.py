@@ -138,6 +138,7 @@ class Receiver:
         watch: Watch | None = None,
         max_requests: int = 64,
         criteria: str | None = None,
+        filters: tuple[str, ...] = (),
     ) -> None:
         self.server, self.content, self.channel, self.port = server, content, channel, port
         self.listen = listen
@@ -150,6 +151,7 @@ class Receiver:
         if not self.secret_file.exists():
             self.secret_file.write_text(SECRET + "\n")
         self.max_requests = max_requests
+        self.filters = filters
         self.criteria = criteria or (TOPIC if channel == "backport" else "Location?status=active")
         self.stop = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
@@ -162,7 +164,7 @@ class Receiver:
             version=self.server.version,
             channel=self.channel,
             criteria=self.criteria,
-            filters=(),
+            filters=self.filters,
             endpoint=f"http://127.0.0.1:{self.port}/fhir/beds",
             content=self.content,
             heartbeat_s=None if self.watch.heartbeat_ms is None else self.watch.heartbeat_ms // 1000,
