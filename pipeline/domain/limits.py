@@ -60,12 +60,24 @@ SMOOTHING: Final = 16
 ones is no queue, nor is one slow bundle."""
 
 
+LESS_DONE: Final = 0.75
+"""With half as much at once a destination that queues does as much as before. Where it does less than this part, it was no
+queue: the destination is slow by itself, and asking less only gets less."""
+
+BUSY: Final = 0.5
+"""A queue of ours takes that at least this part of what is allowed at once was under way."""
+
+RATE_OVER: Final = 64
+"""Answers that a rate is taken from."""
+
+
 class AdaptiveLimiter:
     """Learns how much the destination does at once: additive increase, multiplicative decrease.
 
     It begins with FIRST_ALLOWED and doubles per round until the destination has refused something for the first time, then
     grows by one per round. It halves, at most once in HALVE_EVERY_MS, where the destination refuses, does not answer in
-    time, or queues. What began before it was halved tells of the time before and doesn't count.
+    time, or has become slow. Where a slow one then does less, that was no queue: it goes back, and the new time is what
+    answers take. What began before it was halved tells of the time before and doesn't count.
     """
 
     def __init__(self, most: int, first: int = FIRST_ALLOWED) -> None:
@@ -73,6 +85,8 @@ class AdaptiveLimiter:
         self._allowed = float(min(first, most))
         self._halved_at: Millis | None = None
         self._took = _Smoothed()
+        self._trial: tuple[float, float] | None = None
+        """What was allowed, and how much was answered in a millisecond, before it was halved for slowness alone."""
 
     @property
     def allowed(self) -> int:
@@ -81,12 +95,15 @@ class AdaptiveLimiter:
 
     def succeeded(self, now: Millis, took_ms: int = 0) -> None:
         """A write was answered, `took_ms` after it was sent."""
-        self._took.add(took_ms, now, max(SMOOTHING, self.allowed))
-        if self._took.is_slow:
-            self.refused(now, took_ms)
-            return
-        step = 1.0 if self._halved_at is None else 1 / max(1.0, self._allowed)
-        self._allowed = min(self._most, self._allowed + step)
+        if self._halved_at is None or now - took_ms >= self._halved_at:
+            self._took.add(took_ms, now, self._round)
+        if self._trial is not None:
+            self._judge(self._trial)
+        elif self._took.is_slow:
+            self._try_less(now, took_ms)
+        else:
+            step = 1.0 if self._halved_at is None else 1 / max(1.0, self._allowed)
+            self._allowed = min(self._most, self._allowed + step)
 
     def refused(self, now: Millis, took_ms: int = 0) -> None:
         """The destination said that it can't (503), or did not answer in time."""
@@ -94,13 +111,39 @@ class AdaptiveLimiter:
             self._halved_at = now
             self._allowed = max(1.0, self._allowed / 2)
             self._took.forget()
+            self._trial = None
+
+    @property
+    def _round(self) -> int:
+        return max(SMOOTHING, self.allowed)
+
+    def _try_less(self, now: Millis, took_ms: int) -> None:
+        allowed, per_ms = self._allowed, self._took.per_ms
+        if self.allowed == 1:
+            self._took.take_as_fastest()  # one at a time is no queue of ours
+            return
+        if per_ms * self._took.ms < BUSY * allowed:
+            return  # too little was under way for a queue of ours, or the time lags behind what is under way by now
+        self.refused(now, took_ms)
+        if self._halved_at == now:
+            self._trial = (allowed, per_ms)
+
+    def _judge(self, before: tuple[float, float]) -> None:
+        if self._took.count < self._round:
+            return
+        self._trial = None
+        if self._took.per_ms < LESS_DONE * before[1]:
+            self._allowed = max(self._allowed, before[0])
+            self._took.take_as_fastest()
 
 
 class _Smoothed:
     """Time that answers take, and how short it was lately."""
 
     def __init__(self) -> None:
-        self._ms: float | None = None
+        self.ms = 0.0
+        self.count = 0
+        self._answered_at: deque[Millis] = deque(maxlen=RATE_OVER)
         self._fastest: float | None = None
         self._fastest_before: float | None = None
         self._window_from: Millis | None = None
@@ -109,16 +152,29 @@ class _Smoothed:
         if self._window_from is None or now - self._window_from >= FASTEST_WINDOW_MS:
             self._window_from, self._fastest_before, self._fastest = now, self._fastest, None
         self._fastest = took_ms if self._fastest is None else min(self._fastest, took_ms)
-        self._ms = took_ms if self._ms is None else self._ms + (took_ms - self._ms) / over
+        self.count += 1
+        self._answered_at.append(now)
+        self.ms += (took_ms - self.ms) / min(self.count, over)
 
     def forget(self) -> None:
         """It was halved: what was smoothed so far tells of the time before."""
-        self._ms = None
+        self.ms, self.count = 0.0, 0
+        self._answered_at.clear()
+
+    @property
+    def per_ms(self) -> float:
+        """Answers in a millisecond, of the last RATE_OVER."""
+        times = self._answered_at
+        return (len(times) - 1) / max(1, times[-1] - times[0]) if times else 0.0
+
+    def take_as_fastest(self) -> None:
+        """Answers take this long by now, however little is asked."""
+        self._fastest, self._fastest_before = self.ms, None
 
     @property
     def is_slow(self) -> bool:
         known = [each for each in (self._fastest, self._fastest_before) if each is not None]
-        return self._ms is not None and bool(known) and self._ms > max(SLOW_MS, SLOW_FACTOR * min(known))
+        return self.count > 0 and bool(known) and self.ms > max(SLOW_MS, SLOW_FACTOR * min(known))
 
 
 BURST_S: Final = 0.1

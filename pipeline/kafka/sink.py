@@ -58,8 +58,8 @@ class Encoder(Protocol):
 class KafkaSink:
     """Takes messages in durably (`pipeline.sources.protocol.Sink`).
 
-    Order: `raw.<channel>`, then landing and `quarantine`, then `intake.receipts`, each acknowledged before the next begins. A crash or a
-    cancellation in between leaves records whose ids a repeat derives again, so the gate sees duplicates and no promise
+    Order: `raw.<channel>`, then landing and `quarantine`, then `intake.receipts`, each acknowledged before the next begins. A
+    crash or a cancellation in between leaves records whose ids a repeat derives again, so the gate sees duplicates and no promise
     was given. Equal messages that come at the same time wait for each other: one set of events.
     Until the receipts have been read to their end it answers `Unavailable`: an older answer could not be found yet.
     """

@@ -136,6 +136,16 @@ class Queueing:
         return self._free_ms - now_ms + self.base_ms
 
 
+class Distant:
+    """Takes as much at once as it is given, each in its time."""
+
+    def __init__(self, ms: float) -> None:
+        self.ms = ms
+
+    def took_ms(self, now_ms: float) -> float:
+        return self.ms * (0.9 + 0.2 * ((now_ms * 7919) % 1))
+
+
 class Counting:
     """Answers 429, and says no time, where its bucket of `cap_per_s` is empty."""
 
@@ -155,7 +165,9 @@ class Counting:
 Done = tuple[float, int, bool, int]
 
 
-def drive(server: Queueing | Counting, limiter: AdaptiveLimiter, pace: Pace, from_ms: float, for_ms: float) -> list[Done]:
+def drive(
+    server: Queueing | Counting | Distant, limiter: AdaptiveLimiter, pace: Pace, from_ms: float, for_ms: float
+) -> list[Done]:
     """An endless backlog against the server: (when it ended, ms it took, whether it was taken, allowed then)."""
     now, until, serial = from_ms, from_ms + for_ms, 0
     under_way: list[tuple[float, int, int, bool]] = []
@@ -163,7 +175,7 @@ def drive(server: Queueing | Counting, limiter: AdaptiveLimiter, pace: Pace, fro
     while now < until:
         while len(under_way) < limiter.allowed:
             start = now + pace.reserve(Millis(int(now))) * 1000
-            if isinstance(server, Queueing):
+            if isinstance(server, Queueing | Distant):
                 end, taken = start + server.took_ms(start), True
             else:
                 end, taken = start + server.answer_ms, server.takes(start)
@@ -218,6 +230,30 @@ def test_a_destination_that_queues_is_kept_busy_and_its_queue_short(cap_per_s: i
     late = [each for each in ended if each[0] >= SETTLED_MS]
     assert taken_per_s(ended, SETTLED_MS) >= 0.99 * cap_per_s
     assert max(each[1] for each in late) <= 3 * max(SLOW_MS, SLOW_FACTOR * 1000 / cap_per_s)
+
+
+@pytest.mark.parametrize("factor", [10, 40, 100])
+def test_a_destination_that_has_become_slow_but_does_as_much_at_once_is_given_as_much(factor: int) -> None:
+    """Less at once would make a slow EHR slower still, in the very minutes that count."""
+    most = 16
+    server, limiter, pace = Distant(20), AdaptiveLimiter(most), Pace(100_000.0)
+    drive(server, limiter, pace, 0, 20_000)
+    server.ms = 20 * factor
+    ended = drive(server, limiter, pace, 20_000, 60_000)
+    assert taken_per_s(ended, 20_000) >= 0.75 * most / server.ms * 1000
+    assert limiter.allowed == most
+    server.ms = 20
+    ended = drive(server, limiter, pace, 80_000, 10_000)
+    assert taken_per_s(ended, 81_000) >= 0.9 * most / 20 * 1000
+
+
+def test_a_slow_destination_that_is_asked_little_is_not_unlearnt() -> None:
+    """Nothing is told of a queue by what is hardly used; the surge that follows finds what was learnt before."""
+    limiter = AdaptiveLimiter(16)
+    drive(Distant(20), limiter, Pace(100_000.0), 0, 20_000)
+    for number in range(60):
+        limiter.succeeded(Millis(20_000 + 500 * number), 900)
+    assert limiter.allowed == 16
 
 
 def test_a_queue_whose_cap_rises_is_given_more() -> None:
