@@ -35,6 +35,9 @@ GUESTS: Final = {"kafka", "ehr"}
 STOP_MARGIN_S: Final = 15
 """Between the end of the drain and SIGKILL."""
 
+EVERY_ROLE: Final = ""
+"""Settings are judged for all roles at once: an operator's commands may need any of them."""
+
 ROLES: Final = frozenset(SECTIONS_OF_ROLE) - {"topics"}
 Manifest = dict[str, Any]
 
@@ -186,7 +189,8 @@ def test_each_role_starts_from_its_settings_with_its_own_secrets_and_has_no_othe
 ) -> None:
     judged = [(each, role_name(arguments)) for each, _, arguments in roles(manifests)]
     judged += [(each, "topics") for each in of_kind(manifests, "Job")]
-    assert len(judged) >= 6
+    judged += [(each, EVERY_ROLE) for each in workloads(manifests) if each["metadata"]["name"] == "surgeline-operator"]
+    assert len(judged) >= 7
     for workload, role in judged:
         place = Place(tmp_path, manifests, workload, monkeypatch)
         settings = place.load(role)
@@ -194,7 +198,7 @@ def test_each_role_starts_from_its_settings_with_its_own_secrets_and_has_no_othe
         wanted = {
             place.inside(path)
             for setting, path in files(settings)
-            if setting.partition(".")[0] in SECTIONS_OF_ROLE[kind]
+            if setting.partition(".")[0] in SECTIONS_OF_ROLE.get(kind, {setting.partition(".")[0]})
             and not (destination and setting.startswith("writers.") and not setting.startswith(f"writers.{destination}."))
         }
         assert mounted(workload) == {path for path in wanted if "/secrets/" in path}, role
