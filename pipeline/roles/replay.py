@@ -41,6 +41,9 @@ from pipeline.settings import Settings
 PUBLICATIONS_PER_S: Final = 10
 """A replay publishes in so many portions a second, so that it can be stopped between any two."""
 
+MAX_HELD_BYTES: Final = 256 * 1024 * 1024
+"""What a plan holds of quarantined records at most; what is beyond waits for another run, or a narrower span of time."""
+
 CLOCKS_MS: Final = 600_000
 """Clocks of brokers and ways in may differ by so much: a read from a time on begins earlier by it."""
 
@@ -176,7 +179,7 @@ def _opened(
     reading: _Reading, selection: Selection, opener: Opener, subject_of: Callable[[bytes], str]
 ) -> tuple[list[Back | Again], Tally]:
     """What of the quarantine is meant and may be sent, in the order of each log; what can't be is counted."""
-    tally, found, known = Tally(), [], set[bytes]()
+    tally, found, known, held = Tally(), [], set[bytes](), 0
     for _, record in reading.all(topology.QUARANTINE):
         if not isinstance(record, Quarantined) or not _is_meant(record, selection):
             continue
@@ -188,7 +191,10 @@ def _opened(
             continue
         elif isinstance(opened, Back) and opened.digest in known:
             tally.left_out[LeftOut.SAME_RECORD] += 1
+        elif held > MAX_HELD_BYTES:
+            tally.left_out[LeftOut.BEYOND_LIMIT] += 1
         else:
+            held += len(opened.value) if isinstance(opened, Back) else len(opened.key)
             known |= {opened.digest} if isinstance(opened, Back) else set()
             found.append(opened)
     tally.refused = +tally.refused

@@ -257,6 +257,14 @@ def test_what_is_sealed_opens_under_its_own_position_only() -> None:
             CIPHER.open_named(context, data)
 
 
+def test_a_plan_holds_no_more_bytes_than_its_bound(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        topics.event(bed(number))
+    monkeypatch.setattr(replay, "MAX_HELD_BYTES", 1)
+    plan = planned(topics)
+    assert (plan.size, left_out(plan), plan.is_whole) == (1, {LeftOut.BEYOND_LIMIT: 2}, False)
+
+
 # -- parked, range
 
 
