@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -96,7 +97,7 @@ def replay_parked(
     settings = settings_of(config)
     meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit)
     topics, codec, subject_of = _tools(settings)
-    plan = of_kafka(lambda: plan_parked(topics, codec, meant, settings.writers, subject_of))
+    plan = _planned(ways, lambda: plan_parked(topics, codec, meant, settings.writers, subject_of))
     _tell_or_do(settings, codec, plan, ways)
 
 
@@ -136,7 +137,7 @@ def replay_quarantined(
         opener = opener_of(settings, codec, policy, at)
     except (OSError, ValueError):
         fail("raw_encryption: a key file can't be read, and without it no quarantined record can be opened.", 78)
-    plan = of_kafka(lambda: plan_quarantined(topics, codec, meant, opener, subject_of))
+    plan = _planned(ways, lambda: plan_quarantined(topics, codec, meant, opener, subject_of))
     _tell_or_do(settings, codec, plan, ways)
 
 
@@ -188,8 +189,15 @@ def replay_range(
         expected = {each for name, section in writers.items() for each in entity_types_of(name, section)}
     except Refused as refused:
         fail("\n".join(refused.problems), 78)
-    plan = of_kafka(lambda: plan_range(topics, codec, meant, expected, subject_of, since_begun))
+    plan = _planned(ways, lambda: plan_range(topics, codec, meant, expected, subject_of, since_begun))
     _tell_or_do(settings, codec, plan, ways)
+
+
+def _planned(ways: _Ways, work: Callable[[], "Plan"]) -> "Plan":
+    """The plan; a long history takes a while, about 10 µs a record."""
+    with console.status("Reading the history") if not ways.as_json else nullcontext():
+        plan: Plan = of_kafka(work)
+        return plan
 
 
 def _tell_or_do(settings: Settings, codec: "Codec", plan: "Plan", ways: _Ways) -> None:
