@@ -53,6 +53,7 @@ Destination = Annotated[str | None, typer.Option(help="Only what concerns this d
 From = Annotated[str | None, typer.Option("--from", help="Not before, RFC 3339 with an offset: 2026-01-31T08:00:00Z.")]
 To = Annotated[str | None, typer.Option("--to", help="Before, RFC 3339 with an offset.")]
 Since = Annotated[str | None, typer.Option("--since", help="Not before so long ago: 90s, 30m, 2h, 7d.")]
+Tenant = Annotated[str | None, typer.Option(help="Only entities of this organisation; else of all.")]
 Limit = Annotated[int, typer.Option(help="At most so many.", min=1, max=MAX_LIMIT)]
 Rate = Annotated[float, typer.Option(help="At most so many a second.", min=0.1, max=MAX_RATE_PER_S)]
 
@@ -81,6 +82,7 @@ def replay_parked(
     since: Since = None,
     start: From = None,
     to: To = None,
+    tenant: Tenant = None,
     limit: Limit = DEFAULT_LIMIT,
     rate: Rate = DEFAULT_RATE_PER_S,
     as_json: AsJson = False,
@@ -95,7 +97,7 @@ def replay_parked(
     ways = _Ways(_checked(reason, yes), yes, rate, as_json)
     window, subject = _window(since, start, to, now()), _subject(entity)
     settings = settings_of(config)
-    meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit)
+    meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit, tenant)
     topics, codec, subject_of = _tools(settings)
     plan = _planned(ways, lambda: plan_parked(topics, codec, meant, settings.writers, subject_of))
     _tell_or_do(settings, codec, plan, ways)
@@ -113,6 +115,7 @@ def replay_quarantined(
     since: Since = None,
     start: From = None,
     to: To = None,
+    tenant: Tenant = None,
     limit: Limit = DEFAULT_LIMIT,
     rate: Rate = DEFAULT_RATE_PER_S,
     as_json: AsJson = False,
@@ -129,7 +132,7 @@ def replay_quarantined(
 
     ways = _Ways(_checked(reason, yes), yes, rate, as_json)
     at = now()
-    meant = Selection(_window(since, start, to, at), entity_type, _subject(entity), source, feed, cause, None, limit)
+    meant = Selection(_window(since, start, to, at), entity_type, _subject(entity), source, feed, cause, None, limit, tenant)
     settings = settings_of(config)
     topics, codec, subject_of = _tools(settings)
     policy = of_kafka(lambda: in_force(topics, load_policy()))
@@ -158,6 +161,7 @@ def replay_range(
         str | None,
         typer.Option(help="Go on with a range that was broken off: leave out what was sent since that time, RFC 3339."),
     ] = None,
+    tenant: Tenant = None,
     limit: Limit = DEFAULT_LIMIT,
     rate: Rate = DEFAULT_RATE_PER_S,
     as_json: AsJson = False,
@@ -182,7 +186,7 @@ def replay_range(
     again = f"the same with --from {first} --to {last} --begun {begun or rfc3339_of(at)}"
     ways, subject = _Ways(_checked(reason, yes), yes, rate, as_json, again), _subject(entity)
     settings = settings_of(config)
-    meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit)
+    meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit, tenant)
     topics, codec, subject_of = _tools(settings)
     writers = {name: section for name, section in settings.writers.items() if destination in (None, name)}
     try:

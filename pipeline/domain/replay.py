@@ -80,10 +80,20 @@ class Selection:
     cause: Reason | None = None
     destination: str | None = None
     limit: int = DEFAULT_LIMIT
+    tenant: str | None = None
 
     def means_source(self, source_system: str, feed: str) -> bool:
         """Whether what came by this source and feed is meant."""
         return self.source_system in (None, source_system) and self.feed in (None, feed)
+
+    def means_entity(self, key: bytes, subject_of: Callable[[bytes], str]) -> bool:
+        """Whether the entity of a key is meant, by type, organisation and digest."""
+        entity = EntityKey.decode(key)
+        return (
+            self.means_type(entity.entity_type)
+            and self.tenant in (None, entity.tenant)
+            and (self.subject is None or self.subject == subject_of(key))
+        )
 
     def means_type(self, entity_type: str) -> bool:
         """Whether entities of this type are meant."""
@@ -212,9 +222,7 @@ class ParkedEntities:
         tally = Tally()
         chosen: list[Entity] = []
         for key in sorted(filter(self.wants, self._standings), key=lambda key: (self._parked_at(key), key)):
-            if not selection.means_type(EntityKey.decode(key).entity_type):
-                continue
-            if selection.subject is not None and selection.subject != subject_of(key):
+            if not selection.means_entity(key, subject_of):
                 continue
             groups = self._groups(key, selection, configured, tally)
             if not groups:
@@ -339,7 +347,7 @@ class ChangedEntities:
             groups = self._groups(key)
             if not groups or EntityKey.decode(key).entity_type not in types:
                 continue
-            if self._selection.subject is not None and self._selection.subject != subject_of(key):
+            if not self._selection.means_entity(key, subject_of):
                 continue
             if self._begun is not None and self._touched[key].newest_at >= self._begun:
                 tally.left_out[LeftOut.SENT_SINCE] += 1

@@ -186,7 +186,7 @@ def _opened(
         opened = opener.open(record)
         if isinstance(opened, Refusal):
             # Whose it is can't always be read: a replay of one entity or source does not speak of it.
-            tally.refused[opened] += not (selection.subject or selection.source_system or selection.feed)
+            tally.refused[opened] += not (selection.subject or selection.source_system or selection.feed or selection.tenant)
         elif not _is_meant_of(opened, selection, subject_of):
             continue
         elif isinstance(opened, Back) and opened.digest in known:
@@ -208,11 +208,8 @@ def _is_meant(record: Quarantined, selection: Selection) -> bool:
 
 
 def _is_meant_of(opened: Back | Again, selection: Selection, subject_of: Callable[[bytes], str]) -> bool:
-    return (
-        selection.means_type(opened.entity_type)
-        and selection.means_source(opened.source_system, opened.feed)
-        and (selection.subject is None or selection.subject == subject_of(opened.key))
-    )
+    by = selection.means_source(opened.source_system, opened.feed)
+    return by and selection.means_entity(opened.key, subject_of)
 
 
 def _not_yet_back(reading: _Reading, found: list[Back], tally: Tally) -> list[Back]:
@@ -343,6 +340,7 @@ def _entry(
         "to": rfc3339_of(meant.window.until) if meant.window.until is not None else None,
         "entity_type": meant.entity_type.value if meant.entity_type else None,
         "entity": meant.subject,
+        "tenant": meant.tenant,
         "source_system": meant.source_system,
         "feed": meant.feed,
         "cause": meant.cause.value if meant.cause else None,

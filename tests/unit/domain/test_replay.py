@@ -190,6 +190,7 @@ def test_parked_is_narrowed_by_reason_time_type_digest_and_by_who_said_what_is_n
     assert beds(Selection(window=Window(Millis(1)))) == [bed_key("B")]
     assert beds(Selection(window=Window(until=Millis(2)))) == [bed_key("A")]
     assert beds(Selection(entity_type=EntityType.PATIENT)) == []
+    assert (beds(Selection(tenant="t")), beds(Selection(tenant="u"))) == (beds(Selection()), [])
     assert beds(Selection(subject=subject_of(bed_key("A")))) == [bed_key("A")]
     assert run.parked()[1].groups[Group("owner", "bed", "REFUSED_FORBIDDEN")] == 1
 
