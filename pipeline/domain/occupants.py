@@ -31,7 +31,7 @@ REVISIONS_KEPT: Final = 32
 """Newest revisions of a stay whose bed is kept, for confirmations to come; of an older one the bed is unknown."""
 
 CHAIN: Final = 64
-"""Longest chain of stays, each waiting for the next one's bed, in which a ring is looked for."""
+"""Beds, each wanted by somebody in one before it, among which a ring of moves is looked for."""
 
 _GONE: Final = frozenset(
     {EncounterStatus.PLANNED, EncounterStatus.FINISHED, EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR}
@@ -161,24 +161,40 @@ class Occupants:
         return is_compared and not (stay.facts is not None and self._lets_write(stay.facts))
 
     def _ring(self, key: bytes, bed: Bed) -> set[bytes]:
-        """Stays of the ring that `key` closes by wanting `bed`; empty where there is none."""
-        path: list[bytes] = []
-        return self._walk(key, bed, path)
+        """Stays that can't go before `key` has left its bed, while it waits for theirs: all rings that it is in, as one.
 
-    def _walk(self, start: bytes, bed: Bed, path: list[bytes]) -> set[bytes]:
-        if len(path) >= CHAIN:
+        From bed to bed, each looked at once: in a place without walls many lie, under one name, and paths are countless.
+        """
+        stay = self._stays.get(key)
+        home = stay.shown if stay is not None else None
+        if home is None or home == bed:
             return set()
-        for other in sorted(self._shown.get(bed, ())):
-            if other == start:
-                if path:
-                    return {start, *path}
-                continue
-            wanted = self._stays[other].newest
-            if wanted is None or wanted == bed or other in path or self._is_left_there(self._stays[other]):
-                continue
-            if found := self._walk(start, wanted, [*path, other]):
-                return found
-        return set()
+        moves = self._moves(bed, key)
+        before: dict[Bed, set[Bed]] = {}
+        for _, left, wanted in moves:
+            before.setdefault(wanted, set()).add(left)
+        ring, ahead = {home}, [home]
+        while ahead:
+            found = before.get(ahead.pop(), set()) - ring
+            ring |= found
+            ahead += found
+        return {key, *(who for who, left, wanted in moves if left in ring and wanted in ring)} if bed in ring else set()
+
+    def _moves(self, bed: Bed, but: bytes) -> list[tuple[bytes, Bed, Bed]]:
+        """Who is to move from where to where, of those in `bed`, in the beds that they want, and so on, CHAIN beds at most."""
+        moves: list[tuple[bytes, Bed, Bed]] = []
+        seen, ahead = {bed}, [bed]
+        while ahead:
+            left = ahead.pop()
+            for other in self._shown.get(left, ()):
+                wanted = self._stays[other].newest
+                if other == but or wanted is None or wanted == left or self._is_left_there(self._stays[other]):
+                    continue
+                moves.append((other, left, wanted))
+                if wanted not in seen and len(seen) < CHAIN:
+                    seen.add(wanted)
+                    ahead.append(wanted)
+        return moves
 
     def _changing(self, key: bytes) -> "_Change":
         return _Change(self, key)

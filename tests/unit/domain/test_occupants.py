@@ -294,3 +294,26 @@ def test_records_that_come_twice_or_the_wrong_way_round_change_nothing() -> None
     ward.confirm(leaving)
     ward.confirm(accepted)
     assert ward.turn(stay(3, "B", "X")) is Turn.NOW
+
+
+def test_many_who_change_places_under_one_name_are_sorted_out_at_once_and_all_of_them_go() -> None:
+    """Beds in a corridor often share one name: two such places that swap their people have countless rings."""
+    ward, many = Ward(), 12
+    for number in range(many):
+        ward.lies(2 * number + 1, f"P{number:02}", "HALL-1")
+        ward.lies(2 * number + 2, f"Q{number:02}", "HALL-2")
+    ward.lies(98, "Z", "Y")
+    moves = [ward.accept(stay(100 + number, f"P{number:02}", "HALL-2")) for number in range(many)]
+    moves += [ward.accept(stay(200 + number, f"Q{number:02}", "HALL-1")) for number in range(many)]
+    comes = ward.accept(stay(300, "Z", "HALL-1"))  # in no ring, and behind all of them
+    assert ward.turn(comes) is Turn.LATER
+    left = [*moves, comes]
+    for number in range(2 * many + 1):
+        for now in (NOW + number, NOW + GRACE_MS + number):
+            ready = [move for move in left if ward.turn(move, now) is Turn.NOW]
+            if ready:
+                break
+        assert ready, "nobody may go"
+        ward.confirm(ready[0])
+        left.remove(ready[0])
+    assert not left
