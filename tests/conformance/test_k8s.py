@@ -232,6 +232,23 @@ def test_every_role_and_every_destination_has_a_workload() -> None:
         assert sorted(each[2] for each in run if each[1] == "writer") == sorted(written)
 
 
+def test_a_copy_of_a_writers_folder_with_another_name_is_another_destinations_writer(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    shutil.copytree(K8S / "writers/ehr", tmp_path / "k8s/writers/lab")
+    copied = tmp_path / "k8s/writers/lab/kustomization.yaml"
+    copied.write_text(re.sub(r"\behr\b", "lab", copied.read_text()).replace("__EHR__", "__LAB__"))
+    overlay = tmp_path / "k8s/overlays/production/kustomization.yaml"
+    overlay.write_text(overlay.read_text().replace("  - ../../writers/ehr\n", "  - ../../writers/ehr\n  - ../../writers/lab\n"))
+    manifests = rendered(str(overlay.parent))
+    writers = {arguments[2]: each for each, _, arguments in roles(manifests) if arguments[1] == "writer"}
+    assert set(writers) == {"ehr", "lab"}
+    for name, other in (("ehr", "lab"), ("lab", "ehr")):
+        assert not selects(writers[name]["spec"]["selector"], labels_of(writers[other]))
+        assert f"SURGELINE_WRITERS__{name.upper()}__INSTANCE" in {each["name"] for each in container_of(writers[name])["env"]}
+    budgets = [name_of(each) for each in of_kind(manifests, "PodDisruptionBudget")]
+    assert {"PodDisruptionBudget surgeline-writer-ehr", "PodDisruptionBudget surgeline-writer-lab"} <= set(budgets)
+
+
 # -- commands, ports and probes
 
 
