@@ -31,6 +31,7 @@ from pipeline.destinations.protocol import (
     Suppressed,
     Unknown,
     VersionMismatch,
+    always,
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
@@ -144,7 +145,7 @@ class FhirDestination:
     async def _written(self, request: Request) -> Exchange:
         """In company where the profile lets it, else alone."""
         entry = None if self._has_own_base(request.write) else entry_of_write(request, self.builder.profile.bundle)
-        part = await self._in_company(entry, request.write.deadline_at)
+        part = await self._in_company(entry, request.write.deadline_at, request.write.may_go)
         if part is not ALONE:
             return as_if_alone(request, part)
         timeout_s = self._time_left(request.write.deadline_at)
@@ -152,19 +153,22 @@ class FhirDestination:
             return NotSent(Reason.TIMEOUT)
         headers = (*_MINIMAL, *request.headers)
         target = self.builder.under_base(request.write.accepted.entity_type, request.target)
-        exchange = await self._http.exchange(request.method, target, headers, encoded(request), timeout_s)
+        data = encoded(request)
+        if not request.write.may_go():
+            return NotSent(Reason.NONE)
+        exchange = await self._http.exchange(request.method, target, headers, data, timeout_s, request.write.may_go)
         if self._bundles is not None and entry is not None and isinstance(exchange, Answer) and exchange.status < SERVER_ERROR:
             self._bundles.acquit(entry)
         return exchange
 
-    async def _in_company(self, entry: Entry | None, deadline_at: Millis) -> Part:
+    async def _in_company(self, entry: Entry | None, deadline_at: Millis, may_go: Callable[[], bool] = always) -> Part:
         timeout_s = self._time_left(deadline_at)
         if self._bundles is None or entry is None or timeout_s <= 0:
             return ALONE
-        return await self._bundles.carry(entry, timeout_s)
+        return await self._bundles.carry(entry, timeout_s, may_go)
 
-    async def _post_bundle(self, data: bytes, timeout_s: float) -> Exchange:
-        return await self._http.exchange("POST", "", (("Content-Type", JSON_TYPE), *_MINIMAL), data, timeout_s)
+    async def _post_bundle(self, data: bytes, timeout_s: float, may_go: Callable[[], bool]) -> Exchange:
+        return await self._http.exchange("POST", "", (("Content-Type", JSON_TYPE), *_MINIMAL), data, timeout_s, may_go)
 
     def _has_own_base(self, write: PendingWrite) -> bool:
         """Whether the EHR serves this resource at a base of its own: then no bundle of the common one can hold it."""

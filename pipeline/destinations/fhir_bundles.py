@@ -17,6 +17,7 @@ from typing import Final
 
 from pipeline.destinations.fhir_entries import ALONE, Entry, Part, parts_of
 from pipeline.destinations.fhir_http import Answer, Exchange, NoAnswer, NotSent
+from pipeline.destinations.protocol import always
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Hold
 from pipeline.domain.records import Reason
@@ -51,11 +52,16 @@ PAIR: Final = 2
 _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 
+Post = Callable[[bytes, float, Callable[[], bool]], Awaitable[Exchange]]
+"""Posts a batch with at most so many seconds, if it may still go."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     entry: Entry
     ends_at: Millis
     done: "asyncio.Future[Part]" = field(repr=False)
+    may_go: Callable[[], bool] = field(default=always, repr=False)
     went: bool = False
 
     def tell(self, part: Part) -> None:
@@ -64,11 +70,9 @@ class _Waiting:
 
 
 class Bundles:
-    """Gathers entries and carries them. `exchange` posts a batch with at most so many seconds. One loop's thread."""
+    """Gathers entries and carries them. One loop's thread."""
 
-    def __init__(
-        self, profile: BundleProfile, exchange: Callable[[bytes, float], Awaitable[Exchange]], clock: Callable[[], Millis]
-    ) -> None:
+    def __init__(self, profile: BundleProfile, exchange: Post, clock: Callable[[], Millis]) -> None:
         self._profile = profile
         self._exchange = exchange
         self._clock = clock
@@ -83,8 +87,11 @@ class Bundles:
         self._hold = Hold()
         self._suspects: OrderedDict[str, None] = OrderedDict()
 
-    async def carry(self, entry: Entry, within_s: float) -> Part:
-        """The answer to `entry` within `within_s`, or what is known without one. Cancelled before it went, it never goes."""
+    async def carry(self, entry: Entry, within_s: float, may_go: Callable[[], bool] = always) -> Part:
+        """The answer to `entry` within `within_s`, or what is known without one. Cancelled before it went, it never goes.
+
+        `may_go` is asked just before it would go: not sent, with reason NONE, where it says no.
+        """
         if (pause_ms := self._hold.wait_ms(self._clock())) > 0:
             return NotSent(Reason.RATE_LIMITED, pause_ms / 1000)
         if len(entry.data) > self._most_bytes or self._clock() < self._without_until:
@@ -92,7 +99,7 @@ class Bundles:
         if entry.about in self._suspects and not entry.safe:
             return ALONE
         ends_at = Millis(self._clock() + int(within_s * 1000))
-        waiting = _Waiting(entry, ends_at, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(entry, ends_at, asyncio.get_running_loop().create_future(), may_go)
         self._queue.append(waiting)
         self._queued_bytes += len(entry.data)
         self._go_if_ready()
@@ -173,6 +180,8 @@ class Bundles:
     def _still_wanted(self, waiting: _Waiting) -> bool:
         if self._clock() >= waiting.ends_at:
             waiting.tell(NotSent(Reason.TIMEOUT))
+        elif not waiting.may_go():
+            waiting.tell(NotSent(Reason.NONE))
         return not waiting.done.done()
 
     # -- carrying
@@ -212,7 +221,7 @@ class Bundles:
         for waiting in chosen:
             waiting.went = True
         within_s = max(waiting.ends_at for waiting in chosen) - self._clock()
-        exchange = await self._exchange(data, within_s / 1000)
+        exchange = await self._exchange(data, within_s / 1000, lambda: all(waiting.may_go() for waiting in chosen))
         if not isinstance(exchange, Answer):
             self._tell_all(chosen, exchange)
             return True

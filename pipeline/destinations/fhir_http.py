@@ -15,6 +15,7 @@ from typing import Final
 import aiohttp
 
 from pipeline.destinations.auth.credentials import Authorised, Credentials, NoToken
+from pipeline.destinations.protocol import always
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
 from pipeline.formats.fhir.codec import MAX_BODY_BYTES, decode
@@ -56,7 +57,8 @@ class Answer:
 class NotSent:
     """The server has seen nothing of it, or refused to look at it without a token that is to be had.
 
-    `reason` is TIMEOUT, CONNECTION or NO_TOKEN; `after_s` is the time that a token won't be had for, else 0.
+    `reason` is TIMEOUT, CONNECTION, NO_TOKEN, RATE_LIMITED in a pause, or NONE where it was taken back. `after_s` is what is
+    left of a pause, or the time that a token won't be had for, else 0.
     """
 
     reason: Reason
@@ -97,11 +99,18 @@ class FhirHttp:
         return self._base_url
 
     async def exchange(
-        self, method: str, target: str, headers: Headers, body: bytes | Mapping[str, str] | None, timeout_s: float
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes | Mapping[str, str] | None,
+        timeout_s: float,
+        may_go: Callable[[], bool] = always,
     ) -> Exchange:
         """Send once and read the whole answer within `timeout_s`. A mapping as body is sent as a form.
 
         A 401 says that nothing was done: where there is another token, the request is sent once more with that.
+        `may_go` is asked after each wait for a token: not sent where it says no.
         """
         ends_at = asyncio.get_running_loop().time() + timeout_s
         everything = {**self._headers, **dict(headers)}
@@ -110,11 +119,15 @@ class FhirHttp:
         authorised = await self._credentials.authorise(timeout_s * AUTHORISE_SHARE)
         if not isinstance(authorised, Authorised):
             return NotSent(Reason.NO_TOKEN, authorised.after_s)
+        if not may_go():
+            return NotSent(Reason.NONE)
         exchange = await self._send(method, target, _with(authorised, everything), body, ends_at)
         left_s = ends_at - asyncio.get_running_loop().time()
         if not isinstance(exchange, Answer) or exchange.status != UNAUTHORISED or left_s <= 0:
             return exchange
         match await self._credentials.renew(authorised, left_s * AUTHORISE_SHARE):
+            case Authorised() if not may_go():
+                return NotSent(Reason.NONE)
             case Authorised() as renewed:
                 return await self._send(method, target, _with(renewed, everything), body, ends_at)
             case NoToken(after_s):

@@ -4,11 +4,17 @@ Errors are values. None of these raises for anything that a destination can do, 
 owns time, order and repetition.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.records import Accepted, Lane, Reason
+
+
+def always() -> bool:
+    """Nobody takes it back."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +22,8 @@ class PendingWrite:
     """The newest revision of one entity, due at one destination.
 
     `remote_id` and `etag` are what the last confirmed write left, if known. `deadline_at` is the end of this attempt,
-    in milliseconds of the epoch. `lane` is the highest of the changes that it makes known.
+    in milliseconds of the epoch. `lane` is the highest of the changes that it makes known. `may_go`: whether it may still be
+    written; a destination asks after whatever it waits for, just before it sends.
     """
 
     accepted: Accepted
@@ -25,6 +32,7 @@ class PendingWrite:
     attempt: int
     deadline_at: Millis
     lane: Lane = Lane.ROUTINE
+    may_go: Callable[[], bool] = field(default=always, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It did not take it now. `after_s` is the floor that the destination asked for (Retry-After), 0 for none."""
+    """It did not take it now. `after_s` is the floor that the destination asked for (Retry-After), 0 for none.
+
+    Reason NONE: it was never asked, because the write may not go any more.
+    """
 
     reason: Reason
     after_s: float = 0.0

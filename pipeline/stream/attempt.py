@@ -1,7 +1,7 @@
 """One attempt to bring one revision to a destination: read, build, send, and read back, within one deadline."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar, assert_never
 
@@ -48,7 +48,6 @@ class Room(Protocol):
     def deadline(self) -> Millis: ...
     async def pace(self, critical: bool) -> None: ...
     def pause_s(self) -> float: ...
-    def is_ours(self, partition: int) -> bool: ...
     def may_write(self, accepted: Accepted) -> bool: ...
     def cached(self, key: bytes) -> Current | None: ...
     def forget(self, key: bytes) -> None: ...
@@ -83,21 +82,33 @@ _AGAIN: Final = _Again()
 
 
 class Attempt:
-    """One attempt at one revision. Where the flags allow no more, it reads, builds and compares, and sends nothing."""
+    """One attempt at one revision. Where the flags allow no more, it reads, builds and compares, and sends nothing.
 
-    def __init__(self, room: Room, key: bytes, partition: int, pending: Pending, accepted: Accepted) -> None:
+    `is_ours`: whether the entity is ours still, and was all the time; asked just before sending.
+    """
+
+    def __init__(self, room: Room, key: bytes, is_ours: Callable[[], bool], pending: Pending, accepted: Accepted) -> None:
         self._room = room
         self._key = key
-        self._partition = partition
+        self._is_ours = is_ours
         self._deadline_at = room.deadline()
         lane = pending.lane or accepted.lane
-        self._write = PendingWrite(accepted, pending.remote_id, pending.etag, pending.attempts + 1, self._deadline_at, lane)
+        attempt = pending.attempts + 1
+        self._write = PendingWrite(
+            accepted,
+            pending.remote_id,
+            pending.etag,
+            attempt,
+            self._deadline_at,
+            lane,
+            lambda: self._may_send() and self._may_write(),
+        )
         self._shown = NO_REVISION
         self._shown_hash: str | None = None
         self._took_ms = self._asked = 0
 
     async def run(self) -> Verdict | None:
-        """The verdict; None if the partition went elsewhere, or the destination asked for a pause, before anything was sent."""
+        """The verdict; None if the partition went, a flag was flipped or a pause was asked for before anything was sent."""
         for _ in range(REREADS + 1):
             step = await self._once()
             if step is not _AGAIN:
@@ -146,6 +157,9 @@ class Attempt:
     def _may_write(self) -> bool:
         return self._room.may_write(self._write.accepted)
 
+    def _may_send(self) -> bool:
+        return self._is_ours() and self._room.pause_s() <= 0
+
     def _held(self, reason: Reason) -> Verdict:
         """Nothing to send: given up where it would be written, and no more than noted where it is only compared."""
         if self._may_write():
@@ -161,7 +175,7 @@ class Attempt:
 
     async def _send(self, request: Request, current: Current | Absent) -> Verdict | _Again | None:
         await self._pace()
-        if not self._room.is_ours(self._partition) or self._room.pause_s() > 0:
+        if not self._may_send():
             return None
         if not self._may_write():
             return self._compared(current)  # the flag was flipped while this waited for its turn
@@ -175,6 +189,8 @@ class Attempt:
                 return self._confirmed(outcome, request)
             case Refused(reason):
                 return self._verdict(OutcomeKind.PARKED, reason)
+            case Retry(reason=Reason.NONE):
+                return None
             case Retry(reason, after_s):
                 # A 429 says that nothing was done: what was read still holds, and its version tells if it does not.
                 kept = current if reason is Reason.RATE_LIMITED and isinstance(current, Current) else None

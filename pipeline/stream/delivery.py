@@ -246,7 +246,7 @@ class Delivery:
             if turn is Turn.LATER:
                 self._put_off(key, STEP_MS, probe)
                 return
-            verdict = await self._attempted(job, turn) if self.is_ours(job.partition) else None
+            verdict = await self._attempted(job, turn) if self._is_ours(job) else None
             if verdict is None:
                 self._put_off(key, max(NOT_OURS_WAIT_MS, int(self.pause_s() * 1000)), probe)
                 return
@@ -272,7 +272,7 @@ class Delivery:
         if turn is Turn.STUCK:
             return Verdict(OutcomeKind.FAILED, Reason.PREREQUISITE, STUCK_AGAIN_S)
         try:
-            return await Attempt(self, job.key, job.partition, job.pending, job.accepted).run()
+            return await Attempt(self, job.key, lambda: self._is_ours(job), job.pending, job.accepted).run()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a fault in one write must not stop the others: retried, parked, seen
@@ -331,6 +331,11 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - figures are no reason to disturb a write that is durable
             self._observer.failed_inside(error)
 
+    def _is_ours(self, job: Job) -> bool:
+        """Whether the partition is assigned to us and never went since the job began: another may have written in between,
+        and where nothing fences its write ours would undo it."""
+        return self._is_same_tenure(job) and self._pendings.is_assigned(job.partition)
+
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure
 
@@ -368,7 +373,3 @@ class Delivery:
     def may_write(self, accepted: Accepted) -> bool:
         """Whether the flags let this state be written at this moment; asked again just before sending."""
         return self._rollout.may_write(accepted)
-
-    def is_ours(self, partition: int) -> bool:
-        """Whether the partition is assigned to us at this moment; asked again just before sending."""
-        return self._pendings.is_assigned(partition)

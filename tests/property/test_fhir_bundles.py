@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +30,7 @@ class Hostile:
         self.draw = random.Random(seed)
         self.applied: dict[str, int] = {}
 
-    async def __call__(self, data: bytes, timeout_s: float) -> Exchange:
+    async def __call__(self, data: bytes, timeout_s: float, may_go: Callable[[], bool]) -> Exchange:
         await asyncio.sleep(self.draw.random() / 500)
         entries = msgspec.json.decode(data)["entry"]
         urls = [entry["request"]["url"] for entry in entries]

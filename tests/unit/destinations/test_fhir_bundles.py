@@ -72,7 +72,7 @@ class Post:
         self.bundles: list[list[str]] = []
         self.at_once = self.most_at_once = 0
 
-    async def __call__(self, data: bytes, timeout_s: float) -> Exchange:
+    async def __call__(self, data: bytes, timeout_s: float, may_go: Callable[[], bool]) -> Exchange:
         bundle = msgspec.json.decode(data)
         assert (bundle["resourceType"], bundle["type"]) == ("Bundle", "batch")
         self.bundles.append([entry["request"]["url"] for entry in bundle["entry"]])
@@ -160,6 +160,29 @@ async def test_while_bundles_are_under_way_the_next_fills_and_no_more_go_at_once
     assert {status_of(part) for part in await waiting} == {200}
     assert lab.post.most_at_once == BUNDLES_AT_ONCE
     assert [len(bundle) for bundle in lab.post.bundles] == [5, 5, 5, 3]
+
+
+async def test_what_may_go_no_more_when_its_bundle_leaves_is_left_behind() -> None:
+    """Its partition went, or a flag was flipped, while it waited for company or for the bundles before it."""
+    gate, flags = asyncio.Event(), {"open": True}
+
+    async def slow(entries: list[Body]) -> Exchange:
+        await gate.wait()
+        return all_taken(entries)
+
+    lab = Lab(slow, entries=2)
+    first = asyncio.ensure_future(lab.carry(*map(put, range(2 * BUNDLES_AT_ONCE))))
+    while lab.post.at_once < BUNDLES_AT_ONCE:
+        await asyncio.sleep(0.001)
+    late = [asyncio.ensure_future(lab.bundles.carry(put(each), PLENTY_S, lambda: flags["open"])) for each in (20, 21)]
+    late.append(asyncio.ensure_future(lab.bundles.carry(put(22), PLENTY_S)))
+    late.append(asyncio.ensure_future(lab.bundles.carry(put(23), PLENTY_S)))
+    await asyncio.sleep(0.02)
+    flags["open"] = False
+    gate.set()
+    assert {status_of(part) for part in await first} == {200}
+    assert [status_of(part) or part for part in await asyncio.gather(*late)] == [NotSent(Reason.NONE)] * 2 + [200] * 2
+    assert not any("Location/20" in bundle or "Location/21" in bundle for bundle in lab.post.bundles)
 
 
 async def test_two_entries_of_one_resource_are_never_in_one_bundle() -> None:

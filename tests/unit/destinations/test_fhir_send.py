@@ -5,6 +5,7 @@ import email.utils
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -316,6 +317,20 @@ async def test_without_a_token_nothing_is_sent_and_the_entity_is_not_blamed(serv
     assert await destination.read(pending()) == Retry(Reason.NO_TOKEN, 7.0)
     assert await destination.read_back(update(destination)) == Unknown(Reason.NO_TOKEN, 7.0)
     assert server.seen == []
+    await destination.close()
+
+
+@pytest.mark.parametrize("status", [200, 401])
+async def test_a_write_that_may_go_no_more_once_there_is_a_token_is_not_sent(server: Server, status: int) -> None:
+    """Its partition went, or a flag was flipped, while it waited: for the first token, or for another after a 401."""
+    may_go = [True] * (1 if status == 200 else 2) + [False]
+    server.answers(status)
+    tokens = Tokens(Authorised("Bearer t"), Authorised("Bearer u"))
+    destination = destination_at(server.url, credentials=tokens)
+    request = update(destination)
+    taken_back = replace(request, write=replace(request.write, may_go=lambda: may_go.pop(0)))
+    assert await destination.send(taken_back) == Retry(Reason.NONE)
+    assert len(server.seen) == (0 if status == 200 else 1)
     await destination.close()
 
 

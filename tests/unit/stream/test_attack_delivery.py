@@ -1,13 +1,17 @@
 """Attacks on the delivery: a slow rate, and a destination that fences nothing."""
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
 from pipeline.destinations.fhir_build import Builder
 from pipeline.destinations.fhir_profile import load_profile
-from pipeline.destinations.protocol import Current
-from pipeline.domain.identifiers import Revision
+from pipeline.destinations.protocol import Confirmed, Current, Outcome, Request
+from pipeline.domain.identifiers import Revision, revision_of
 from pipeline.stream.bodies import Bodies
+from tests.support.changes import change
+from tests.unit.stream.test_delivery import A, World
 
 KEY = b"t1|bed|MAIN|B1"
 DIGEST_KEY = b"a key for tests, of 32 bytes....."
@@ -49,3 +53,33 @@ def test_a_destination_without_a_fence_tells_no_version(fence: str, etag: str | 
     profile = load_profile("sekmet-replica")
     builder = Builder(replace(profile, fence=fence), DIGEST_KEY)
     assert builder.current_of({"resourceType": "Location", "id": "r1"}, 'W/"7"').etag == etag
+
+
+async def test_a_write_that_waited_while_its_partition_went_and_came_back_is_read_anew_before_it_is_sent() -> None:
+    """In between another worker wrote something newer; at a destination that fences nothing only we can know."""
+    world, turn = World(), asyncio.Event()
+
+    def unfenced(request: Request) -> Outcome:
+        accepted = request.write.accepted
+        world.ehr.resources[request.target] = (1, accepted.revision, accepted.state_hash)
+        world.ehr.history.append((request.target, accepted.revision))
+        return Confirmed(request.target, None, accepted.revision)
+
+    async def pace(critical: bool) -> None:
+        if world.ehr.read_count == 1 and not turn.is_set():
+            await turn.wait()
+
+    world.ehr.apply = unfenced  # type: ignore[method-assign]
+    world.delivery.pace = pace  # type: ignore[method-assign]
+    world.accept(change(5))
+    running = asyncio.create_task(world.delivery.run())
+    while world.ehr.read_count < 1:
+        await asyncio.sleep(0)
+    world.delivery.revoked((0,))
+    world.ehr.resources["A"] = (1, revision_of(1, 6), "6" * 16)
+    world.delivery.assigned(0, [(A, world.table.rows[A])])
+    turn.set()
+    await asyncio.sleep(0.01)
+    await world.delivery.stop(10)
+    await running
+    assert world.ehr.history == [], "an older revision was written over a newer one"

@@ -73,9 +73,6 @@ class Room:
     async def pace(self, critical: bool) -> None:
         self.clock += self.pace_ms
 
-    def is_ours(self, partition: int) -> bool:
-        return self.ours
-
     def may_write(self, accepted: Accepted) -> bool:
         return self.flags.pop(0) if len(self.flags) > 1 else self.flags[0]
 
@@ -120,7 +117,14 @@ class Room:
 async def attempted(room: Room) -> Verdict | None:
     pending = on_accepted(None, NEWEST, encoded(NEWEST), 60)
     assert pending is not None
-    return await Attempt(room, key_of("A"), 0, pending, NEWEST).run()  # type: ignore[arg-type]
+    return await Attempt(room, key_of("A"), lambda: room.ours, pending, NEWEST).run()  # type: ignore[arg-type]
+
+
+async def test_what_was_taken_back_before_it_was_sent_has_no_verdict() -> None:
+    room = Room()
+    room.sends = [Retry(Reason.NONE)]
+    assert await attempted(room) is None
+    assert room.calls == ["read", "send"]
 
 
 async def verdict_of(room: Room) -> Verdict:
