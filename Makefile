@@ -46,7 +46,7 @@ unit: $(READY) ## tests that need neither broker nor EHR
 	$(PYTEST) $(FAST)
 
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
-	$(PYTEST) tests/hapi
+	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi
 
 hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hazards
