@@ -2,6 +2,7 @@
 
 import enum
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -108,7 +109,8 @@ def _matched(asked: list[str], answered: list[Body]) -> Iterator[Body | None]:
     if len(asked) == len(answered) and all(map(_may_be, asked, named)):
         yield from answered
         return
-    by_name = {name: entry for name, entry in zip(named, answered, strict=True) if name is not None and named.count(name) == 1}
+    times = Counter(named)
+    by_name = {name: entry for name, entry in zip(named, answered, strict=True) if name is not None and times[name] == 1}
     for wanted in asked:
         yield by_name.get(wanted)
 

@@ -233,7 +233,7 @@ def retry_after_s(header: str | None, now: Millis) -> float:
         return min(float(text), MAX_RETRY_AFTER_S)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(moment.timestamp() - now / 1000, 0.0), MAX_RETRY_AFTER_S)
 
