@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
+from pipeline.cli import rules
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import OutcomeKind, Reason, Would
 from pipeline.ops.shadow import render_shadows
@@ -41,7 +42,7 @@ def check(settings: Path, *arguments: str | Path) -> Result:
 
 
 def test_a_good_file_is_shown_by_destination_and_type(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "console", Console(width=160))
+    monkeypatch.setattr(rules, "console", Console(width=160))
     flags = tmp_path / "flags.json"
     flags.write_text(json.dumps(FLAGS))
     shown = check(settings, flags)

@@ -353,12 +353,15 @@ async def test_a_sender_that_hangs_up_leaves_no_request_behind_and_what_was_begu
         base_url=f"http://127.0.0.1:{source.port}", transport=httpx.AsyncHTTPTransport(retries=5), timeout=BUSY_S
     ) as client:
         assert (await client.get("/livez")).status_code == 200
+        sink.gate.clear()
         for length in (len(EVENT), len(EVENT) + 1):
             _, writer = await asyncio.open_connection("127.0.0.1", source.port)
             head = "".join(f"{name}: {value}\r\n" for name, value in headers(f"hung-up-{length}").items())
             writer.write(f"POST /v1/events HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {length}\r\n\r\n".encode() + EVENT)
             await writer.drain()
+            await _until(lambda: sink.waiting == 1)  # the whole request is in hand; of the other a byte is missing
             writer.close()
+        sink.gate.set()
         await _until(lambda: len(sink.events) == 1)
         async with asyncio.timeout(BUSY_S):
             while (await client.post("/v1/events", content=EVENT, headers=headers("next"))).status_code != 202:
