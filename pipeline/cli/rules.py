@@ -85,10 +85,14 @@ def feeds_live(
     feed: Annotated[str, typer.Argument(help="Its feed that is applied from now on; its others are only compared.")],
     reason: Annotated[str, typer.Option(help="Why; goes into the audit log.")],
     facility: Annotated[str | None, typer.Option(help="Only at this facility; else wherever none has its own.")] = None,
+    hours: Annotated[
+        float, typer.Option(help="What it said so far back, while it was not live, is judged again.", min=0.01, max=336)
+    ] = 1.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
     config: Config = None,
 ) -> None:
     """Name the live feed of a source. Naming the former one again rolls back."""
+    from pipeline.domain.identifiers import Millis
     from pipeline.domain.policy import Live
     from pipeline.roles.feeds import go_live
     from pipeline.roles.process import codec_of
@@ -99,10 +103,13 @@ def feeds_live(
         console.print(f"Would make {feed} the live feed of {source_system} at {place}. Add --yes to do it.")
         return
     live = Live(source_system, feed, facility)
-    before, policy = of_kafka(lambda: go_live(settings, codec_of(settings), live, actor(), reason, now()))
-    console.print(f"{feed} is live for {source_system} at {place}, by policy {policy.version}.")
-    back = f"surgeline feeds live {source_system} {before}" if before else "surgeline policy apply, without this rule"
-    console.print(f"Before: {before or 'all feeds were applied'}. To go back: {back}")
+    at = now()
+    since = Millis(at - int(hours * 3_600_000))
+    done = of_kafka(lambda: go_live(settings, codec_of(settings), live, actor(), reason, at, since))
+    console.print(f"{feed} is live for {source_system} at {place}, by policy {done.policy.version}.")
+    console.print(f"Events that it told before, judged again: {done.again}.")
+    back = f"surgeline feeds live {source_system} {done.before}" if done.before else "surgeline policy apply, without this rule"
+    console.print(f"Before: {done.before or 'all feeds were applied'}. To go back: {back}")
 
 
 @shadow.command("report")

@@ -1,7 +1,8 @@
 """`surgeline feeds`: two feeds of one source side by side, and which of them is live."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from pipeline import topology
 from pipeline.domain.event import EntityType, Event
@@ -9,7 +10,10 @@ from pipeline.domain.feeds import Comparison, FeedComparison
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.policy import Live, Policy, decode_policy, with_live
 from pipeline.formats.avro import Codec
+from pipeline.kafka.client import Message
+from pipeline.kafka.producer import OutRecord
 from pipeline.ops.topics import KafkaTopics, Topics, decoded
+from pipeline.roles.operator_log import publish_at_once
 from pipeline.roles.policies import apply_policy, load_policy
 from pipeline.settings import Settings
 from pipeline.stream.gate import policies_of
@@ -31,18 +35,62 @@ def in_force(topics: Topics, fallback: Policy) -> Policy:
     return decode_policy(newest[1]) if newest[1] else fallback
 
 
-def go_live(settings: Settings, codec: Codec, live: Live, actor: str, reason: str, now: Millis) -> tuple[str | None, Policy]:
-    """Make a feed the live one of its source; the feed that was, and the policy that is in force then. KafkaUnavailable.
+PUT_AT_ONCE: Final = 5_000
+"""Events that are put into landing again in one go."""
 
-    It takes effect in each partition at the position of its record, so each event is judged by one of the two, for good.
-    Going back is the same with the former feed.
+
+class History(Topics, Protocol):
+    """Topics that can be read from a time on."""
+
+    def since(self, topic: str, since_ms: int) -> Mapping[int, int]:
+        """Offset of the first record that is not older than a time, per partition; the end where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The feed that was live, None where all were; the policy in force now; and how many events were put into landing again."""
+
+    before: str | None
+    policy: Policy
+    again: int
+
+
+def go_live(settings: Settings, codec: Codec, live: Live, actor: str, reason: str, now: Millis, since: Millis) -> Switched:
+    """Make a feed the live one of its source. KafkaUnavailable: repeating it is right.
+
+    It takes effect in each partition at the position of its record. A change that this feed told before it and the former
+    one tells after it, or never, would be applied from neither: so what this feed said from `since` on is put into landing
+    again. Field by field the newest stays, and what was applied once is found by its id. Going back is the same with the
+    former feed.
     """
     policy = in_force(KafkaTopics(settings.kafka), load_policy())
     before = policy.live_feed(live.source_system, live.facility or "")
     changed = with_live(policy, live)
     detail = {"source_system": live.source_system, "facility": live.facility or "*", "feed": live.feed, "before": before or "all"}
+    detail |= {"again_since": str(since)}
     apply_policy(settings, codec, changed, actor, reason, now, action="feed.live", detail=detail)
-    return before, changed
+    if before is None:
+        return Switched(before, changed, 0)  # all feeds were applied: nothing was passed over
+    again = told_since(KafkaTopics(settings.kafka), codec, changed, live, since)
+    for start in range(0, len(again), PUT_AT_ONCE):
+        publish_at_once(settings, again[start : start + PUT_AT_ONCE])
+    return Switched(before, changed, len(again))
+
+
+def told_since(topics: History, codec: Codec, policy: Policy, live: Live, since: Millis) -> list[OutRecord]:
+    """What a feed said since a time where `policy` has it live, as it lies in landing, in its order. KafkaUnavailable."""
+
+    def is_meant(event: Event) -> bool:
+        here = live.facility is None or event.facility == live.facility
+        spoke = (event.source_system, event.feed) == (live.source_system, live.feed)
+        return here and spoke and policy.live_feed(event.source_system, event.facility) == live.feed
+
+    return [
+        OutRecord(topic, message.key, message.value, message.partition)
+        for topic, message, event in _events(topics, codec, since)
+        if is_meant(event)
+    ]
 
 
 def compare(
@@ -50,17 +98,17 @@ def compare(
 ) -> Comparison:
     """What both feeds of a source said since a time, from landing. KafkaUnavailable."""
     comparison = FeedComparison(*feeds)
-    for event in _events(topics, codec, since):
+    for _, _, event in _events(topics, codec, since):
         if event.source_system == source_system:
             comparison.add(event)
     return comparison.result(now)
 
 
-def _events(topics: KafkaTopics, codec: Codec, since: Millis) -> Iterator[Event]:
+def _events(topics: History, codec: Codec, since: Millis) -> Iterator[tuple[str, Message, Event]]:
     for topic in topology.LANDING.values():
         end = topics.end(topic)
         start = topics.since(topic, since)
         for message in topics.read(topic, start, end):
             record = decoded(codec, message)
             if isinstance(record, Event):
-                yield record
+                yield topic, message, record

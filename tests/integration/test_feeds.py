@@ -99,13 +99,14 @@ def test_two_feeds_are_compared_one_is_live_and_the_way_back_is_one_command(gate
     assert "100.0%" in table.stdout
 
     assert f"surgeline feeds live {SOURCE} {V2}" in go_live(gate, FHIR)
-    wait_ignored(gate, tell(gate, V2, 10, Environment.DIRTY))
     tell(gate, FHIR, 11, Environment.DIRTY)
     wait_for(lambda: applied(gate)[-1:] == [FHIR], ANSWER_S, "the new feed is applied", poll_s=0.2)
+    wait_ignored(gate, tell(gate, V2, 12, Environment.CLEANING))
 
     assert f"surgeline feeds live {SOURCE} {FHIR}" in go_live(gate, V2)
-    tell(gate, V2, 12, Environment.CLEAN)
-    wait_for(lambda: applied(gate)[-1:] == [V2], ANSWER_S, "the former feed is applied again", poll_s=0.2)
+    wait_for(lambda: applied(gate)[-1:] == [V2], ANSWER_S, "what it alone told meanwhile is applied", poll_s=0.2)
+    tell(gate, V2, 13, Environment.CLEAN)
+    wait_for(lambda: applied(gate)[-2:] == [V2, V2], ANSWER_S, "the former feed is applied again", poll_s=0.2)
 
     shown = surgeline(gate, "audit", "show", "--action", "feed.live", "--json")
     assert shown.returncode == 0, shown.stderr
