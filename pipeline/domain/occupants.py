@@ -266,7 +266,7 @@ class VacateFirst:
         """`is_ready`: whether the history has been read to its end, so that `occupants` can be asked."""
         self._occupants = occupants
         self._is_ready = is_ready
-        self._since: dict[bytes, Millis] = {}
+        self._since: dict[bytes, tuple[Bed | None, Millis]] = {}
 
     def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn:
         """Who is to leave the bed goes first; who claims it as well is waited for only for as long as news may take."""
@@ -278,7 +278,10 @@ class VacateFirst:
         if not before.leaving and not before.claiming:
             self._since.pop(key, None)
             return Turn.NOW
-        waited = now - self._since.setdefault(key, now)
+        bed = bed_of(accepted)
+        if self._since.get(key, (None, now))[0] != bed:
+            self._since[key] = bed, now  # what it waited for elsewhere says nothing of this bed
+        waited = now - self._since[key][1]
         if not before.leaving:
             return Turn.NOW if waited >= GRACE_MS else Turn.LATER
         return Turn.STUCK if waited >= WAIT_MS else Turn.LATER

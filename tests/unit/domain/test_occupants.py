@@ -317,3 +317,21 @@ def test_many_who_change_places_under_one_name_are_sorted_out_at_once_and_all_of
         ward.confirm(ready[0])
         left.remove(ready[0])
     assert not left
+
+
+def test_who_waited_for_one_bed_begins_to_wait_anew_for_another() -> None:
+    """Else a stay that had shown as stuck behind one bed, or had shared one, would not be patient at the next."""
+    ward = Ward()
+    for offset, (who, bed) in enumerate((("A", "X"), ("C", "Y"), ("D", "Z")), 1):
+        ward.lies(offset, who, bed)
+    comes = ward.accept(stay(10, "B", "X"))
+    assert ward.turn(comes) is Turn.LATER
+    assert ward.turn(comes, NOW + GRACE_MS) is Turn.NOW
+    ward.confirm(comes)
+    moves, later = ward.accept(stay(11, "B", "Y")), NOW + 2 * WAIT_MS
+    assert ward.turn(moves, later) is Turn.LATER, "C's departure may be on its way"
+    ward.accept(stay(12, "C", None))
+    assert ward.turn(moves, later + WAIT_MS) is Turn.STUCK
+    elsewhere = ward.accept(stay(13, "B", "Z"))
+    ward.accept(stay(14, "D", None))
+    assert ward.turn(elsewhere, later + WAIT_MS) is Turn.LATER
