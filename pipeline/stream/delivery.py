@@ -99,7 +99,7 @@ class Delivery:
         self._bodies = Bodies()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._stopped = False
 
     @property
     def limiter(self) -> Limiter:
@@ -194,11 +194,12 @@ class Delivery:
                 await self._wait(self.scheduler.wait_ms(now))
 
     async def stop(self, within_s: float) -> None:
-        """Start nothing more; let what is under way end."""
+        """Start nothing more; let what is under way end. What hasn't been sent by then never is: the partitions go."""
         self._stopping = True
         self._wake.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within_s)
+        self._stopped = True
 
     def stuck(self) -> tuple[int, tuple[Stuck, ...]]:
         """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing)."""
@@ -334,7 +335,7 @@ class Delivery:
     def _is_ours(self, job: Job) -> bool:
         """Whether the partition is assigned to us and never went since the job began: another may have written in between,
         and where nothing fences its write ours would undo it."""
-        return self._is_same_tenure(job) and self._pendings.is_assigned(job.partition)
+        return not self._stopped and self._is_same_tenure(job) and self._pendings.is_assigned(job.partition)
 
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure

@@ -83,3 +83,23 @@ async def test_a_write_that_waited_while_its_partition_went_and_came_back_is_rea
     await world.delivery.stop(10)
     await running
     assert world.ehr.history == [], "an older revision was written over a newer one"
+
+
+async def test_after_the_stop_nothing_is_sent_by_what_still_waits() -> None:
+    """The worker leaves its group then without being told that its partitions went, and another one writes."""
+    world, turn, paced = World(), asyncio.Event(), asyncio.Event()
+
+    async def pace(critical: bool) -> None:
+        if world.ehr.read_count == 1:
+            paced.set()
+            await turn.wait()
+
+    world.delivery.pace = pace  # type: ignore[method-assign]
+    world.accept(change(5))
+    running = asyncio.create_task(world.delivery.run())
+    await asyncio.wait_for(paced.wait(), 10)
+    await world.delivery.stop(0.01)
+    await running
+    turn.set()
+    await asyncio.sleep(0.01)
+    assert world.ehr.sent_count == 0

@@ -554,7 +554,7 @@ async def test_a_write_that_outlives_its_assignment_is_recorded_and_holds_nothin
     await asyncio.sleep(0)
     await world.delivery.stop(1)
     await task
-    world.delivery._stopping = False
+    world.delivery._stopping = world.delivery._stopped = False
     assert world.delivery.cached(A) is None or comes_back
     world.ledger.read = len(world.ledger.log)
     pending = on_outcome(world.table.rows[A], world.ledger.log[0][1])
