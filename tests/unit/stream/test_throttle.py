@@ -65,7 +65,7 @@ async def test_writes_under_way_when_a_pause_begins_wait_for_its_end_without_a_r
     await task
     assert world.ehr.sent_count == 1
     assert world.ledger.kinds() == [OutcomeKind.FAILED]
-    world.delivery._stopping = False
+    world.delivery._stopping = world.delivery._stopped = False
     del world.delivery.pace
     world.read_outcomes()
     world.clock.now += 70_000
