@@ -40,10 +40,11 @@ demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send i
 	@$(BIN)/surgeline demo $(ARGS)
 
 test: $(READY) ## all tests, with a real broker and a real EHR (under 10 minutes)
-	$(PYTEST) $(FAST) tests/integration
+	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
+	$(PYTEST) tests/integration
 
 unit: $(READY) ## tests that need neither broker nor EHR
-	$(PYTEST) $(FAST)
+	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
 
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi

@@ -111,6 +111,7 @@ def edwards() -> bytes:
         (json.dumps(jwk(EC, key_ops=["deriveBits"])).encode(), "ES384", KeyProblem.OTHER_USE),
         (pem(rsa_key(1024)), "RS384", KeyProblem.SHORT),
     ],
+    ids=map(str, range(25)),  # not by the keys, which are other ones in each process
 )
 def test_a_file_that_is_no_key_for_us_has_a_reason(data: bytes, algorithm: Algorithm, problem: KeyProblem) -> None:
     assert parse_signing_key(data, algorithm, None) is problem
