@@ -50,8 +50,19 @@ CLEARED: Final = "cleared"
 """Field that each payload record has in Avro only: names of the fields that are set to None, as opposed to left UNSET."""
 
 Record = (
-    Event | Control | Accepted | Decision | Outcome | Audit | Quarantined | LagReport | ModeChange | Receipt | FeedState
-    | TopicEpoch | Raw
+    Event
+    | Control
+    | Accepted
+    | Decision
+    | Outcome
+    | Audit
+    | Quarantined
+    | LagReport
+    | ModeChange
+    | Receipt
+    | FeedState
+    | TopicEpoch
+    | Raw
 )
 """What has an Avro schema of its own."""
 
