@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -65,9 +66,7 @@ def broken(draw: st.DrawFn) -> Body:
     return body
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=SLOW)
-@given(body=broken(), version=st.sampled_from(_VERSIONS))
-def test_a_broken_resource_gets_a_verdict_that_shows_no_value(body: Body, version: FhirVersion) -> None:
+def check(body: Body, version: FhirVersion) -> None:
     origin = Origin("demo", "MAIN", "ehr", "fhir", version)
     known = {"Patient/1": patient()}
     verdict = read(body, REPLICA, origin=origin, known=known)
@@ -78,6 +77,26 @@ def test_a_broken_resource_gets_a_verdict_that_shows_no_value(body: Body, versio
         for event in verdict.events:
             assert event_to_json(event)["payload"]
             assert event.key.encode()
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=SLOW)
+@given(body=broken(), version=st.sampled_from(_VERSIONS))
+def test_a_broken_resource_gets_a_verdict_that_shows_no_value(body: Body, version: FhirVersion) -> None:
+    check(body, version)
+
+
+_ANYTHING: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "", _CANARY, "\ud800", "\x00", [], {}, [[]], [None], [{}], {"a": []})
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_each_place_of_a_resource_can_hold_anything(version: FhirVersion) -> None:
+    for base in _BASES:
+        for place in places(base):
+            if place and place[0] != "resourceType":
+                for value in _ANYTHING:
+                    body = copy.deepcopy(base)
+                    put(body, place, copy.deepcopy(value))
+                    check(body, version)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)

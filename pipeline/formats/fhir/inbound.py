@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.domain.event import PAYLOADS, Bed, Encounter, EntityType, Event, Patient, Procedure, SequenceBasis, Transfer, sealed
-from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
+from pipeline.domain.event import PAYLOADS, EntityType
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.draft import Common, Draft
 from pipeline.formats.fhir import inbound_appointment, inbound_encounter, inbound_location, inbound_patient, inbound_task
 from pipeline.formats.fhir.codec import canonical
 from pipeline.formats.fhir.inbound_names import Names, literal_of
-from pipeline.formats.fhir.inbound_reading import Draft, Reading, Scope, missing
+from pipeline.formats.fhir.inbound_reading import Reading, Scope, missing
 from pipeline.formats.fhir.inbound_verdict import (
     Ignorable,
     Ignored,
@@ -49,14 +50,6 @@ _READERS: Final[dict[str, tuple[EntityType, Callable[[Reading], tuple[Draft, ...
 """Resource types that are mapped."""
 
 MAPPED_TYPES: Final = tuple(_READERS)
-
-_ENTITY_TYPES: Final = {
-    Bed: EntityType.BED,
-    Encounter: EntityType.ENCOUNTER,
-    Patient: EntityType.PATIENT,
-    Procedure: EntityType.PROCEDURE,
-    Transfer: EntityType.TRANSFER,
-}
 
 _REFERENCES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "Location": (("partOf",),),
@@ -132,9 +125,16 @@ def _events_of(
     if not drafts:
         echo = scope.marked and not scope.changed
         return Ignored(IgnoredBecause.ECHO if echo else IgnoredBecause.NOTHING_STATED, kind)
-    identity = _identity(resource, kind, origin)
-    events = tuple(_event(draft, origin, recorded_at, received_at, identity) for draft in drafts)
-    return Mapped(events, tuple(reading.unread))
+    common = Common(
+        tenant=origin.tenant,
+        facility=origin.facility,
+        source_system=origin.server,
+        feed=origin.feed,
+        identity=_identity(resource, kind, origin),
+        recorded_at=recorded_at,
+        received_at=received_at,
+    )
+    return Mapped(tuple(draft.event(common) for draft in drafts), tuple(reading.unread))
 
 
 def _recorded_at(resource: Body, kind: str) -> Millis:
@@ -195,30 +195,6 @@ def _identity(resource: Body, kind: str, origin: Origin) -> tuple[str, ...]:
             RejectedBecause.NOT_A_RESOURCE, kind, "a resource is JSON text in UTF-8", "send a versionId, or correct the text"
         ) from error
     return (origin.server, kind, "sha256", hashlib.sha256(content).hexdigest())
-
-
-def _event(draft: Draft, origin: Origin, recorded_at: Millis, received_at: Millis, identity: tuple[str, ...]) -> Event:
-    entity_type = _ENTITY_TYPES[type(draft.payload)]
-    key = EntityKey(origin.tenant, entity_type.value, draft.namespace, draft.entity_id)
-    return sealed(
-        Event(
-            event_id=derive_event_id(origin.tenant, origin.server, identity, key, draft.ordinal),
-            tenant=origin.tenant,
-            facility=(draft.place.facility if draft.place else None) or origin.facility,
-            source_system=origin.server,
-            feed=origin.feed,
-            entity_type=entity_type,
-            namespace=draft.namespace,
-            entity_id=draft.entity_id,
-            event_type=draft.event_type,
-            sequence=None,
-            sequence_basis=SequenceBasis.RECORDED_TIME,
-            recorded_at=recorded_at,
-            received_at=received_at,
-            location=draft.place,
-            payload=draft.payload,
-        )
-    )
 
 
 def _contained(resource: Body) -> dict[str, Body]:

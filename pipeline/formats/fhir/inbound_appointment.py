@@ -5,7 +5,8 @@ from typing import Any, Final
 from msgspec import UNSET, UnsetType
 
 from pipeline.domain.event import EntityType, EventType, Place, Procedure, ProcedureStatus, Reference
-from pipeline.formats.fhir.inbound_reading import Draft, Reading, missing
+from pipeline.formats.draft import Draft
+from pipeline.formats.fhir.inbound_reading import Reading, missing
 from pipeline.formats.fhir.inbound_verdict import Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.references import reference_of

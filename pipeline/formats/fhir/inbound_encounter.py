@@ -22,9 +22,10 @@ from pipeline.domain.event import (
     Reference,
 )
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.draft import Draft
 from pipeline.formats.fhir.encounter import OVER
 from pipeline.formats.fhir.inbound_names import unresolved
-from pipeline.formats.fhir.inbound_reading import Draft, Reading, missing, unknown_code
+from pipeline.formats.fhir.inbound_reading import Reading, missing, unknown_code
 from pipeline.formats.fhir.inbound_verdict import Ignorable, IgnoredBecause, Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.references import reference_of

@@ -22,7 +22,8 @@ from pipeline.domain.event import (
     ServiceStatus,
 )
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.fhir.inbound_reading import Draft, Reading, unknown_code
+from pipeline.formats.draft import Draft
+from pipeline.formats.fhir.inbound_reading import Reading, unknown_code
 from pipeline.formats.fhir.inbound_verdict import Ignorable, IgnoredBecause, Refusal
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.terms import EXTENSIONS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
@@ -65,7 +66,7 @@ def _check_is_bed(reading: Reading) -> None:
     if body.get("mode") == "kind":
         raise Ignorable(IgnoredBecause.NOT_A_BED)
     concept = reading.object(body, "physicalType", "Location") or reading.object(body, "form", "Location")
-    codes = {coding.get("code") for coding in elements(concept or {}, "coding") if coding.get("system") == PHYSICAL_TYPE}
+    codes = [coding.get("code") for coding in elements(concept or {}, "coding") if coding.get("system") == PHYSICAL_TYPE]
     if codes and LEVEL_TYPE["bed"][0] not in codes:
         raise Ignorable(IgnoredBecause.NOT_A_BED)
     if not codes and "operationalStatus" not in body and not reading.names.are_beds(elements(body, "identifier")):

@@ -160,7 +160,8 @@ class Names:
             authority = own.get(system) or self._authority_of(system)
             if authority is not None:
                 kind = next((c.get("code") for c in _type_codings(element) if c.get("system") == IDENTIFIER_TYPE), None)
-                found[authority, value] = Identifier(authority, fit(value, path), kind if isinstance(kind, str) else None)
+                known = isinstance(kind, str) and is_fit(kind)
+                found[authority, value] = Identifier(authority, fit(value, path), kind if known else None)
         return list(found.values())
 
     def _authority_of(self, system: str) -> str | None:
@@ -215,6 +216,11 @@ class Names:
                 "the reference leads to " + " or ".join(targets),
                 "correct the reference at the EHR",
             )
+
+
+def is_fit(text: str) -> bool:
+    """Whether an event can take this text over: not empty, not too long, without control characters."""
+    return bool(text.strip()) and len(text) <= MAX_ID_CHARS and not _UNFIT.search(text)
 
 
 def fit(text: str, path: str) -> str:

@@ -5,7 +5,8 @@ from typing import Final, TypeVar
 from msgspec import UNSET, UnsetType
 
 from pipeline.domain.event import EntityType, EventType, Identifier, Name, Patient, Reference
-from pipeline.formats.fhir.inbound_reading import Draft, Reading, missing
+from pipeline.formats.draft import Draft
+from pipeline.formats.fhir.inbound_reading import Reading, missing
 from pipeline.formats.fhir.inbound_verdict import Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.terms import GENDER

@@ -7,9 +7,8 @@ from typing import Final, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from pipeline.domain.event import EventType, Payload, Place
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.fhir.inbound_names import MAX_ID_CHARS, Names
+from pipeline.formats.fhir.inbound_names import Names, is_fit
 from pipeline.formats.fhir.inbound_verdict import FhirVersion, Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.profile import Profile
@@ -25,7 +24,6 @@ SHOWN_CODES: Final = 12
 """How many codes a rule names."""
 
 _DATE: Final = re.compile(r"(1[89]|20)\d\d(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?", re.ASCII)
-_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +42,6 @@ class Scope:
     def counts(self, *fields: str) -> bool:
         """Whether one of the fields is the EHR's word."""
         return any(field in self.changed or not (field in self.written or field in self.silent) for field in fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An event before the common part is added."""
-
-    ordinal: int
-    event_type: EventType
-    namespace: str
-    entity_id: str
-    place: Place | None
-    payload: Payload
-
-    def __repr__(self) -> str:
-        return f"Draft({self.ordinal}, {self.event_type}, <redacted>)"
 
 
 class Reading:
@@ -126,7 +109,7 @@ class Reading:
         if not isinstance(value, str):
             raise wrong_type(f"{path}.{name}", "a string")
         value = value.strip()
-        return value if value and len(value) <= MAX_ID_CHARS and not _UNFIT.search(value) else self.not_read(f"{path}.{name}")
+        return value if is_fit(value) else self.not_read(f"{path}.{name}")
 
     def flag(self, node: Body, name: str, path: str) -> bool | UnsetType:
         """True or false."""

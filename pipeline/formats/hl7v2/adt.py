@@ -14,11 +14,11 @@ from pipeline.domain.event import (
     EventType,
     Occupancy,
     PatientClass,
-    Payload,
     Place,
     Reference,
 )
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.draft import Draft
 from pipeline.formats.hl7v2.datatypes import bed_id
 from pipeline.formats.hl7v2.er7 import Segment
 from pipeline.formats.hl7v2.header import Header
@@ -104,21 +104,6 @@ RULES: Final = (
 
 MOVING_UPDATE: Final = _A08_MOVES
 BY_TRIGGER: Final = {rule.trigger: rule for rule in RULES}
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An event before the common part is added."""
-
-    ordinal: int
-    event_type: EventType
-    namespace: str
-    entity_id: str
-    place: Place | None
-    payload: Payload
-
-    def __repr__(self) -> str:
-        return f"Draft({self.ordinal}, {self.event_type}, <redacted>)"
 
 
 def rule_of(trigger: str, a08_moves: bool) -> Rule | None:

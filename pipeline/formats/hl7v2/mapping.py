@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipeline.domain.event import Bed, Encounter, EntityType, Event, EventType, Patient, Payload, sealed
-from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
+from pipeline.domain.event import EventType
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.draft import Common, Draft
 from pipeline.formats.hl7v2 import adt
-from pipeline.formats.hl7v2.adt import Draft
 from pipeline.formats.hl7v2.bed import bed_status
 from pipeline.formats.hl7v2.datatypes import bed_id
 from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
@@ -20,12 +20,6 @@ from pipeline.formats.json_events import event_to_json
 MAPPED: Final = frozenset({*(f"ADT^{rule.trigger}" for rule in adt.RULES), "ADT^A20"})
 MAX_BEDS: Final = 100
 """Most NPU segments of one A20; the standard has one."""
-
-_TYPES: Final[dict[type[Payload], EntityType]] = {
-    Bed: EntityType.BED,
-    Encounter: EntityType.ENCOUNTER,
-    Patient: EntityType.PATIENT,
-}
 
 
 def to_events(message: Message, profile: Profile, tenant: str, received_at: Millis, *, data: bytes | None = None) -> Verdict:
@@ -46,8 +40,22 @@ def to_events(message: Message, profile: Profile, tenant: str, received_at: Mill
     if isinstance(drafts, Rejected):
         return drafts
     identity = identity_of(message, message.encode() if data is None else data)
-    events = tuple(_event(draft, header, profile, tenant, received_at, identity) for draft in drafts)
-    return Mapped(events, tuple(dict.fromkeys(reading.unread)))
+    common = Common(
+        tenant=tenant,
+        facility=profile.facility,
+        source_system=profile.source_system,
+        feed=profile.feed,
+        identity=identity,
+        recorded_at=header.recorded_at,
+        received_at=received_at,
+        sequence=header.sequence,
+        sequence_basis=header.sequence_basis,
+        occurred_at=header.occurred_at,
+        control_id=header.control_id,
+        user=header.user,
+        reason=header.reason,
+    )
+    return Mapped(tuple(draft.event(common) for draft in drafts), tuple(dict.fromkeys(reading.unread)))
 
 
 def _not_production(message: Message, profile: Profile) -> Rejected | None:
@@ -83,34 +91,6 @@ def _bed_drafts(reading: Reading) -> tuple[Draft, ...] | Rejected:
         namespace = place.facility or reading.profile.facility
         drafts.append(Draft(ordinal, EventType.BED_STATUS, namespace, bed_id(place) or "", place, bed))
     return tuple(drafts)
-
-
-def _event(draft: Draft, header: Header, profile: Profile, tenant: str, received_at: Millis, identity: tuple[str, ...]) -> Event:
-    entity_type = _TYPES[type(draft.payload)]
-    key = EntityKey(tenant, entity_type.value, draft.namespace, draft.entity_id)
-    return sealed(
-        Event(
-            event_id=derive_event_id(tenant, profile.source_system, identity, key, draft.ordinal),
-            tenant=tenant,
-            facility=(draft.place.facility if draft.place else None) or profile.facility,
-            source_system=profile.source_system,
-            feed=profile.feed,
-            entity_type=entity_type,
-            namespace=draft.namespace,
-            entity_id=draft.entity_id,
-            event_type=draft.event_type,
-            sequence=header.sequence,
-            sequence_basis=header.sequence_basis,
-            occurred_at=header.occurred_at,
-            recorded_at=header.recorded_at,
-            received_at=received_at,
-            control_id=header.control_id,
-            location=draft.place,
-            user=header.user,
-            reason=header.reason,
-            payload=draft.payload,
-        )
-    )
 
 
 UNREADABLE_REMEDY: Final = {
