@@ -12,8 +12,11 @@ NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
 NO_KUSTOMIZE: Final = "neither kustomize nor kubectl is installed"
 
 # Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
-settings.register_profile("ci", max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("ci"), max_examples=2000)
+# A test run tries the same examples each time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=long hunts.
+settings.register_profile(
+    "ci", max_examples=60, deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", settings.get_profile("ci"), max_examples=2000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
