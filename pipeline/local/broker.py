@@ -4,17 +4,16 @@ import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.jars import cache_folder, java, kafka_class_path
-from pipeline.local.ports import HOST, free_ports, is_listening, refuse_taken
+from pipeline.local.ports import HOST, free_ports, is_listening
+from pipeline.local.server import Server
 
 HEAP: Final = "-Xmx512m"
 FORMAT_TIMEOUT_S: Final = 60
@@ -77,67 +76,29 @@ def server_properties(ports: Ports, data: Path) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
-class Broker:
-    """One broker with its data in `folder`.
+class Broker(Server):
+    """One broker."""
 
-    Stopped or killed and started again on the same folder it keeps its data and its ports. It never outlives this
-    process. Synchronous: from a coroutine, call it by `asyncio.to_thread`.
-    """
+    name = "Kafka"
+    log_name = "broker.log"
+    start_timeout_s = 90
+    stop_timeout_s = 20
 
     def __init__(self, folder: Path, port: int | None = None, cache: Path | None = None) -> None:
         """`port` None means the folder's port of before, else a free one; `cache` holds the jars (see `jars.py`)."""
-        self._folder = folder.absolute()
+        super().__init__(folder)
         self._cache = cache or cache_folder()
         self._ports = self._settle_ports(port)
-        self._child: Child | None = None
+
+    @property
+    def port(self) -> int:
+        """Port for clients."""
+        return self._ports.client
 
     @property
     def bootstrap(self) -> str:
         """Bootstrap servers."""
         return f"{HOST}:{self._ports.client}"
-
-    @property
-    def pid(self) -> int:
-        """Process id of the broker; LocalPlatformError if it isn't running."""
-        if self._child is None:
-            raise LocalPlatformError("Kafka is not running")
-        return self._child.pid
-
-    @property
-    def log(self) -> Path:
-        """The broker's log."""
-        return self._folder / "broker.log"
-
-    def start(self, timeout_s: float = 90) -> None:
-        """Start and wait until a metadata request succeeds. The bound is for the start, not for fetching the jars."""
-        if self._child is None:
-            self._child = Child("Kafka", self._command(), self._folder, self.log)
-        if not self._child.running:
-            refuse_taken(self._ports.client, "Kafka")
-            self._child.start()
-        self._child.wait_until(self._answers, timeout_s)
-
-    def stop(self, timeout_s: float = 20) -> None:
-        """Stop in good order, and kill it if that takes longer than `timeout_s`."""
-        if self._child is not None:
-            self._child.stop(timeout_s)
-
-    def kill(self) -> None:
-        """SIGKILL, as a power cut would, except that the operating system keeps what was written."""
-        if self._child is not None:
-            self._child.kill()
-
-    def restart(self, timeout_s: float = 90) -> None:
-        """Stop, if it runs, and start again on the same folder and port."""
-        self.stop()
-        self.start(timeout_s)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
 
     def properties(self, ports: Ports, data: Path) -> str:
         """Its server.properties."""

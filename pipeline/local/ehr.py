@@ -3,30 +3,35 @@
 import http.client
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import yaml
 
-from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.ports import HOST, free_port, refuse_taken
+from pipeline.local.ports import HOST, free_port
+from pipeline.local.server import Server
 
 PROBE_TIMEOUT_S: Final = 2.0
 SERVE: Final = "from sekmet.cli import app; app()"
 
 
-class Ehr:
-    """One sekmet-fhir with its data in `folder`. It keeps data and port over restarts and never outlives this process.
+class Ehr(Server):
+    """One sekmet-fhir."""
 
-    Synchronous: from a coroutine, call it by `asyncio.to_thread`.
-    """
+    name = "the EHR"
+    log_name = "ehr.log"
+    start_timeout_s = 60
+    stop_timeout_s = 10
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         """`port` None means the folder's port of before, else a free one."""
-        self._folder = folder.absolute()
+        super().__init__(folder)
         self._port = port or _port_of_before(self._settings) or free_port()
-        self._child = Child("the EHR", self._command(), self._folder, self.log)
+
+    @property
+    def port(self) -> int:
+        """Port of its FHIR base."""
+        return self._port
 
     @property
     def base_url(self) -> str:
@@ -34,49 +39,12 @@ class Ehr:
         return f"http://{HOST}:{self._port}/fhir"
 
     @property
-    def pid(self) -> int:
-        """Process id; LocalPlatformError if it isn't running."""
-        return self._child.pid
-
-    @property
-    def log(self) -> Path:
-        """The server's log."""
-        return self._folder / "ehr.log"
-
-    @property
     def _settings(self) -> Path:
         return self._folder / "settings.yaml"
 
-    def start(self, timeout_s: float = 60) -> None:
-        """Start and wait until it shows its capability statement."""
-        if not self._child.running:
-            refuse_taken(self._port, "the EHR")
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._settings.write_text(yaml.safe_dump(self._server_settings()))
-            self._child.start()
-        self._child.wait_until(self._answers, timeout_s)
-
-    def stop(self, timeout_s: float = 10) -> None:
-        """Stop in good order, and kill it if that takes longer than `timeout_s`."""
-        self._child.stop(timeout_s)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._child.kill()
-
-    def restart(self, timeout_s: float = 60) -> None:
-        """Stop, if it runs, and start again on the same folder and port."""
-        self.stop()
-        self.start(timeout_s)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
     def _command(self) -> list[str]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._settings.write_text(yaml.safe_dump(self._server_settings()))
         # By module and not by its script: a script's first line holds a path that a moved environment breaks.
         return [sys.executable, "-c", SERVE, "serve", "-c", str(self._settings), "--host", HOST, "--port", str(self._port)]
 

@@ -8,22 +8,19 @@ after 204, or 200 with a Bundle, and anything else is sent again; it counts noti
 import http.client
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import msgspec
 
-from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.jars import HAPI, Tell, cache_folder, class_path, compiled, java
-from pipeline.local.ports import HOST, free_port, is_listening, refuse_taken
+from pipeline.local.ports import HOST, free_port, is_listening
+from pipeline.local.server import Server
 
 SOURCE: Final = Path(__file__).with_name("java") / "HapiServer.java"
 PROBE_TIMEOUT_S: Final = 60.0
 """The first capability statement takes it seconds."""
 
-START_TIMEOUT_S: Final = 240.0
-STOP_TIMEOUT_S: Final = 20.0
 JVM_OPTIONS: Final = (
     "-Xms256m",
     "-XX:+UseSerialGC",
@@ -54,12 +51,16 @@ class Settled(msgspec.Struct, frozen=True):
     version: FhirVersion
 
 
-class Hapi:
-    """One HAPI server with its data in `folder`. It keeps data and port over restarts and kills, and never outlives this
-    process. rest-hook subscriptions are on, classic and by topic.
+class Hapi(Server):
+    """One HAPI server. rest-hook subscriptions are on, classic and by topic.
 
-    Synchronous: from a coroutine, call it by `asyncio.to_thread`.
+    Killed, it keeps what it had answered but not the notifications under way: it queues them in memory.
     """
+
+    name = "HAPI FHIR"
+    log_name = "ehr.log"
+    start_timeout_s = 240
+    stop_timeout_s = 20
 
     def __init__(
         self,
@@ -73,11 +74,15 @@ class Hapi:
 
         LocalPlatformError if the folder holds data of another version.
         """
-        self._folder = folder.absolute()
+        super().__init__(folder)
         self._cache = cache or cache_folder()
         self._tell = tell
         self._settled = self._settle(port, version)
-        self._child: Child | None = None
+
+    @property
+    def port(self) -> int:
+        """Port of its FHIR base."""
+        return self._settled.port
 
     @property
     def base_url(self) -> str:
@@ -89,56 +94,10 @@ class Hapi:
         """FHIR version that it speaks."""
         return self._settled.version
 
-    @property
-    def pid(self) -> int:
-        """Process id; LocalPlatformError if it isn't running."""
-        if self._child is None:
-            raise LocalPlatformError("HAPI FHIR is not running")
-        return self._child.pid
-
-    @property
-    def log(self) -> Path:
-        """The server's log."""
-        return self._folder / "ehr.log"
-
-    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Start and wait until it shows its capability statement.
-
-        The bound is for the start; fetching and compiling, once per cache, have bounds of their own.
-        """
-        if self._child is None:
-            self._child = Child("HAPI FHIR", self._command(), self._folder, self.log)
-        if not self._child.running:
-            refuse_taken(self._settled.port, "HAPI FHIR")
-            self._child.start()
-        self._child.wait_until(self._answers, timeout_s)
-
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Stop in good order, and kill it if that takes longer than `timeout_s`."""
-        if self._child is not None:
-            self._child.stop(timeout_s)
-
-    def kill(self) -> None:
-        """SIGKILL. What it had answered is kept; notifications under way are not: it queues them in memory."""
-        if self._child is not None:
-            self._child.kill()
-
-    def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Stop, if it runs, and start again on the same folder and port."""
-        self.stop()
-        self.start(timeout_s)
-
     def read_topics(self) -> None:
         """Make it know new subscription topics now; by itself it reads them once a minute."""
         if self._ask("POST", "/topics", PROBE_TIMEOUT_S) != 204:
             raise LocalPlatformError("HAPI FHIR did not read its subscription topics")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
 
     def _settle(self, port: int | None, version: FhirVersion) -> Settled:
         known = self._folder / "settled.json"
