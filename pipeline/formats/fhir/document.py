@@ -1,6 +1,5 @@
 """Renders docs/mapping/fhir.md from the maps and tables themselves: each path is one that a full state was really written to."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from pipeline.domain.bed import LOSSES, BedStatusCode
@@ -25,6 +24,7 @@ from pipeline.formats.fhir.terms import (
     TASK_STATUS,
     TRANSFER_STAGE,
 )
+from pipeline.formats.markdown import table
 
 _STATUSES: Final = (200, 201, 202, 204, 304, 400, 401, 403, 404, 408, 409, 410, 412, 422, 425, 429, 500, 501, 502, 503, 504)
 
@@ -170,7 +170,7 @@ def _resource(entity_type: EntityType) -> str:
                 )
             )
     head = f"## {entity_type.value.capitalize()}: {resource.resource_type}\n"
-    return head + "\n" + _table(("field", "path", "example", "owner"), rows)
+    return head + "\n" + table(("field", "path", "example", "owner"), rows)
 
 
 def _owner(entity_type: EntityType, field: str) -> str:
@@ -186,7 +186,7 @@ def _episodes() -> str:
     (entry,) = episode.entries_of(stay, NAMING, body)
     made: Body = entry["resource"]
     rows = [(f"`{name}`", f"`{_example(value)}`") for name, value in made.items() if name != "resourceType"]
-    return f"{_EPISODES}\n{_table(('element', 'example'), rows)}"
+    return f"{_EPISODES}\n{table(('element', 'example'), rows)}"
 
 
 def _example(value: Json) -> str:
@@ -208,13 +208,13 @@ def _example(value: Json) -> str:
 
 
 def _bed_status() -> str:
-    codes = _table(("code", "meaning"), [(code.value, code.doc) for code in BedStatusCode])
-    return f"{_BED_STATUS}\n{codes}\nWhat the table cannot say:\n\n{_table(('what', 'becomes'), LOSSES)}"
+    codes = table(("code", "meaning"), [(code.value, code.doc) for code in BedStatusCode])
+    return f"{_BED_STATUS}\n{codes}\nWhat the table cannot say:\n\n{table(('what', 'becomes'), LOSSES)}"
 
 
 def _transfers() -> str:
     rows = [(stage.value, stage.doc, status) for stage, status in TASK_STATUS.items()]
-    return f"{_TRANSFERS}\n{_table(('stage', 'meaning', 'Task.status'), rows)}"
+    return f"{_TRANSFERS}\n{table(('stage', 'meaning', 'Task.status'), rows)}"
 
 
 def _procedures() -> str:
@@ -222,7 +222,7 @@ def _procedures() -> str:
         (key.value, key.doc, timed, "*held*" if timeless == HELD else timeless)
         for key, (timed, timeless) in APPOINTMENT_STATUS.items()
     ]
-    return f"{_PROCEDURES}\n{_table(('table 0278', 'meaning', 'with both times', 'without'), rows)}"
+    return f"{_PROCEDURES}\n{table(('table 0278', 'meaning', 'with both times', 'without'), rows)}"
 
 
 def _own_codes() -> str:
@@ -237,21 +237,21 @@ def _own_codes() -> str:
         for entity_type, fields in STATUSES.items()
         for field, element in fields.items()
     ]
-    return f"{_OWN_CODES}\n{_table(('setting', 'element', 'our codes', 'our system', 'their codes'), rows)}"
+    return f"{_OWN_CODES}\n{table(('setting', 'element', 'our codes', 'our system', 'their codes'), rows)}"
 
 
 def _codes() -> str:
     return "\n".join((
         "## Codes\n\nEncounter.class, by the v2-to-FHIR guide's PatientClass[EncounterClass]:\n",
-        _table(("table 0004", "code", "system"), [(key.value, code, system) for key, (system, code) in CLASS_OF.items()]),
+        table(("table 0004", "code", "system"), [(key.value, code, system) for key, (system, code) in CLASS_OF.items()]),
         "Location.status:\n",
-        _table(("service", "status"), [(key.value, value) for key, value in LOCATION_STATUS.items()]),
+        table(("service", "status"), [(key.value, value) for key, value in LOCATION_STATUS.items()]),
         "Encounter.status:\n",
-        _table(("status", "code"), [(key.value, value) for key, value in ENCOUNTER_STATUS.items()]),
+        table(("status", "code"), [(key.value, value) for key, value in ENCOUNTER_STATUS.items()]),
         "Location.physicalType. The guide leaves the point of care open; `wa` is R4's ward:\n",
-        _table(("level", "code", "display"), [(level, code, display) for level, (code, display) in LEVEL_TYPE.items()]),
+        table(("level", "code", "display"), [(level, code, display) for level, (code, display) in LEVEL_TYPE.items()]),
         f"Our extensions, under `{OURS}` unless the profile gives one another URL:\n",
-        _table(
+        table(
             ("entity", "field", "name", "value"),
             [
                 (entity_type.value, field, name, kind)
@@ -267,13 +267,7 @@ def _answers() -> str:
     for status in _STATUSES:
         failure = classify(status, None)
         rows.append((str(status), failure.meaning.value if failure else "taken", failure.reason.value if failure else ""))
-    return f"## Answers\n\n{_table(('status', 'meaning', 'reason'), rows)}\n{_ANSWERS}"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return f"## Answers\n\n{table(('status', 'meaning', 'reason'), rows)}\n{_ANSWERS}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Renders docs/mapping/fhir-in.md: what is read from where is found out by taking each element of a full resource away."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from pipeline.formats.fhir.resources import RESOURCES
 from pipeline.formats.fhir.samples import ALL, NAMING, SAMPLES
 from pipeline.formats.fhir.terms import EXTENSIONS, OURS
 from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement
+from pipeline.formats.markdown import table
 
 _ORIGIN: Final = Origin("TENANT", "FACILITY", "EHR", "FEED")
 _IDS: Final = {EntityType.BED: "UNIT/ROOM/BED"}
@@ -92,7 +93,7 @@ def _resource(entity_type: EntityType) -> str:
         if fields
     ]
     note = {"Location": _LOCATION, "Task": _TASK}.get(kind, "")
-    return f"## {kind}: {entity_type.value}\n\n{_table(('element', 'field'), rows)}{chr(10) + note if note else ''}"
+    return f"## {kind}: {entity_type.value}\n\n{table(('element', 'field'), rows)}{chr(10) + note if note else ''}"
 
 
 def _bodies(entity_type: EntityType) -> Iterator[Body]:
@@ -155,17 +156,17 @@ def _codes() -> str:
     ]
     return "\n".join((
         "## Codes\n\nLocation.operationalStatus, table 0116: each code states its own dimension and nothing else.\n",
-        _table(("code", "states"), [(code, _statement(statement)) for code, statement in BED_STATUS.items()]),
+        table(("code", "states"), [(code, _statement(statement)) for code, statement in BED_STATUS.items()]),
         "Encounter.status of R5. `discharged` is over: the patient left, what remains is paper. `discontinued` had begun.\n",
-        _table(("code", "status"), [(code, status.value) for code, status in R5_STATUS.items()]),
+        table(("code", "status"), [(code, status.value) for code, status in R5_STATUS.items()]),
         "Encounter.class besides those that we write ourselves, by the class that each is a kind of:\n",
-        _table(("code", "table 0004"), [(code, known.value) for code, known in MORE_CLASSES.items()]),
+        table(("code", "table 0004"), [(code, known.value) for code, known in MORE_CLASSES.items()]),
         "Task.status alone. `draft`, `ready` and `on-hold` claim no stage.\n",
-        _table(("code", "stage"), [(code, stage.value) for code, stage in STAGE_OF.items()]),
+        table(("code", "stage"), [(code, stage.value) for code, stage in STAGE_OF.items()]),
         "Appointment.status, where our extension does not say the same in more words:\n",
-        _table(("code", "status"), [(code, status.value) for code, status in STATUS_OF.items()]),
+        table(("code", "status"), [(code, status.value) for code, status in STATUS_OF.items()]),
         f"Extensions of ours, under `{OURS}` unless the profile gives another URL:\n",
-        _table(("entity", "field", "name", "value"), extensions),
+        table(("entity", "field", "name", "value"), extensions),
     ))  # fmt: skip
 
 
@@ -179,19 +180,13 @@ def _statement(statement: BedStatement) -> str:
 def _verdicts() -> str:
     others = f"Resource types other than {', '.join(MAPPED_TYPES)} are ignored by name.\n"
     return "\n".join((
-        "## Ignored\n", _table(("reason", "meaning"), _meanings(IgnoredBecause)), others,
-        "## Refused\n", _table(("reason", "meaning"), _meanings(RejectedBecause)),
+        "## Ignored\n", table(("reason", "meaning"), _meanings(IgnoredBecause)), others,
+        "## Refused\n", table(("reason", "meaning"), _meanings(RejectedBecause)),
     ))  # fmt: skip
 
 
 def _meanings(kind: type[Described]) -> list[tuple[str, str]]:
     return [(f"`{each.value}`", each.doc) for each in kind]
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from pipeline.formats.hl7v2.patient import TABLE_0001
 from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement, Profile
 from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.formats.hl7v2.visit import STATUS_BY_CLASS
+from pipeline.formats.markdown import table
 
 FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
     Patient: {
@@ -87,38 +89,34 @@ def render() -> str:
     parts = (
         _INTRO,
         "## Triggers\n",
-        _table(
-            ("Trigger", "Meaning", "Event type", "Status", "Bed of PV1-3", "Bed of PV1-6", "Locations", "Discharge", "Cleared")
-        )
-        + "".join(_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
+        table(
+            ("Trigger", "Meaning", "Event type", "Status", "Bed of PV1-3", "Bed of PV1-6", "Locations", "Discharge", "Cleared"),
+            (_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
+        ),
         _TRIGGER_NOTE,
         "## Fields\n",
-        _table(("Event", "Field", "Read from", "Meaning")) + "".join(_fields()),
+        table(("Event", "Field", "Read from", "Meaning"), _fields()),
         "Status by PV1-2: "
         + ", ".join(f"{known.value} is {status.value}" for known, status in STATUS_BY_CLASS.items())
         + ", all else is IN_PROGRESS.\nSex by PID-8: "
         + ", ".join(f"{code} is {sex.value}" for code, sex in TABLE_0001.items())
         + ".\n",
         "## A20, bed status (NPU-2, table 0116)\n",
-        _table(("Code", "States")) + "".join(f"| {code} | {_stated(said)} |\n" for code, said in BED_STATUS.items()),
+        table(("Code", "States"), ((code, _stated(said)) for code, said in BED_STATUS.items())),
         _A20_NOTE,
         "## Refused until mapped\n",
-        _table(("Message", "Meaning")) + "".join(f"| {name} | {meaning} |\n" for name, meaning in NOT_YET.items()),
+        table(("Message", "Meaning"), NOT_YET.items()),
         "Ignored by name is what the profile's `ignored` lists. Whatever is neither mapped nor listed is refused.\n",
         "## Reasons\n",
-        _table(("Reason", "ERR-3", "Meaning")) + "".join(f"| {r.value} | {r.code} | {r.doc} |\n" for r in Reason),
+        table(("Reason", "ERR-3", "Meaning"), ((r.value, str(r.code), r.doc) for r in Reason)),
         "## Profile\n",
-        _table(("Setting", "Meaning")) + "".join(f"| {name} | {doc} |\n" for name, doc in _settings()),
+        table(("Setting", "Meaning"), _docs(Profile).items()),
     )
     return "\n".join(parts)
 
 
-def _table(columns: tuple[str, ...]) -> str:
-    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
-
-
-def _rule(rule: Rule) -> str:
-    cells = (
+def _rule(rule: Rule) -> tuple[str, ...]:
+    return (
         rule.trigger,
         rule.meaning,
         rule.event_type.value,
@@ -129,15 +127,12 @@ def _rule(rule: Rule) -> str:
         rule.discharge,
         ", ".join(rule.clears) or "nothing",
     )
-    return f"| {' | '.join(cells)} |\n"
 
 
-def _fields() -> list[str]:
-    rows = []
+def _fields() -> Iterator[tuple[str, ...]]:
     for payload, positions in FIELDS.items():
         documented = _docs(payload)
-        rows += [f"| {payload.__name__} | {name} | {at} | {documented[name]} |\n" for name, at in positions.items()]
-    return rows
+        yield from ((payload.__name__, name, at, documented[name]) for name, at in positions.items())
 
 
 def _stated(said: BedStatement) -> str:
@@ -147,10 +142,6 @@ def _stated(said: BedStatement) -> str:
         for name, value in values
         if value is not None
     )
-
-
-def _settings() -> list[tuple[str, str]]:
-    return list(_docs(Profile).items())
 
 
 def _docs(struct: type[msgspec.Struct]) -> dict[str, str]:
