@@ -9,10 +9,8 @@ import asyncio
 import os
 import platform
 import random
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +29,8 @@ from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
 from pipeline.formats.avro import Codec
 from pipeline.formats.fhir.profile import BundleProfile, Profile
-from pipeline.local.child import Child
-from pipeline.local.ports import HOST, free_port
 from pipeline.local.standin import Mode
+from pipeline.local.standin_child import StandInChild
 from pipeline.roles.destinations import most_at_once
 from pipeline.roles.process import now_ms
 from pipeline.stream.delivery import Change, Delivery, Limits
@@ -52,8 +49,6 @@ RATE_PER_S: Final = 100_000.0
 ATTEMPT_TIMEOUT_S: Final = 10.0
 MAX_ATTEMPTS: Final = 10
 CASE_TIMEOUT_S: Final = 120.0
-START_TIMEOUT_S: Final = 30.0
-SEED_AT_ONCE: Final = 1_000
 DIGEST_KEY: Final = b"a key for a bench, of 32 bytes.."
 PARTITION: Final = 0
 STATES: Final = (Environment.DIRTY, Environment.CLEANING, Environment.CLEAN)
@@ -114,7 +109,7 @@ def table_of(figures: EhrFigures) -> str:
 def _case(name: str, cap_per_s: float, bundle: BundleProfile | None, mode: Mode, span_s: float) -> Case:
     profile = msgspec.structs.replace(load_profile("sekmet-owner"), bundle=bundle)
     beds = int(cap_per_s * span_s / OPERATIONS_A_BED)
-    with tempfile.TemporaryDirectory() as folder, _StandIn(Path(folder), mode) as standin:
+    with tempfile.TemporaryDirectory() as folder, StandInChild(Path(folder), mode, SINGLES_PER_S, RESOURCES_PER_S) as standin:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             took_s, cpu_s = runner.run(_Run(standin.base_url, profile, beds).measured(standin.seed))
         counts = standin.counts()
@@ -132,44 +127,6 @@ def _case(name: str, cap_per_s: float, bundle: BundleProfile | None, mode: Mode,
         cpu_us_per_write=cpu_s / max(1, writes) * 1e6,
         reached=per_s >= GOAL_SHARE * cap_per_s and writes >= beds * WRITES_A_BED,
     )
-
-
-class _StandIn:
-    """The server's process."""
-
-    def __init__(self, folder: Path, mode: Mode) -> None:
-        self._port = free_port()
-        command = [sys.executable, "-m", "pipeline.local.standin", "--port", str(self._port), "--mode", mode]
-        command += ["--singles", str(SINGLES_PER_S), "--resources", str(RESOURCES_PER_S)]
-        self._child = Child("the stand-in", command, folder, folder / "standin.log")
-        self.base_url = f"http://{HOST}:{self._port}/fhir"
-
-    def __enter__(self) -> "_StandIn":
-        self._child.start()
-        self._child.wait_until(self._answers, START_TIMEOUT_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.stop(timeout_s=5)
-
-    def _answers(self) -> bool:
-        try:
-            self.counts()
-        except OSError:
-            return False
-        return True
-
-    def counts(self) -> dict[str, int]:
-        """What it did so far."""
-        with urllib.request.urlopen(f"http://{HOST}:{self._port}/stats", timeout=5) as answer:
-            return msgspec.json.decode(answer.read(), type=dict[str, int])
-
-    def seed(self, resources: list[dict[str, Any]]) -> None:
-        """Put resources there, outside the caps."""
-        for start in range(0, len(resources), SEED_AT_ONCE):
-            data = msgspec.json.encode(resources[start : start + SEED_AT_ONCE])
-            request = urllib.request.Request(f"http://{HOST}:{self._port}/seed", data, method="POST")
-            urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
 
 class _Run:

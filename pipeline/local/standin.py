@@ -1,7 +1,9 @@
 """A stand-in for an EHR that takes so much and no more: versions, ETags, If-Match, bundles, and a cap.
 
 For measuring and for tests. It keeps everything in memory and answers as a FHIR R4 server does. Requests by themselves and
-resources in bundles have a cap each; what is over it waits (`queue`) or is answered 429 (`refuse`), with no word of when.
+resources in bundles have a cap each; what is over it waits (`queue`) or is answered 429 (`refuse`), with a time or without.
+It can be slow, and out. It remembers what it was asked when, and of each resource which revisions it showed in which order:
+a witness that is none of ours.
 
 As a process of its own: `python -m pipeline.local.standin --port N --singles 400 --resources 2000 --mode queue`.
 """
@@ -20,6 +22,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 from aiohttp import web
 
+from pipeline.formats.fhir.revision import read_mark
 from pipeline.local.ports import HOST
 
 Body = dict[str, Any]
@@ -27,6 +30,9 @@ Mode = Literal["queue", "refuse"]
 
 BUCKET_S: Final = 0.25
 """What may come at once after a pause: a quarter of a second's worth."""
+
+STEP_MS: Final = 100
+"""Requests are counted by steps of this length."""
 
 MAX_WAIT_S: Final = 60.0
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -36,9 +42,9 @@ JSON: Final = "application/fhir+json"
 class Bucket:
     """Tokens at `per_s`; a debt is waited for in turn."""
 
-    def __init__(self, per_s: float, mode: Mode) -> None:
+    def __init__(self, per_s: float, mode: Mode, burst_s: float = BUCKET_S) -> None:
         self._per_s, self._mode = per_s, mode
-        self._tokens, self._most = 0.0, max(1.0, per_s * BUCKET_S)
+        self._tokens, self._most = 0.0, max(1.0, per_s * burst_s)
         self._at_s = time.monotonic()
 
     async def take(self, count: int) -> bool:
@@ -71,6 +77,8 @@ class Store:
     """Resources by `type/id`, each with its version."""
 
     resources: dict[str, tuple[int, Body]] = field(default_factory=dict)
+    shown: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Of each resource the revision that each version carried (0 for none), and when it was made, ms."""
     by_identifier: dict[tuple[str, str, str], set[str]] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -111,6 +119,8 @@ class Store:
         resource_type, _, remote_id = key.partition("/")
         kept = {**body, "id": remote_id, "meta": {**body.get("meta", {}), "versionId": str(version)}}
         self.resources[key] = version, kept
+        mark = read_mark(kept)
+        self.shown.setdefault(key, []).append((mark.revision if mark is not None else 0, time.time_ns() // 1_000_000))
         for each in body.get("identifier", ()):
             self.by_identifier.setdefault((resource_type, each.get("system", ""), each.get("value", "")), set()).add(key)
         return version
@@ -128,21 +138,53 @@ def _parts(token: str) -> tuple[str, str]:
     return parts[0], parts[-1]
 
 
+class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How it is at the moment. The caps are of requests that are no bundle, and of resources in bundles.
+
+    `latency_s` is what an answer takes beyond its waiting; `retry_after_s` (0 for none) goes with each 429; `out`: whoever
+    asks loses the connection.
+    """
+
+    singles_per_s: float = 400.0
+    resources_per_s: float = 2_000.0
+    mode: Mode = "queue"
+    burst_s: float = BUCKET_S
+    latency_s: float = 0.0
+    retry_after_s: int = 0
+    out: bool = False
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """What it saw. `arrivals`: per step (its beginning in ms) how many requests were taken, refused, and cut off."""
+
+    shown: dict[str, list[tuple[int, int]]]
+    arrivals: list[tuple[int, int, int, int]]
+
+
 class StandIn:
-    """The server. `singles_per_s` and `resources_per_s` (those in bundles) are its caps."""
+    """The server."""
 
     def __init__(self, singles_per_s: float, resources_per_s: float, mode: Mode) -> None:
         self.store = Store()
-        self._singles = Bucket(singles_per_s, mode)
-        self._resources = Bucket(resources_per_s, mode)
+        self._arrivals: dict[int, list[int]] = {}
+        self.behave(Behaviour(singles_per_s, resources_per_s, mode))
+
+    def behave(self, behaviour: Behaviour) -> None:
+        """From now on; what waits goes on waiting as it began."""
+        self._behaviour = behaviour
+        self._singles = Bucket(behaviour.singles_per_s, behaviour.mode, behaviour.burst_s)
+        self._resources = Bucket(behaviour.resources_per_s, behaviour.mode, behaviour.burst_s)
 
     def app(self) -> web.Application:
-        """Serves `/fhir`; `/stats` has the counts, `/seed` takes a list of resources outside the caps."""
+        """Serves `/fhir`; `/stats` has the counts, `/witness` all that it saw, `/seed` takes a list of resources outside the
+        caps, `/behave` a `Behaviour`."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/fhir/metadata", self._metadata),
                 web.get("/stats", self._stats),
+                web.get("/witness", self._tell),
+                web.post("/behave", self._change),
                 web.post("/seed", self._seed),
                 web.post("/fhir", self._bundle),
                 web.post("/fhir/{type}/_search", self._search),
@@ -159,28 +201,36 @@ class StandIn:
         counts = self.store.counts
         return web.json_response({name: getattr(counts, name) for name in Counts.__slots__})
 
+    async def _tell(self, _: web.Request) -> web.Response:
+        arrivals = [(step * STEP_MS, *counts) for step, counts in sorted(self._arrivals.items())]
+        return web.Response(body=msgspec.json.encode(Witness(self.store.shown, arrivals)))  # type: ignore[arg-type]
+
+    async def _change(self, request: web.Request) -> web.Response:
+        self.behave(msgspec.json.decode(await request.read(), type=Behaviour))
+        return web.Response(status=204)
+
     async def _seed(self, request: web.Request) -> web.Response:
         for body in msgspec.json.decode(await request.read()):
             self.store.keep(f"{body['resourceType']}/{body['id']}", body, 1)
         return web.json_response({"resources": len(self.store.resources)})
 
     async def _read(self, request: web.Request) -> web.Response:
-        if not await self._admitted(self._singles, 1):
-            return _outcome(429)
+        if (refusal := await self._refusal(request, self._singles, 1)) is not None:
+            return refusal
         status, body = self.store.read(_key(request))
         return _outcome(404) if body is None else _answer(status, body, {"ETag": f'W/"{body["meta"]["versionId"]}"'})
 
     async def _search(self, request: web.Request) -> web.Response:
-        if not await self._admitted(self._singles, 1):
-            return _outcome(429)
+        if (refusal := await self._refusal(request, self._singles, 1)) is not None:
+            return refusal
         form = parse_qs(await request.text())
         found = self.store.search(request.match_info["type"], form.get("identifier", [""])[0])
         entries = [{"resource": self.store.resources[key][1]} for key in found]
         return _answer(200, {"resourceType": "Bundle", "type": "searchset", "entry": entries})
 
     async def _put(self, request: web.Request) -> web.Response:
-        if not await self._admitted(self._singles, 1):
-            return _outcome(429)
+        if (refusal := await self._refusal(request, self._singles, 1)) is not None:
+            return refusal
         body = msgspec.json.decode(await request.read())
         headers = request.headers
         status, version = self.store.put(_key(request), body, headers.get("If-Match"), headers.get("If-None-Match"))
@@ -191,8 +241,8 @@ class StandIn:
         entries = bundle.get("entry", [])
         single = bundle.get("type") == "transaction" and len(entries) == 1
         self.store.counts.bundles += 1
-        if not await self._admitted(self._singles if single else self._resources, len(entries)):
-            return _outcome(429)
+        if (refusal := await self._refusal(request, self._singles if single else self._resources, len(entries))) is not None:
+            return refusal
         if bundle.get("type") == "batch":
             return _answer(200, _bundle_of("batch-response", [self._entry(entry) for entry in entries]))
         return self._transaction(entries)
@@ -233,11 +283,32 @@ class StandIn:
         told = {"status": str(status), "location": f"{key}/_history/{version}", "etag": f'W/"{version}"'}
         return {"response": told}
 
-    async def _admitted(self, bucket: Bucket, count: int) -> bool:
-        self.store.counts.requests += 1
+    async def _refusal(self, request: web.Request, bucket: Bucket, count: int) -> web.Response | None:
+        """None once it is the request's turn; nothing has been done before that."""
+        counts, now, behaviour = self._arrivals.setdefault(_step(), [0, 0, 0]), self.store.counts, self._behaviour
+        now.requests += 1
+        if behaviour.out:
+            counts[2] += 1
+            return _cut_off(request)
         admitted = await bucket.take(count)
-        self.store.counts.refused += not admitted
-        return admitted
+        counts[0 if admitted else 1] += 1
+        if not admitted:
+            now.refused += 1
+            return _outcome(429, behaviour.retry_after_s)
+        if behaviour.latency_s > 0:
+            await asyncio.sleep(behaviour.latency_s)
+        return _cut_off(request) if self._behaviour.out else None
+
+
+def _step() -> int:
+    return time.time_ns() // (STEP_MS * 1_000_000)
+
+
+def _cut_off(request: web.Request) -> web.Response:
+    """The connection is gone; what is returned reaches nobody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=503)
 
 
 def _renamed(resource: Body, names: Mapping[str, str]) -> Body:
@@ -263,8 +334,8 @@ def _issue(status: int) -> Body:
     return {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": code}]}
 
 
-def _outcome(status: int) -> web.Response:
-    return _answer(status, _issue(status))
+def _outcome(status: int, retry_after_s: int = 0) -> web.Response:
+    return _answer(status, _issue(status), {"Retry-After": str(retry_after_s)} if retry_after_s else None)
 
 
 def _answer(status: int, body: Body, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -77,8 +77,9 @@ class Delivery:
         writer: str,
         order: Order | None = None,
         rollout: Rollout | None = None,
+        scheduler: LaneScheduler | None = None,
     ) -> None:
-        self.scheduler = LaneScheduler()
+        self.scheduler = LaneScheduler() if scheduler is None else scheduler
         self.throttle = Throttle(limiter, breaker, limits.rate_per_s, limits.max_attempts, clock)
         self._destination = destination
         self._pendings = pendings
