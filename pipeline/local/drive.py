@@ -17,10 +17,13 @@ from pipeline.local.trace import Step
 
 START, END = b"\x0b", b"\x1c\r"
 MLLP_CONNECTIONS: Final = 4
+SUBJECT_FIELD: Final = {"PID": 3, "NPU": 1}
 HTTP_AT_ONCE: Final = 16
 RETRY_S: Final = 0.25
 GIVE_UP_S: Final = 120.0
 ANSWER_S: Final = 30.0
+NEVER: Final = frozenset({400, 401, 403, 413, 415, 422})
+"""HTTP statuses after which the same request is not worth sending again."""
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ class Driver:
                 deadline = time.monotonic() + self._give_up_s
                 while True:
                     status = await self._post(session, headers, step)
-                    if self._done(step, str(status), status == 202, status in (400, 401, 403, 413, 415, 422)):
+                    if self._done(step, str(status), status == 202, status in NEVER):
                         break
                     if time.monotonic() > deadline:
                         self.sent.refused.append(f"{step.identity}: no answer")
@@ -131,8 +134,22 @@ class Driver:
 
 def _lane(step: Step) -> int:
     """Connection of an HL7 step: by patient, so that one patient's messages keep their order."""
-    segment = next((s for s in step.body.split("\r") if s.startswith(("PID", "NPU"))), step.identity)
-    return sum(segment[:60].encode()) % MLLP_CONNECTIONS
+    return sum(subject_of(step).encode()) % MLLP_CONNECTIONS
+
+
+def subject_of(step: Step) -> str:
+    """Whom an HL7 step is about: PID-3 or NPU-1, which stay when a name is corrected."""
+    for segment in step.body.split("\r"):
+        fields = segment.split("|")
+        if fields[0] in SUBJECT_FIELD:
+            return fields[SUBJECT_FIELD[fields[0]]]
+    return step.identity
+
+
+def acknowledgement_of(answer: bytes) -> str:
+    """MSA-1 of an answer: AA, AE, AR, CA, CE or CR; empty where there is none."""
+    acknowledgement = next((s for s in answer.split(b"\r") if s.startswith(b"MSA")), b"MSA|")
+    return acknowledgement.split(b"|")[1].decode()
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> str:
@@ -140,8 +157,7 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     await writer.drain()
     async with asyncio.timeout(ANSWER_S):
         answer = await reader.readuntil(END)
-    acknowledgement = next((s for s in answer.split(b"\r") if s.startswith(b"MSA")), b"MSA|")
-    return acknowledgement.split(b"|")[1].decode()
+    return acknowledgement_of(answer)
 
 
 def _close(writer: asyncio.StreamWriter | None) -> None:

@@ -44,6 +44,15 @@ class Step:
         return f"Step({self.at_s:.3f}, {self.kind}, {self.identity}, <redacted>)"
 
 
+@dataclass(frozen=True, slots=True)
+class Badly:
+    """How badly a feed sends: shares of copies and of late messages, and how late both are at most."""
+
+    duplicate_share: float
+    disorder_share: float
+    late_s: float
+
+
 def surge_trace(
     seed: int,
     base_ms: Millis,
@@ -63,16 +72,13 @@ def surge_trace(
         raise ValueError(f"a surge needs {MIN_ENTITIES} entities, a second, and a message a second")
     chance = random.Random(seed)
     budget = max(1, int(FILL * max_rate * duration_s / (1 + duplicate_share)))
-    facts = _simulate(chance, max_entities)[:budget]
+    facts = simulated(chance, max_entities)[:budget]
     end_s = duration_s * (1 - LATE_SHARE)
     span_h = facts[-1][0] if len(facts) == budget else SPAN_H
     wanted = [hour * end_s / max(span_h, 1e-9) for hour, _ in facts]
     true_s = paced(wanted, max(1, int(max_rate * 0.9 / (1 + duplicate_share))), end_s)
-    steps = _worded([fact for _, fact in facts], true_s, seed, base_ms)
     late_s = duration_s * LATE_SHARE
-    sent = _disorder(chance, steps, [_subject(fact) for _, fact in facts], round(disorder_share * len(steps)), late_s)
-    sent += _copies(chance, sent, round(duplicate_share * len(steps)), late_s)
-    sent.sort(key=lambda step: (step.at_s, step.recorded_at))
+    sent = told([fact for _, fact in facts], true_s, seed, base_ms, chance, Badly(duplicate_share, disorder_share, late_s))
     times_s = paced([step.at_s for step in sent], max_rate, duration_s)
     return [replace(step, at_s=at_s) for step, at_s in zip(sent, times_s, strict=True)]
 
@@ -91,10 +97,21 @@ def paced(times_s: Sequence[float], max_rate: int, end_s: float) -> list[float]:
     return moved
 
 
-def _simulate(chance: random.Random, max_entities: int) -> list[tuple[float, Fact]]:
+def simulated(chance: random.Random, max_entities: int) -> list[tuple[float, Fact]]:
+    """Hour of the span and fact, in true order, of a house of at most `max_entities`; its beds come first, each once."""
     beds = beds_of(int(max_entities * BED_SHARE))
     others = len(UNITS) * len(SHIFTS) * len(ROLES) + 1
     return Surge(chance, beds, (max_entities - len(beds) - others) // 2).run()
+
+
+def told(
+    facts: Sequence[Fact], true_s: Sequence[float], seed: int, base_ms: Millis, chance: random.Random, badly: Badly
+) -> list[Step]:
+    """The messages of `facts` that are recorded `true_s` after `base_ms` (rising), in the order of sending."""
+    steps = _worded(facts, true_s, seed, base_ms)
+    sent = _disorder(chance, steps, [_subject(fact) for fact in facts], round(badly.disorder_share * len(steps)), badly.late_s)
+    sent += _copies(chance, sent, round(badly.duplicate_share * len(steps)), badly.late_s)
+    return sorted(sent, key=lambda step: (step.at_s, step.recorded_at))
 
 
 def _worded(facts: Sequence[Fact], true_s: Sequence[float], seed: int, base_ms: Millis) -> list[Step]:
