@@ -1,6 +1,7 @@
 """Identifiers: entity keys, derived event ids, revisions, and the partition of a key."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Final, NewType
 
@@ -64,6 +65,15 @@ class EntityKey(msgspec.Struct, frozen=True, order=True):
         if len(parts) != 4 or not all(parts):
             raise ValueError("an entity key has four parts, none of them empty: tenant|type|namespace|id")
         return EntityKey(*parts)
+
+
+_TENANT: Final = re.compile(rb"((?:[^|\\]|\\.)*)\|", re.DOTALL)
+
+
+def tenant_of(key: bytes) -> bytes:
+    """Tenant of an encoded entity key, escaped as it stands there; empty where the key isn't one of ours."""
+    found = _TENANT.match(key)
+    return found[1] if found else b""
 
 
 def _escape(part: str) -> str:

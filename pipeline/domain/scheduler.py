@@ -1,19 +1,23 @@
 """Which entity is written next: pure, on a clock that callers hand in.
 
-Strict lanes, oldest first within a lane, one write per entity at a time. Ageing keeps the lower lanes alive: an entity
-that has waited longer than its lane's bound gets a share of the turns, oldest first; the rest stay with the lanes in their
-order, so that a backlog of old bulk changes after an outage does not hold up what is urgent now.
+Strict lanes, across tenants. Within a lane the tenants take turns, one write each, and within a tenant the oldest goes first:
+a tenant with 100,000 changes of a lane delays another's only by its own turns. One write per entity at a time. Ageing keeps
+the lower lanes alive: an entity that has waited longer than its lane's bound gets a share of the turns, which the tenants take
+in turn as well; the rest stay with the lanes in their order, so that a backlog of old bulk changes after an outage does not
+hold up what is urgent now.
 
-The bound: once an entity has aged, and k aged entities are older, it is taken within
-(k + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatever else arrives.
+The bound: once an entity has aged, and k aged entities of its tenant are older, and n other tenants have aged ones, it is
+taken within (k + 1) * (n + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatever else arrives.
 """
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from pipeline.domain.identifiers import Millis
+import msgspec
+
+from pipeline.domain.identifiers import Millis, tenant_of
 from pipeline.domain.records import LANES, Lane
 
 AGEING_S: Final = {Lane.ROUTINE: 60.0, Lane.BULK: 180.0}
@@ -26,15 +30,14 @@ AGED_SHARE: Final = 4
 """Of this many turns that are not critical, one goes to what has aged."""
 
 STALE_SHARE: Final = 4
-"""A heap is made anew when it holds this many times more places than entities wait, so that replacing costs no memory."""
+"""Heaps are made anew when they hold this many times more places than entities wait, so that replacing costs no memory."""
 
 STALE_SPARE: Final = 1_024
-"""Places that a heap may hold in any case."""
+"""Places that the heaps may hold in any case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entity that waits."""
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """An entity that waits. Its tenant is the one of its key."""
 
     key: bytes
     lane: Lane
@@ -52,18 +55,28 @@ class Scheduler(Protocol):
     def wait_ms(self, now: Millis) -> int | None: ...
 
 
-Heap = list[tuple[int, int, bytes]]
-"""Places in an order: time, serial of the entry, key. A place whose serial is no longer the entry's is dead."""
+Place = tuple[int, int, Entry]
+"""Place in an order: time, serial, entry. It is dead once it isn't the one that its entity is known by."""
+
+Heap = list[Place]
+
+_NEVER: Final = 1 << 62
 
 
 class LaneScheduler:
-    """Heaps per lane with lazy deletion: logarithmic in the number of entities that wait."""
+    """A heap per lane and tenant, with lazy deletion: logarithmic in the number of entities that wait.
+
+    A turn of what has aged is linear in the number of tenants; all else doesn't grow with it.
+    """
 
     def __init__(self) -> None:
-        self._entries: dict[bytes, tuple[Entry, int]] = {}
+        self._entries: dict[bytes, Place] = {}
         self._in_flight: set[bytes] = set()
-        self._ready: dict[Lane, Heap] = {lane: [] for lane in LANES}
+        self._ready: dict[Lane, OrderedDict[bytes, Heap]] = {lane: OrderedDict() for lane in LANES}
+        self._ageing: OrderedDict[bytes, None] = OrderedDict()
+        self._ages_at = _NEVER
         self._delayed: Heap = []
+        self._places = 0
         self._serial = 0
         self._critical_in_a_row = 0
         self._since_aged = 0
@@ -79,33 +92,33 @@ class LaneScheduler:
     def counts(self) -> dict[Lane, int]:
         """Entities that wait, by lane."""
         counts = dict.fromkeys(LANES, 0)
-        for entry, _ in self._entries.values():
+        for _, _, entry in self._entries.values():
             counts[entry.lane] += 1
         return counts
 
     def oldest(self, count: int) -> list[Entry]:
         """The `count` entities that have waited longest, longest first; linear in the number that wait."""
-        return heapq.nsmallest(count, (entry for entry, *_ in self._entries.values()), key=lambda entry: entry.since)
+        return heapq.nsmallest(count, (entry for _, _, entry in self._entries.values()), key=lambda entry: entry.since)
 
     def oldest_since(self) -> Millis | None:
         """Receipt of the oldest change that waits or is under way; None if nothing does."""
-        return min((entry.since for entry, _ in self._entries.values()), default=None)
+        return min((entry.since for _, _, entry in self._entries.values()), default=None)
 
     def put(self, entry: Entry) -> None:
         """Add an entity or replace what is known of it; one under way stays under way."""
         known = self._entries.get(entry.key)
-        if known is not None and known[0] == entry:
+        if known is not None and known[2] == entry:
             return
         self._serial += 1
-        self._entries[entry.key] = (entry, self._serial)
+        self._entries[entry.key] = (entry.not_before or entry.since, self._serial, entry)
         if entry.key not in self._in_flight:
-            self._push(entry, self._serial)
+            self._push(entry.key)
 
     def postpone(self, key: bytes, until: Millis) -> None:
         """What is known of an entity stays, but it isn't taken before `until`."""
         known = self._entries.get(key)
-        if known is not None and known[0].not_before < until:
-            self.put(replace(known[0], not_before=until))
+        if known is not None and known[2].not_before < until:
+            self.put(msgspec.structs.replace(known[2], not_before=until))
 
     def discard(self, key: bytes) -> None:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
@@ -114,80 +127,136 @@ class LaneScheduler:
     def take(self, now: Millis, critical_only: bool = False) -> Entry | None:
         """The entity to write now, of any lane or of the critical one; it is under way until `release`."""
         self._wake(now)
-        aged = self._aged_lane(now)
-        for lane in (Lane.CRITICAL,) if critical_only else self._order(aged):
-            entry = self._pop(lane)
-            if entry is not None:
-                self._count(lane, aged)
-                self._in_flight.add(entry.key)
-                return entry
-        return None
+        entry = self._next_critical() if critical_only else self._next(now)
+        if entry is not None:
+            self._in_flight.add(entry.key)
+        return entry
 
     def release(self, key: bytes) -> None:
         """The write of an entity has ended; it competes again if something of it is still open."""
         if key not in self._in_flight:
             return
         self._in_flight.discard(key)
-        known = self._entries.get(key)
-        if known is not None:
-            self._push(*known)
+        if key in self._entries:
+            self._push(key)
 
     def wait_ms(self, now: Millis) -> int | None:
         """Until the next delayed entity is due; None if none is delayed."""
         return max(0, self._delayed[0][0] - now) if self._delayed else None
 
-    def _order(self, aged: Lane | None) -> Sequence[Lane]:
-        """Lanes in the order of this turn."""
-        turn = (aged,) if aged is not None and self._since_aged >= AGED_SHARE - 1 else ()
-        if self._critical_in_a_row < CRITICAL_SHARE:
-            return (Lane.CRITICAL, *turn, *LANES)
-        return (*turn, Lane.URGENT, *((aged,) if aged is not None else ()), *LANES)
+    # -- whose turn it is
 
-    def _count(self, lane: Lane, aged: Lane | None) -> None:
-        self._critical_in_a_row = self._critical_in_a_row + 1 if lane is Lane.CRITICAL else 0
-        if aged is None or lane is aged:
-            self._since_aged = 0
-        elif lane is not Lane.CRITICAL:
-            self._since_aged += 1
+    def _next(self, now: Millis) -> Entry | None:
+        """By the lanes in their order, but for the turns of what has aged, and of all others after many critical ones."""
+        is_spent = self._critical_in_a_row >= CRITICAL_SHARE
+        entry = None if is_spent else self._next_critical()
+        if entry is None and self._since_aged >= AGED_SHARE - 1:
+            entry = self._next_aged(now)
+        if entry is None and is_spent:
+            entry = self._next_of((Lane.URGENT,)) or self._next_aged(now) or self._next_critical()
+        return entry or self._next_of((Lane.URGENT, Lane.ROUTINE, Lane.BULK))
 
-    def _aged_lane(self, now: Millis) -> Lane | None:
-        """Lane of the oldest entity that has waited beyond its lane's bound."""
-        tops = [
-            (heap[0][0], lane)
-            for lane, bound_s in AGEING_S.items()
-            if (heap := self._without_dead(lane)) and now - heap[0][0] > bound_s * 1000
-        ]
-        return min(tops, key=lambda top: top[0])[1] if tops else None
+    def _next_critical(self) -> Entry | None:
+        entry = self._pop(Lane.CRITICAL)
+        if entry is not None:
+            self._critical_in_a_row += 1
+        return entry
 
-    def _without_dead(self, lane: Lane) -> Heap:
-        heap = self._ready[lane]
-        while heap and self._live(heap[0][2], heap[0][1]) is None:
-            heapq.heappop(heap)
-        return heap
-
-    def _push(self, entry: Entry, serial: int) -> None:
-        heap, at = (self._delayed, entry.not_before) if entry.not_before else (self._ready[entry.lane], entry.since)
-        if len(heap) > STALE_SPARE + STALE_SHARE * len(self._entries):
-            heap[:] = {place for place in heap if self._live(place[2], place[1]) is not None}
-            heapq.heapify(heap)
-        heapq.heappush(heap, (at, serial, entry.key))
-
-    def _wake(self, now: Millis) -> None:
-        while self._delayed and self._delayed[0][0] <= now:
-            _, serial, key = heapq.heappop(self._delayed)
-            entry = self._live(key, serial)
+    def _next_of(self, lanes: Sequence[Lane]) -> Entry | None:
+        for lane in lanes:
+            entry = self._pop(lane)
             if entry is not None:
-                heapq.heappush(self._ready[entry.lane], (entry.since, serial, key))
-
-    def _pop(self, lane: Lane) -> Entry | None:
-        heap = self._ready[lane]
-        while heap:
-            _, serial, key = heapq.heappop(heap)
-            entry = self._live(key, serial)
-            if entry is not None:
+                self._critical_in_a_row = 0
+                self._since_aged += 1
                 return entry
         return None
 
-    def _live(self, key: bytes, serial: int) -> Entry | None:
-        known = self._entries.get(key)
-        return known[0] if known is not None and known[1] == serial and key not in self._in_flight else None
+    def _next_aged(self, now: Millis) -> Entry | None:
+        """The oldest that has aged of the tenant whose turn it is; nothing is looked at before anything can have aged."""
+        if now < self._ages_at:
+            return None
+        self._ages_at = _NEVER
+        for tenant in list(self._ageing):
+            tops = [(self._ages(top), top) for lane in AGEING_S if (top := self._top(lane, tenant)) is not None]
+            if not tops:
+                del self._ageing[tenant]
+                continue
+            self._ages_at = min(self._ages_at, *(at for at, _ in tops))
+            aged = min((top for at, top in tops if at <= now), default=None)
+            if aged is not None:
+                self._ageing.move_to_end(tenant)
+                self._critical_in_a_row = self._since_aged = 0
+                return self._popped(self._ready[aged[2].lane][tenant])
+        return None
+
+    def _pop(self, lane: Lane) -> Entry | None:
+        """The oldest entity of a lane of the tenant whose turn it is there."""
+        ring = self._ready[lane]
+        while ring:
+            tenant = next(iter(ring))
+            if self._top(lane, tenant) is not None:
+                ring.move_to_end(tenant)
+                return self._popped(ring[tenant])
+        return None
+
+    # -- the heaps
+
+    def _push(self, key: bytes) -> None:
+        """Give what is known of an entity its place: among the delayed, or in its lane."""
+        if self._places > STALE_SPARE + STALE_SHARE * len(self._entries):
+            self._clean()
+        place = self._entries[key]
+        at, _, entry = place
+        self._places += 1
+        if entry.not_before and at == entry.not_before:
+            heapq.heappush(self._delayed, place)
+            return
+        tenant = tenant_of(key)
+        heapq.heappush(self._ready[entry.lane].setdefault(tenant, []), place)
+        if entry.lane in AGEING_S:
+            self._ageing.setdefault(tenant)
+            self._ages_at = min(self._ages_at, self._ages(place))
+
+    def _wake(self, now: Millis) -> None:
+        """What was delayed and is due by now goes to its lane, as old as it is."""
+        while self._delayed and self._delayed[0][0] <= now:
+            place = self._delayed[0]
+            entry = self._popped(self._delayed)
+            if self._is_live(place):
+                self._entries[entry.key] = (entry.since, place[1], entry)
+                self._push(entry.key)
+
+    def _top(self, lane: Lane, tenant: bytes) -> Place | None:
+        """First live place of a tenant in a lane; the tenant leaves the lane where it has none."""
+        heap = self._ready[lane].get(tenant)
+        if heap is None:
+            return None
+        while heap:
+            if self._is_live(heap[0]):
+                return heap[0]
+            self._popped(heap)
+        del self._ready[lane][tenant]
+        return None
+
+    def _popped(self, heap: Heap) -> Entry:
+        self._places -= 1
+        return heapq.heappop(heap)[2]
+
+    def _clean(self) -> None:
+        """Drop all dead places."""
+        for heap in self._heaps():
+            heap[:] = filter(self._is_live, heap)
+            heapq.heapify(heap)
+        self._places = sum(map(len, self._heaps()))
+
+    def _heaps(self) -> Iterator[Heap]:
+        yield self._delayed
+        for ring in self._ready.values():
+            yield from ring.values()
+
+    def _is_live(self, place: Place) -> bool:
+        return self._entries.get(place[2].key) is place
+
+    def _ages(self, place: Place) -> int:
+        """When what is in this place has aged."""
+        return place[0] + int(AGEING_S[place[2].lane] * 1000) + 1

@@ -14,6 +14,7 @@ from pipeline.domain.identifiers import (
     partition_of,
     revision_of,
     show_revision,
+    tenant_of,
 )
 
 PART = st.text(min_size=1, max_size=12)
@@ -83,3 +84,16 @@ def test_murmur2_is_kafkas(data: bytes, expected: int) -> None:
 @given(st.binary(max_size=64), st.integers(1, 512))
 def test_a_partition_always_exists(key: bytes, partitions: int) -> None:
     assert 0 <= partition_of(key, partitions) < partitions
+
+
+@given(PART, PART, PART, PART)
+def test_two_keys_have_one_tenant_exactly_if_it_is_named_the_same(tenant: str, other: str, one_id: str, other_id: str) -> None:
+    one = tenant_of(EntityKey(tenant, "bed", "N", one_id).encode())
+    assert one
+    assert one == tenant_of(EntityKey(tenant, "encounter", "M", other_id).encode())
+    assert (one == tenant_of(EntityKey(other, "bed", "N", one_id).encode())) == (tenant == other)
+
+
+@pytest.mark.parametrize("key", [b"", b"a", b"a\\|b", b"|a"])
+def test_what_is_no_entity_key_has_no_tenant(key: bytes) -> None:
+    assert tenant_of(key) == b""
