@@ -1,5 +1,7 @@
 """Which entity is written next: pure, on a clock that callers hand in.
 
+What a mode freezes waits without competing (`pipeline.domain.frozen`); all that is said here is of the others.
+
 Strict lanes, across tenants. Within a lane the tenants take turns, one write each, and within a tenant the oldest goes first:
 a tenant with 100,000 changes of a lane delays another's only by its own turns. One write per entity at a time. Ageing keeps
 the lower lanes alive: an entity that has waited longer than its lane's bound gets a share of the turns, which the tenants take
@@ -12,11 +14,12 @@ taken within (k + 1) * (n + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatev
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from pipeline.domain.frozen import Freezes, Frozen
 from pipeline.domain.identifiers import Millis, tenant_of
 from pipeline.domain.records import LANES, Lane
 
@@ -70,6 +73,7 @@ class LaneScheduler:
     """
 
     def __init__(self) -> None:
+        self.frozen = Frozen()
         self._entries: dict[bytes, Place] = {}
         self._in_flight: set[bytes] = set()
         self._ready: dict[Lane, OrderedDict[bytes, Heap]] = {lane: OrderedDict() for lane in LANES}
@@ -109,9 +113,8 @@ class LaneScheduler:
         known = self._entries.get(entry.key)
         if known is not None and known[2] == entry:
             return
-        self._serial += 1
-        self._entries[entry.key] = (entry.not_before or entry.since, self._serial, entry)
-        if entry.key not in self._in_flight:
+        self._know(entry)
+        if not self.frozen.look(entry) and entry.key not in self._in_flight:
             self._push(entry.key)
 
     def postpone(self, key: bytes, until: Millis) -> None:
@@ -123,6 +126,7 @@ class LaneScheduler:
     def discard(self, key: bytes) -> None:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
         self._entries.pop(key, None)
+        self.frozen.forget(key)
 
     def take(self, now: Millis, critical_only: bool = False) -> Entry | None:
         """The entity to write now, of any lane or of the critical one; it is under way until `release`."""
@@ -137,12 +141,53 @@ class LaneScheduler:
         if key not in self._in_flight:
             return
         self._in_flight.discard(key)
-        if key in self._entries:
+        if key in self._entries and key not in self.frozen:
             self._push(key)
 
     def wait_ms(self, now: Millis) -> int | None:
         """Until the next delayed entity is due; None if none is delayed."""
         return max(0, self._delayed[0][0] - now) if self._delayed else None
+
+    # -- what a mode freezes: it waits without a place
+
+    def freeze(self, rule: Freezes | None) -> list[bytes]:
+        """Another rule, for what is put from now on; the keys of all that wait, for `reconsider` in small parts."""
+        self.frozen.judge_by(rule)
+        return list(self._entries)
+
+    def reconsider(self, keys: Iterable[bytes]) -> None:
+        """Freeze or thaw these as the rule in force says."""
+        for key in keys:
+            known = self._entries.get(key)
+            if known is None:
+                continue
+            was_frozen = key in self.frozen
+            if self.frozen.look(known[2]):
+                self._know(known[2])
+            elif was_frozen and key not in self._in_flight:
+                self._push(key)
+
+    def sweep(self) -> None:
+        """Drop the places of what was frozen at once: one by one they would hold up the turn that comes upon them."""
+        self._clean()
+
+    def thaw(self, count: int) -> int:
+        """Let the `count` frozen ones that have waited longest compete again; how many there were."""
+        keys = self.frozen.oldest(count)
+        self.frozen.let_go(keys)
+        self.reconsider(keys)
+        return len(keys)
+
+    def turn_since(self, lanes: Iterable[Lane]) -> Millis | None:
+        """Receipt of the oldest change in these lanes that waits for nothing but its turn; None if none does."""
+        tops = (self._top(lane, tenant) for lane in lanes for tenant in tuple(self._ready[lane]))
+        return min((top[2].since for top in tops if top is not None), default=None)
+
+    def awake_since(self, but: Container[bytes] = ()) -> Millis | None:
+        """As `oldest_since`, of what is neither frozen nor among `but`."""
+        frozen = self.frozen
+        awake = (entry.since for _, _, entry in self._entries.values() if entry.key not in frozen and entry.key not in but)
+        return min(awake, default=None)
 
     # -- whose turn it is
 
@@ -200,6 +245,11 @@ class LaneScheduler:
         return None
 
     # -- the heaps
+
+    def _know(self, entry: Entry) -> None:
+        """What is known of an entity; a place that it had is dead."""
+        self._serial += 1
+        self._entries[entry.key] = (entry.not_before or entry.since, self._serial, entry)
 
     def _push(self, key: bytes) -> None:
         """Give what is known of an entity its place: among the delayed, or in its lane."""
