@@ -6,7 +6,7 @@ and its next write begins with a read.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuc
 from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.stream.attempt import Attempt, Verdict
 from pipeline.stream.bodies import Bodies
+from pipeline.stream.freezing import Freezing
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 from pipeline.stream.ports import Ledger, Observer, Pendings
 from pipeline.stream.shadows import Rollout, Shadows, Unrestricted
@@ -93,6 +94,9 @@ class Delivery:
         self._order = order or AnyOrder()
         self._rollout = rollout or Unrestricted()
         self.shadows = Shadows(self._rollout, decode)
+        self.freezing = Freezing(self.scheduler, decode)
+        self.arrived = 0
+        """Entities with something new to write, counted once per change that the agent told."""
         self._partition_of: dict[bytes, int] = {}
         self._tenures: dict[int, int] = {}
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
@@ -119,6 +123,7 @@ class Delivery:
         for change in changes:
             if change.pending is not None:
                 self._know(change.partition, change.key, change.pending)
+                self.arrived += change.pending.is_due and not change.outcomes
             self._release_if_ours(change)
         self._wake.set()
 
@@ -134,7 +139,7 @@ class Delivery:
         for partition in partitions:
             self._tenures[partition] = self._tenures.get(partition, 0) + 1
         for key in [key for key, partition in self._partition_of.items() if partition in partitions]:
-            self.scheduler.discard(key)
+            self.freezing.discard(key)
             self._partition_of.pop(key, None)
             self._trouble.forget(key)
             self.shadows.forget(key)
@@ -163,9 +168,9 @@ class Delivery:
     def _know(self, partition: int, key: bytes, pending: Pending) -> None:
         entry = self.shadows.entry(key, pending)
         if entry is not None:
-            self.scheduler.put(entry)
+            self.freezing.put(entry, pending)
         else:
-            self.scheduler.discard(key)
+            self.freezing.discard(key)
         self._trouble.know(key, pending, entry)
         if pending.is_due or pending.is_parked or pending.is_shadowed:
             self._partition_of[key] = partition
@@ -185,7 +190,7 @@ class Delivery:
         while not self._stopping:
             now = self._clock()
             admits = self.throttle.admits(now, len(self._tasks))
-            if admits is Admits.NOTHING:
+            if admits is Admits.NOTHING or self.freezing.held:
                 await self._wait(self.throttle.wait_ms(now) or None)
                 continue
             entry = self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
@@ -205,6 +210,11 @@ class Delivery:
     def stuck(self) -> tuple[int, tuple[Stuck, ...]]:
         """How many entities are parked, and the longest stuck first (subjects are entity keys: digest before showing)."""
         return self._trouble.parked, self._trouble.listed(self._overdue())
+
+    @property
+    def troubled(self) -> Container[bytes]:
+        """Entities that wait for themselves: given up, failed several times, or behind another one's write."""
+        return self._trouble
 
     def _overdue(self) -> dict[bytes, Stuck]:
         """Of those that wait longest: which are over their deadline."""
@@ -241,7 +251,7 @@ class Delivery:
             job = self._job(key)
             if job is None:
                 # The agent stored that nothing is due, and is about to say so.
-                self.scheduler.discard(key)
+                self.freezing.discard(key)
                 self._give_back(key, probe)
                 return
             turn = self._order.turn(key, job.accepted, self._clock())
@@ -336,7 +346,9 @@ class Delivery:
     def _is_ours(self, job: Job) -> bool:
         """Whether the partition is assigned to us and never went since the job began: another may have written in between,
         and where nothing fences its write ours would undo it."""
-        return not self._stopped and self._is_same_tenure(job) and self._pendings.is_assigned(job.partition)
+        if self._stopped or self.freezing.held:
+            return False
+        return self._is_same_tenure(job) and self._pendings.is_assigned(job.partition)
 
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure

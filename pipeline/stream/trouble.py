@@ -33,6 +33,10 @@ class Trouble:
         self._troubled.pop(key, None)
         self._parked.discard(key)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether somebody may have to look at it."""
+        return key in self._troubled
+
     @property
     def parked(self) -> int:
         """Entities given up."""
