@@ -6,8 +6,9 @@ destination shows. Pure; records of different topics and partitions may come in 
 """
 
 import enum
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,9 @@ STEP_MS: Final = 100
 
 REVISIONS_KEPT: Final = 32
 """Newest revisions of a stay whose bed is kept, for confirmations to come; of an older one the bed is unknown."""
+
+NOWHERE_KEPT: Final = 20_000
+"""Stays that lie nowhere and of which something may be missing still, the latest spoken of: some 10 MB."""
 
 CHAIN: Final = 64
 """Beds, each wanted by somebody in one before it, among which a ring of moves is looked for."""
@@ -75,6 +79,14 @@ class _Stay:
     def shown(self) -> Bed | None:
         return self.beds.get(self.confirmed)
 
+    @property
+    def is_somewhere(self) -> bool:
+        return self.shown is not None or self.newest is not None
+
+    @property
+    def is_told(self) -> bool:
+        return bool(self.beds) and max(self.confirmed, self.shadowed) >= max(self.beds)
+
     def prune(self) -> None:
         for revision in sorted(self.beds)[:-1]:
             if revision < self.confirmed or (len(self.beds) > REVISIONS_KEPT and revision != self.confirmed):
@@ -108,6 +120,7 @@ class Occupants:
         self._shown: dict[Bed, set[bytes]] = {}
         self._newest: dict[Bed, set[bytes]] = {}
         self._double: set[Bed] = set()
+        self._nowhere: OrderedDict[bytes, None] = OrderedDict()
         self._lock = lock or nullcontext()
 
     def __len__(self) -> int:
@@ -124,10 +137,11 @@ class Occupants:
         if accepted.entity_type is not EntityType.ENCOUNTER:
             return
         key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        bed, facts = bed_of(accepted), facts_of(accepted)
         with self._lock, self._changing(key) as stay:
-            stay.beds[accepted.revision] = bed_of(accepted)
+            stay.beds[accepted.revision] = bed
             if accepted.revision == max(stay.beds):
-                stay.facts = facts_of(accepted)
+                stay.facts = facts
 
     def on_outcome(self, outcome: Outcome) -> None:
         """From `outcomes`: only what this destination shows counts."""
@@ -196,8 +210,29 @@ class Occupants:
                     ahead.append(wanted)
         return moves
 
-    def _changing(self, key: bytes) -> "_Change":
-        return _Change(self, key)
+    @contextmanager
+    def _changing(self, key: bytes) -> Iterator[_Stay]:
+        """Take a stay out of the indexes, let it change, and put it back; forget one that is nowhere and waits for nothing."""
+        stay = self._stays.setdefault(key, _Stay())
+        self._index(key, stay, put=False)
+        yield stay
+        stay.prune()
+        if stay.is_somewhere:
+            self._nowhere.pop(key, None)
+            self._index(key, stay, put=True)
+        elif stay.is_told:
+            self._nowhere.pop(key, None)
+            del self._stays[key]
+        else:
+            self._keep_nowhere(key)
+
+    def _keep_nowhere(self, key: bytes) -> None:
+        """What makes it whole may be on its way, or never come, as for a repeat of what was forgotten; none can tell."""
+        self._nowhere[key] = None
+        self._nowhere.move_to_end(key)
+        if len(self._nowhere) > NOWHERE_KEPT:
+            oldest, _ = self._nowhere.popitem(last=False)
+            del self._stays[oldest]
 
     def _index(self, key: bytes, stay: _Stay, put: bool) -> None:
         for beds, bed in ((self._shown, stay.shown), (self._newest, stay.newest)):
@@ -210,27 +245,6 @@ class Occupants:
         if stay.newest is not None:
             claimed = len(self._newest.get(stay.newest, ())) > 1
             (self._double.add if claimed else self._double.discard)(stay.newest)
-
-
-class _Change:
-    """Takes a stay out of the indexes, lets it change, and puts it back; forgets one that is nowhere and waits for nothing."""
-
-    def __init__(self, occupants: Occupants, key: bytes) -> None:
-        self._occupants, self._key = occupants, key
-
-    def __enter__(self) -> _Stay:
-        stay = self._occupants._stays.setdefault(self._key, _Stay())
-        self._occupants._index(self._key, stay, put=False)
-        return stay
-
-    def __exit__(self, *_: object) -> None:
-        stay = self._occupants._stays[self._key]
-        stay.prune()
-        is_told = bool(stay.beds) and max(stay.confirmed, stay.shadowed) >= max(stay.beds)
-        if is_told and stay.shown is None and stay.newest is None:
-            del self._occupants._stays[self._key]
-        else:
-            self._occupants._index(self._key, stay, put=True)
 
 
 class Turn(enum.Enum):

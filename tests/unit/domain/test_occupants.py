@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.domain import occupants
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
 from pipeline.domain.identifiers import EntityKey, Millis
 from pipeline.domain.occupants import (
@@ -227,6 +228,34 @@ def test_memory_holds_who_lies_in_a_bed_and_nobody_else() -> None:
     for n in range(1_000, 1_000 + 2 * REVISIONS_KEPT):
         ward.accept(stay(n, "S0", f"B{n}"))
     assert max(len(known.beds) for known in ward.occupants._stays.values()) <= REVISIONS_KEPT + 1
+
+
+def test_what_is_told_again_of_stays_that_were_forgotten_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, each repeat of a record of somebody who had left long ago stayed for the process's life."""
+    monkeypatch.setattr(occupants, "NOWHERE_KEPT", 10)
+    ward = Ward()
+    ward.lies(1, "A", "X")
+    for n in range(100):
+        comes, leaves = ward.lies(10 * n + 2, f"S{n}", f"B{n}"), ward.lies(10 * n + 3, f"S{n}", None)
+        if n % 3 == 0:
+            ward.accept(leaves)
+        elif n % 3 == 1:
+            ward.confirm(leaves)
+        else:
+            ward.accept(comes)
+            ward.accept(leaves)
+    assert len(ward.occupants) == 1 + 10
+    ward.accept(stay(9_999, "A", None))
+    assert ward.turn(ward.accept(stay(10_000, "B", "X"))) is Turn.LATER, "who lies in a bed is never among them"
+
+
+def test_an_outcome_that_is_read_before_its_record_counts() -> None:
+    ward = Ward()
+    accepted = stay(1, "A", "X")
+    ward.confirm(accepted)
+    ward.accept(accepted)
+    ward.accept(stay(2, "A", None))
+    assert ward.turn(ward.accept(stay(3, "B", "X"))) is Turn.LATER
 
 
 def test_forgotten_keys_begin_to_wait_anew() -> None:
