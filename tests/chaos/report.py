@@ -1,10 +1,7 @@
 """What a run found: for the terminal, and as JSON."""
 
-import os
-import platform
-import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -13,8 +10,6 @@ from rich.text import Text
 
 from pipeline.domain.books import Books
 from pipeline.ops.books import Asked
-
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -80,22 +75,6 @@ def books_check(books: Books, asked: list[Asked]) -> Check:
     same = sum(look.same for look in asked)
     seen = f"{positions} positions, open {books.open}, waiting {books.waiting}, parked {parked}; {same} entities as confirmed"
     return Check("the books balance with nothing open", held, seen, tuple(wrong[:20]))
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-
-
-def commit() -> str:
-    """The commit that ran, with a mark where the tree differs from it."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "tests/chaos")
-    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if changed else "")
 
 
 def tell(report: Report, console: Console) -> None:

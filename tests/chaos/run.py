@@ -16,6 +16,7 @@ from pipeline.domain.books import Books
 from pipeline.local.broker import Broker
 from pipeline.local.delay import FaultProxy
 from pipeline.local.ehr import Ehr
+from pipeline.local.provenance import commit, machine
 from pipeline.local.stack import Stack, Target
 from pipeline.ops.books import Asked
 from pipeline.roles.accounts import close_books
@@ -26,7 +27,7 @@ from tests.chaos.evidence import EhrReader, History, Seen, read_chains, read_his
 from tests.chaos.killer import Doings, Killer, make_trouble
 from tests.chaos.load import Load, make_load
 from tests.chaos.plan import OWNER, REPLICA, Plan, make_plan
-from tests.chaos.report import Check, Report, books_check, commit, lags_of, machine
+from tests.chaos.report import Check, Report, books_check, lags_of
 from tests.chaos.sender import Sender, SendersLog
 
 RATE_PER_S: Final = 50.0
@@ -202,7 +203,7 @@ def _report(scene: Scene, load: Load, found: Findings, seed: int, kills: int, se
         _processes(doings, kills),
     )
     return Report(
-        commit=commit(),
+        commit=commit("pipeline", "tests/chaos"),
         machine=machine(),
         seed=seed,
         kills=kills,

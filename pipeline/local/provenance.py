@@ -1,0 +1,25 @@
+"""What a report of a long run names beside its figures: the commit that ran and the machine."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def commit(*rooms: str) -> str:
+    """The commit that ran, with a mark where one of the folders differs from it; `unknown` outside of a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *rooms)
+    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if changed else "")
