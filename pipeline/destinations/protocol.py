@@ -79,11 +79,12 @@ class Suppressed:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The destination took the write."""
+    """The destination took the write. `made` is what a create made, where that is known whole: the next write needs no read."""
 
     remote_id: str
     etag: str | None
     revision: Revision
+    made: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,9 +227,10 @@ class Attempt:
 
     def _confirmed(self, confirmed: Confirmed, request: Request | None) -> Verdict:
         current = None
-        if request is not None and request.method == "PUT":
+        body = request.body if request is not None and request.method == "PUT" else confirmed.made
+        if body is not None:
             accepted = self._write.accepted
-            current = Current(confirmed.remote_id, confirmed.etag, request.body, accepted.revision, accepted.state_hash)
+            current = Current(confirmed.remote_id, confirmed.etag, body, accepted.revision, accepted.state_hash)
         return self._verdict(
             OutcomeKind.CONFIRMED, Reason.NONE, remote_id=confirmed.remote_id, etag=confirmed.etag, current=current
         )

@@ -415,6 +415,19 @@ async def test_a_create_is_judged_by_its_own_entry(
     assert await destination.send(create(destination)) == expected
 
 
+@pytest.mark.parametrize(("state", "is_known"), [(NO_PLACE, True), (PLACED, False)])
+async def test_what_was_made_is_known_whole_where_nothing_was_made_with_it(
+    server: Server, destination: FhirDestination, state: Bed, is_known: bool
+) -> None:
+    request = create(destination, state)
+    asked = request.body["entry"]
+    made = [entry("201 Created", f"Location/p{i}/_history/1") for i in range(len(asked) - 1)]
+    server.answers(200, {"resourceType": "Bundle", "entry": [*made, entry("201 Created")]})
+    outcome = await destination.send(request)
+    assert isinstance(outcome, Confirmed)
+    assert outcome.made == ({**asked[-1]["resource"], "id": "b1"} if is_known else None)
+
+
 async def test_a_bare_version_in_an_entry_becomes_an_etag(server: Server, destination: FhirDestination) -> None:
     server.answers(200, {"resourceType": "Bundle", "entry": [{"response": {**entry("201 Created")["response"], "etag": "1"}}]})
     assert await destination.send(create(destination)) == confirmed('W/"1"')

@@ -410,3 +410,21 @@ async def test_a_read_back_that_is_asked_to_wait_is_not_repeated_at_once() -> No
     assert isinstance(verdict, Verdict)
     assert (verdict.reason, verdict.after_s) == (Reason.AMBIGUOUS, 30.0)
     assert room.calls.count("read_back") == 1
+
+
+async def test_what_a_create_made_whole_saves_the_next_write_its_read() -> None:
+    made = {"resourceType": "Location", "id": "r"}
+    room = Room()
+    room.method, room.reads = "POST", [Absent()]
+    room.sends = [Confirmed("r", 'W/"1"', NEWEST.revision, made)]
+    verdict = await attempted(room)
+    assert verdict is not None
+    assert verdict.current == Current("r", 'W/"1"', made, NEWEST.revision, NEWEST.state_hash)
+
+
+async def test_a_create_that_does_not_tell_what_it_made_is_read_the_next_time() -> None:
+    room = Room()
+    room.method, room.reads = "POST", [Absent()]
+    verdict = await attempted(room)
+    assert verdict is not None
+    assert verdict.current is None
