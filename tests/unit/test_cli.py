@@ -160,7 +160,9 @@ def test_a_bench_fails_only_where_it_asserts_and_misses_its_goal(
 def test_an_unknown_bench_is_told_with_those_that_there_are() -> None:
     result = surgeline("bench", "nothing")
     assert result.exit_code == 2
-    assert "known: ehr, gate, parse" in result.stderr
+    result = surgeline("bench", "surge", "--part", "nothing")
+    assert result.exit_code == 2
+    assert "known: queue, refuse, outage, kills" in result.stderr
 
 
 # -- help and settings

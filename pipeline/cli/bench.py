@@ -1,0 +1,107 @@
+"""The benchmarks, each against its goal."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.table import Table
+
+from pipeline.cli.base import console, fail
+
+bench = typer.Typer(help="Measure, each against its goal.", no_args_is_help=True)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Assert = Annotated[bool, typer.Option("--assert", help="Exit 1 where the goal is not reached.")]
+
+
+@bench.command()
+def gate(json_file: JsonFile = None, check: Assert = False) -> None:
+    """Judge records, no broker: in processor time of this process."""
+    from pipeline.roles.bench import BENCHES
+
+    _measure("gate", BENCHES["gate"], json_file, check)
+
+
+@bench.command()
+def parse(json_file: JsonFile = None, check: Assert = False) -> None:
+    """Read HL7 v2 messages: in processor time of this process."""
+    from pipeline.roles.bench import BENCHES
+
+    _measure("parse", BENCHES["parse"], json_file, check)
+
+
+@bench.command()
+def ehr(json_file: JsonFile = None, check: Assert = False) -> None:
+    """Write to a stand-in EHR that has a cap: in what is reached of it."""
+    from pipeline.local.bench_ehr import bench_ehr
+
+    _measure("ehr", bench_ehr, json_file, check)
+
+
+@bench.command()
+def surge(
+    part: Annotated[
+        list[str] | None, typer.Option(help="queue, refuse, outage or kills; give it again for several. All without it.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each load lasts.")] = 60.0,
+    rate: Annotated[float, typer.Option(min=10, help="Events in a second.")] = 1_000.0,
+    entities: Annotated[int, typer.Option(min=10, help="Beds and stays.")] = 5_000,
+    critical_rate: Annotated[float, typer.Option(min=1, help="Of the events in a second, those that are critical.")] = 50.0,
+    ehr_rate: Annotated[float, typer.Option(min=1, help="Requests in a second that the stand-in takes.")] = 100.0,
+    healthy_s: Annotated[float, typer.Option(min=1, help="How long the load on the healthy stand-in lasts.")] = 30.0,
+    outage_s: Annotated[float, typer.Option(min=1, help="How long the stand-in is out.")] = 600.0,
+    outage_rate: Annotated[float, typer.Option(min=10, help="Events in a second in that part.")] = 500.0,
+    fifo: Annotated[bool, typer.Option(help="Whether a FIFO writer of the same parts runs beside the part queue.")] = True,
+    seed: Annotated[int, typer.Option(help="Another load for another number.")] = 1,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """Judge the whole: a surge while the EHR is slow, refuses, is out; and kills. Real broker, gate and writer.
+
+    queue: the EHR takes 100 requests a second by queueing, then twice the bulk load, beside a FIFO writer. refuse: 429 with
+    Retry-After. outage: it is away for ten minutes. kills: gate, writer and broker die once each. Wants a quiet machine:
+    all parts take half an hour; `--part queue --seconds 10 --entities 800 --healthy-s 5` is a try of a minute and a half.
+    """
+    from pipeline.local.bench_surge import PARTS, bench_surge
+    from pipeline.local.bench_surge_report import Options
+
+    unknown = set(part or ()) - PARTS.keys()
+    if unknown:
+        fail(f"{', '.join(sorted(unknown))}: there is no such part; known: {', '.join(PARTS)}", 2)
+    options = Options(
+        seconds=seconds,
+        rate=rate,
+        entities=entities,
+        critical_rate=critical_rate,
+        ehr_rate=ehr_rate,
+        healthy_seconds=healthy_s,
+        outage_seconds=outage_s,
+        outage_rate=outage_rate,
+        fifo=fifo,
+        seed=seed,
+    )
+    raise typer.Exit(bench_surge(options, part or tuple(PARTS), folder.resolve(), console, json_file, check))
+
+
+def _measure(what: str, measure: Callable[[], Any], json_file: Path | None, check: bool) -> None:
+    figures = measure()
+    table = Table("figure", "value", title=f"bench {what}")
+    for name, value in _rows_of(msgspec.to_builtins(figures)):
+        table.add_row(name, value)
+    console.print(table)
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    raise typer.Exit(1 if check and not figures.reached else 0)
+
+
+def _rows_of(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values; a list's items follow their own names."""
+    for name, value in figures.items():
+        if isinstance(value, list | tuple):
+            for item in value:
+                yield from _rows_of(item)
+        else:
+            yield name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value)

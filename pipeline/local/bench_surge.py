@@ -1,0 +1,55 @@
+"""`surgeline bench surge`: a surge while the EHR is slow, on the real thing, judged by what the topics and the EHR show."""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.kafka.client import KafkaUnavailable
+from pipeline.local.bench_surge_parts import PARTS, run_part
+from pipeline.local.bench_surge_report import Options, Part, SurgeReport, commit, machine, tell
+from pipeline.local.errors import LocalPlatformError
+
+NOT_RUN: Final = 2
+INTERRUPTED: Final = 130
+
+
+def bench_surge(
+    options: Options, parts: Sequence[str], folder: Path, console: Console, json_file: Path | None, check: bool
+) -> int:
+    """Run the parts, each on a pipeline of its own in `folder`, which is emptied. The exit code: 1 where `check` and a
+    promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case."""
+    done: list[Part] = []
+    try:
+        for name in parts:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            done.append(asyncio.run(run_part(name, options, folder, console)))
+            _keep(report_of(options, done), json_file)
+    except (LocalPlatformError, KafkaUnavailable) as error:
+        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
+        return NOT_RUN
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    report = report_of(options, done)
+    tell(report, console)
+    return 1 if check and not report.reached else 0
+
+
+def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:
+    """Of the parts that were run."""
+    reached = all(part.reached for part in parts)
+    return SurgeReport(commit=commit(), machine=machine(), options=options, parts=tuple(parts), reached=reached)
+
+
+def _keep(report: SurgeReport, json_file: Path | None) -> None:
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+
+
+__all__ = ["PARTS", "bench_surge", "report_of"]

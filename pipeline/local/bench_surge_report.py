@@ -1,0 +1,188 @@
+"""What `surgeline bench surge` reports: as JSON, for the terminal, and as the tables of the documentation."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.domain.records import Lane
+from pipeline.local.bench_surge_fifo import FifoReport
+from pipeline.local.bench_surge_figures import Phase
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is run. Seconds, and events or requests in a second."""
+
+    seconds: float = 60.0
+    rate: float = 1_000.0
+    entities: int = 5_000
+    critical_rate: float = 50.0
+    ehr_rate: float = 100.0
+    healthy_seconds: float = 30.0
+    outage_seconds: float = 600.0
+    outage_rate: float = 500.0
+    fifo: bool = True
+    seed: int = 1
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One promise, whether it held, and what was seen."""
+
+    name: str
+    held: bool
+    seen: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One part. `figures` are what is reported beside the checks, each with its unit in its name; `cpu` is of each phase the
+    processor seconds in a second by process."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    checks: tuple[Check, ...]
+    figures: dict[str, float]
+    cpu: dict[str, dict[str, float]]
+    fifo: FifoReport | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether every promise held."""
+        return all(check.held for check in self.checks)
+
+
+class SurgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All parts that were run, and what they ran on."""
+
+    commit: str
+    machine: dict[str, str | int]
+    options: Options
+    parts: tuple[Part, ...]
+    reached: bool
+
+
+def machine() -> dict[str, str | int]:
+    """What it ran on."""
+    system = f"{platform.system()} {platform.machine()}"
+    return {"cores": os.cpu_count() or 0, "python": platform.python_version(), "system": system}
+
+
+def commit() -> str:
+    """The commit that ran, with a mark where the tree differs from it; `unknown` for an installation without a repository."""
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(  # noqa: S603 - our own arguments, no shell
+                ["git", *arguments],  # noqa: S607 - git is where the system has it
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            return ""
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "pipeline")
+    return f"{head}{'+changes' if changed else ''}" if head else "unknown"
+
+
+# -- as tables
+
+PHASE_COLUMNS: Final = (
+    *("part", "phase", "events/s", "critical p50", "critical p99", "urgent p99", "routine p99", "bulk p99"),
+    *("writes", "saved", "superseded p50", "superseded p99", "drained in"),
+)
+FIFO_COLUMNS: Final = (
+    "lane",
+    "events",
+    "still waiting at the end",
+    "p50 of those written",
+    "p99 of those written",
+    "p99 at least",
+)
+
+
+def phase_rows(report: SurgeReport) -> Iterator[tuple[str, ...]]:
+    """One row a phase; lags in ms, the time to drain in seconds after the load's end."""
+    for part in report.parts:
+        for phase in part.phases:
+            saved = phase.superseded / max(1, phase.superseded + phase.writes)
+            lags = (phase.lag(lane).p99_ms for lane in (Lane.URGENT, Lane.ROUTINE, Lane.BULK))
+            critical, replaced = phase.lag(Lane.CRITICAL), phase.superseded_lag
+            yield (
+                part.name,
+                phase.name,
+                f"{phase.events_per_s:,.0f}",
+                *(f"{ms:,.0f}" for ms in (critical.p50_ms, critical.p99_ms, *lags)),
+                f"{phase.writes:,}",
+                f"{saved:.0%}",
+                *(f"{ms:,.0f}" for ms in (replaced.p50_ms, replaced.p99_ms)),
+                f"{phase.drained_s:.1f} s",
+            )
+
+
+def fifo_rows(report: SurgeReport) -> Iterator[tuple[str, ...]]:
+    """What the FIFO writer made of the same load, by lane; ms."""
+    for part in report.parts:
+        for lane in part.fifo.lanes if part.fifo is not None else ():
+            yield (
+                lane.lane,
+                f"{lane.events:,}",
+                f"{lane.waiting:,}",
+                *(f"{ms:,.0f}" for ms in (lane.p50_ms, lane.p99_ms, lane.with_waiting_p99_ms)),
+            )
+
+
+def check_rows(report: SurgeReport) -> Iterator[tuple[str, ...]]:
+    """Each promise of each part."""
+    for part in report.parts:
+        for check in part.checks:
+            yield part.name, check.name, "yes" if check.held else "**no**", check.seen
+
+
+def markdown(report: SurgeReport) -> str:
+    """The three tables of the documentation."""
+    tables = (
+        (("part", "promise", "held", "seen"), check_rows(report)),
+        (PHASE_COLUMNS, phase_rows(report)),
+        (FIFO_COLUMNS, fifo_rows(report)),
+    )
+    return "\n\n".join(_markdown(columns, tuple(rows)) for columns, rows in tables)
+
+
+def _markdown(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
+    lines = (columns, ("---",) * len(columns), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tell(report: SurgeReport, console: Console) -> None:
+    """For the terminal: the promises, the phases, the FIFO writer, and the figures beside them."""
+    promises = Table("part", "", "promise", "seen", title="bench surge", title_justify="left")
+    for part in report.parts:
+        for check in part.checks:
+            promises.add_row(part.name, Text("✔", "green") if check.held else Text("✘", "bold red"), check.name, check.seen)
+    console.print(promises)
+    console.print(_table("Lags in ms from receipt to confirmation", PHASE_COLUMNS, phase_rows(report)))
+    rows = tuple(fifo_rows(report))
+    if rows:
+        console.print(_table("A FIFO writer of the same parts beside it, ms", FIFO_COLUMNS, iter(rows)))
+    for part in report.parts:
+        for name, value in part.figures.items():
+            console.print(f"{part.name}: {name.replace('_', ' ')} {value:,.2f}")
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    return table
