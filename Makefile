@@ -66,9 +66,10 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: $(READY) ## measure the gate, the HL7 parser, and what a writer reaches of an EHR's cap here
+bench: $(READY) ## measure the gate, the HL7 parser, a backlog, and what a writer reaches of an EHR's cap here
 	$(BIN)/surgeline bench gate $(ARGS)
 	$(BIN)/surgeline bench parse $(ARGS)
+	$(BIN)/surgeline bench scheduler $(ARGS)
 	$(BIN)/surgeline bench ehr $(ARGS)
 
 clean: ## remove what runs and tools left behind; the environment and the fetched jars stay

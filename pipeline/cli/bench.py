@@ -41,6 +41,14 @@ def ehr(json_file: JsonFile = None, check: Assert = False) -> None:
 
 
 @bench.command()
+def scheduler(json_file: JsonFile = None, check: Assert = False) -> None:
+    """What a backlog costs: processor time per decision, memory and table per entity that waits."""
+    from pipeline.local.bench_scheduler import bench_scheduler
+
+    _measure("scheduler", bench_scheduler, json_file, check)
+
+
+@bench.command()
 def surge(
     part: Annotated[
         list[str] | None, typer.Option(help="queue, refuse, outage or kills; give it again for several. All without it.")

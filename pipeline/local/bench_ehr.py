@@ -135,8 +135,8 @@ class _Run:
     def __init__(self, base_url: str, profile: Profile, beds: int) -> None:
         self._destination = FhirDestination("bench", base_url, profile, DIGEST_KEY, attempt_timeout_s=ATTEMPT_TIMEOUT_S)
         self._codec = Codec.shipped()
-        self._records = [[self._record(bed, number) for number in range(WRITES_A_BED + 1)] for bed in range(beds)]
-        self._numbers = {_key(bed): bed for bed in range(beds)}
+        self._records = [[self._coded(bed, number) for number in range(WRITES_A_BED + 1)] for bed in range(beds)]
+        self._numbers = {key_of_bed(bed): bed for bed in range(beds)}
         self._rows: dict[bytes, Pending] = {}
         self._left = beds * WRITES_A_BED
         self._done = asyncio.Event()
@@ -159,7 +159,7 @@ class _Run:
         """Seconds that it took, and of those on the processor here."""
         await asyncio.to_thread(seed, [self._seeded(bed) for bed in range(len(self._records))])
         for bed in range(len(self._records)):
-            self._rows[_key(bed)] = msgspec.structs.replace(EMPTY, remote_id=f"bed-{bed}")
+            self._rows[key_of_bed(bed)] = msgspec.structs.replace(EMPTY, remote_id=f"bed-{bed}")
         self._delivery.changed([self._accept(bed, 1) for bed in range(len(self._records))])
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         task = asyncio.create_task(self._delivery.run())
@@ -171,39 +171,8 @@ class _Run:
         await self._destination.close()
         return took_s, cpu_s
 
-    def _record(self, bed: int, number: int) -> tuple[Accepted, bytes]:
-        state = Bed(
-            occupancy=BedOccupancy(Occupancy.VACANT),
-            environment=STATES[(bed + number) % len(STATES)],
-            service=Service(ServiceStatus.OPEN),
-            staffed=True,
-        )
-        offset = number * len(STATES) * 1_000_000 + bed
-        record = Accepted(
-            event_id=EventId(f"{offset:032x}"),
-            tenant="bench",
-            facility="GENERAL",
-            entity_type=EntityType.BED,
-            namespace="GENERAL",
-            entity_id=f"MED/{bed}/A",
-            event_type=EventType.UPDATE,
-            source_system="capacity",
-            feed="bench",
-            epoch=1,
-            partition=PARTITION,
-            offset=offset,
-            revision=revision_of(1, offset),
-            previous_revision=revision_of(1, 0),
-            lane=Lane.ROUTINE,
-            changed=("environment",),
-            state=state,
-            state_hash=state_hash_of(state),
-            content_hash="0" * 16,
-            recorded_at=Millis(offset),
-            received_at=Millis(offset),
-            accepted_at=Millis(offset),
-            policy_version="1",
-        )
+    def _coded(self, bed: int, number: int) -> tuple[Accepted, bytes]:
+        record = accepted_bed(bed, number)
         return record, self._codec.encode(record)
 
     def _seeded(self, bed: int) -> dict[str, Any]:
@@ -216,7 +185,7 @@ class _Run:
 
     def _accept(self, bed: int, number: int) -> Change:
         record, encoded = self._records[bed][number]
-        key = _key(bed)
+        key = key_of_bed(bed)
         pending = on_accepted(self._rows.get(key), record, encoded, 60.0)
         assert pending is not None
         self._rows[key] = pending
@@ -268,5 +237,42 @@ class _Run:
         raise error
 
 
-def _key(bed: int) -> bytes:
+def key_of_bed(bed: int) -> bytes:
+    """Entity key of the bed."""
     return EntityKey("bench", EntityType.BED.value, "GENERAL", f"MED/{bed}/A").encode()
+
+
+def accepted_bed(bed: int, number: int) -> Accepted:
+    """Revision `number` of a bed."""
+    state = Bed(
+        occupancy=BedOccupancy(Occupancy.VACANT),
+        environment=STATES[(bed + number) % len(STATES)],
+        service=Service(ServiceStatus.OPEN),
+        staffed=True,
+    )
+    offset = number * len(STATES) * 1_000_000 + bed
+    return Accepted(
+        event_id=EventId(f"{offset:032x}"),
+        tenant="bench",
+        facility="GENERAL",
+        entity_type=EntityType.BED,
+        namespace="GENERAL",
+        entity_id=f"MED/{bed}/A",
+        event_type=EventType.UPDATE,
+        source_system="capacity",
+        feed="bench",
+        epoch=1,
+        partition=PARTITION,
+        offset=offset,
+        revision=revision_of(1, offset),
+        previous_revision=revision_of(1, 0),
+        lane=Lane.ROUTINE,
+        changed=("environment",),
+        state=state,
+        state_hash=state_hash_of(state),
+        content_hash="0" * 16,
+        recorded_at=Millis(offset),
+        received_at=Millis(offset),
+        accepted_at=Millis(offset),
+        policy_version="1",
+    )
