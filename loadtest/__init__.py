@@ -1,0 +1,1 @@
+"""Load on a running pipeline: shapes, senders, a judged report. Nothing of the pipeline imports it."""

@@ -1,0 +1,238 @@
+"""One run, seen from the node that leads it: orders the load, makes the trouble, says when it is over, and judges it."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from locust.env import Environment
+
+from loadtest import evidence
+from loadtest.director import Director, Done
+from loadtest.feeder import begins_at
+from loadtest.judge import Figures, Limits, WayFigures, judge
+from loadtest.page import render
+from loadtest.plan import Order, entities_for
+from loadtest.report import LoadReport, Sent, drained_after_s, lanes_of, moment, write
+from loadtest.series import Axis, make_series
+from loadtest.shapes import WARM_UP_PER_S, Shape
+from loadtest.target import Opened
+from loadtest.users import HTTP_NAME, MLLP_NAME
+from pipeline.domain.identifiers import Millis
+from pipeline.kafka.client import KafkaUnavailable
+from pipeline.local.drive import GIVE_UP_S
+from pipeline.local.provenance import commit, machine
+from pipeline.local.trace import BED_SHARE
+
+LOG: Final = logging.getLogger("surgeline.loadtest")
+QUIET_S: Final = 3.0
+"""Nothing waits and nothing came for so long: it is over."""
+
+BOOKS_WAIT_S: Final = 10.0
+AFTER_S: Final = 2.0
+"""Shown on the charts behind the last confirmation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for."""
+
+    opened: Opened
+    shape: Shape
+    rate: float
+    time: float
+    seed: int
+    limits: Limits
+    folder: Path
+
+
+@dataclass(slots=True)
+class Conductor:
+    """Leads one run. `environment` is Locust's."""
+
+    wanted: Wanted
+    environment: Environment
+    order: Order | None = None
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    promised: set[str] = field(default_factory=set)
+    watching: dict[str, Any] = field(default_factory=dict)
+    """What the observer said last, wherever it runs."""
+    _acting: Any = None
+    _director: Director | None = None
+    _watched: bool = False
+
+    def begin(self, workers: int) -> Order:
+        """The order for all workers; the trouble is made from now on at its times."""
+        shape = self.wanted.shape
+        messages = shape.messages
+        warm_up_s = entities_for(messages) * BED_SHARE / WARM_UP_PER_S
+        begin = begins_at(time.time(), messages, warm_up_s)
+        self.order = Order(shape.name, self.wanted.rate, self.wanted.time, self.wanted.seed, begin, workers)
+        self._director = Director(self.wanted.opened.target, begin)
+        self._director.calm()
+        self._acting = gevent.spawn(self._director.play, shape.acts)
+        LOG.info("%s begins in %.0f s: %d messages in %.0f s", shape.name, begin / 1000 - time.time(), messages, shape.for_s)
+        return self.order
+
+    def take(self, client: str, data: dict[str, Any]) -> None:
+        """What a load process tells of its senders and, where it runs there, of the observer."""
+        self.promised.update(data.pop("yes"))
+        if (watching := data.pop("observer", None)) is not None:
+            self.watching = watching
+        self.told[client] = data
+
+    def over(self) -> bool:
+        """Whether everything was sent, answered and confirmed, or it has taken too long."""
+        if self.order is None:
+            return False
+        now_s = time.time() - self.order.begins_at / 1000
+        if now_s > self.wanted.shape.for_s + GIVE_UP_S + self.wanted.limits.drained_s:
+            LOG.warning("given up: %d messages without an answer, %s", self.left(), self.watching)
+            return True
+        return now_s > self.wanted.shape.for_s and self.left() == 0 and self._acting.ready() and self._calm()
+
+    def left(self) -> int:
+        """Messages not answered yet; 1 at least while a worker has not made its plan."""
+        assert self.order is not None
+        silent = self.order.workers - sum(data["total"] is not None for data in self.told.values())
+        known = ((data["total"] or 0, data["done"], data["yes_left"]) for data in self.told.values())
+        return max(0, silent) + sum(int(total - done + untold) for total, done, untold in known)
+
+    def _calm(self) -> bool:
+        watching = self.watching
+        return bool(watching.get("on")) and watching["waiting"] == 0 and watching["quiet_s"] >= QUIET_S
+
+    def finish(self) -> int:
+        """Judge it and write the reports; the exit code: 0 all held, 1 not, 2 it could not be judged."""
+        if self.order is None or self._director is None:
+            LOG.error("the run never began")
+            return 2
+        self._director.calm()
+        try:
+            report = self._report(self.order)
+        except KafkaUnavailable as error:
+            LOG.error("the topics could not be read: %s", error)
+            return 2
+        write(report, self.wanted.folder / "report.json")
+        (self.wanted.folder / "report.html").write_text(render(report), encoding="utf-8")
+        for check in report.checks:
+            LOG.info("%s %s: %s (%s)", "ok  " if check.held else "FAIL", check.name, check.seen, check.limit)
+        LOG.info("%s; report: %s", "every threshold held" if report.passed else "NOT HELD", self.wanted.folder / "report.html")
+        return 0 if report.passed else 1
+
+    # -- the report
+
+    def _report(self, order: Order) -> LoadReport:
+        wanted, shape = self.wanted, self.wanted.shape
+        warm_up_s = entities_for(shape.messages) * BED_SHARE / WARM_UP_PER_S
+        settings = wanted.opened.settings()
+        books = evidence.close_books(wanted.opened.path(wanted.opened.target.surgeline), BOOKS_WAIT_S)
+        found = evidence.read(settings, Millis(order.begins_at - int(warm_up_s * 1000)))
+        lost = evidence.lost(self.promised, found)
+        deeds = self._deeds()
+        lanes = lanes_of([each for each in found.closed if each.received_at >= order.begins_at], self._seen())
+        drained_s = drained_after_s(found.closed, found.tracker.waiting, order.begins_at, shape)
+        ways, sent = tuple(self._ways()), self._sent(order)
+        figures = Figures(
+            lost=lost,
+            refused=sent.refused,
+            left=self.left(),
+            open=found.tracker.waiting,
+            parked=found.tracker.parked,
+            slip_p99_ms=sent.slip_p99_ms,
+            drained_s=drained_s,
+            books_balanced=books.balanced,
+            deeds_missed=_missed(shape, deeds),
+            lanes=lanes,
+            ways=ways,
+        )
+        checks = judge(figures, wanted.limits)
+        end_s = max([shape.for_s, *((each.at - order.begins_at) / 1000 for each in found.closed)]) + AFTER_S
+        return LoadReport(
+            commit=commit("pipeline", "loadtest"),
+            machine=machine(),
+            at=moment(order.begins_at),
+            shape=shape.name,
+            says=shape.says,
+            rate_scale=wanted.rate,
+            time_scale=wanted.time,
+            seed=wanted.seed,
+            for_s=round(shape.for_s, 1),
+            peak_per_s=round(max(phase.rate_per_s for phase in shape.phases) * (1 + shape.copies), 1),
+            phases=shape.phases,
+            deeds=tuple(deeds),
+            sent=sent,
+            verdicts=dict(sorted(found.kinds.items())),
+            ways=ways,
+            lanes=lanes,
+            lost=lost,
+            open=figures.open,
+            parked=figures.parked,
+            positions=books.positions,
+            drained_s=drained_s,
+            writes=_writes(found),
+            checks=checks,
+            passed=all(check.held for check in checks),
+            series=make_series(
+                Axis(order.begins_at, -round(warm_up_s, 1), round(end_s, 1)),
+                found.closed,
+                found.reports,
+                found.modes,
+                found.outcomes,
+            ),
+        )
+
+    def _deeds(self) -> list[Done]:
+        return list(self._acting.value or []) if self._acting is not None and self._acting.ready() else []
+
+    def _sent(self, order: Order) -> Sent:
+        told = list(self.told.values())
+        codes: dict[str, int] = {}
+        for data in told:
+            for code, count in data["codes"].items():
+                codes[code] = codes.get(code, 0) + count
+        return Sent(
+            messages=sum(data["total"] or 0 for data in told),
+            answered=sum(data["answered"] for data in told),
+            refused=sum(data["refused"] for data in told),
+            slowed=sum(data["slowed"] for data in told),
+            unanswered=sum(data["unanswered"] for data in told),
+            slip_p99_ms=max((data["slip_p99_ms"] for data in told), default=0.0),
+            codes=dict(sorted(codes.items())),
+            workers=order.workers,
+        )
+
+    def _ways(self) -> Iterator[WayFigures]:
+        for way, name in (("HTTP", HTTP_NAME), ("MLLP", MLLP_NAME)):
+            entry = self.environment.stats.get(name, way)
+            at = entry.get_response_time_percentile
+            answered = entry.num_requests - entry.num_failures
+            yield WayFigures(
+                way, answered, entry.num_failures, float(at(0.5)), float(at(0.99)), round(entry.max_response_time, 1)
+            )
+
+    def _seen(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """What the observer saw live: destination and lane to p50 and p99."""
+        seen = {}
+        for (name, kind), entry in self.environment.stats.entries.items():
+            if kind == "EHR" and entry.num_requests:
+                lane, _, destination = name.partition(" at ")
+                at = entry.get_response_time_percentile
+                seen[destination, lane] = (float(at(0.5)), float(at(0.99)))
+        return seen
+
+
+def _missed(shape: Shape, deeds: list[Done]) -> tuple[str, ...]:
+    """Deeds that were planned and not made."""
+    missed = [f"{done.deed} {done.role}".strip() for done in deeds if not done.held]
+    return tuple(missed + ["deeds that never ended"] * (len(deeds) < len(shape.acts)))
+
+
+def _writes(found: evidence.Found) -> dict[str, dict[str, int]]:
+    writes: dict[str, dict[str, int]] = {}
+    for (destination, kind), count in sorted(found.tracker.attempts.items()):
+        writes.setdefault(destination, {})[kind.value.lower()] = count
+    return writes
