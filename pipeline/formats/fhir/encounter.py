@@ -111,7 +111,8 @@ class _Locations:
 
     def owned(self) -> Iterator[Owned]:
         encounter = self._encounter
-        here = "planned" if encounter.patient_class is PatientClass.PREADMIT else "active"
+        expected = encounter.patient_class is PatientClass.PREADMIT or encounter.status is EncounterStatus.PLANNED
+        here = "planned" if expected else "active"
         yield from self._name("location", encounter.location, "completed" if self._over else here)
         yield from self._name("temporary_location", encounter.temporary_location, "completed" if self._over else "active")
         if not self._over:

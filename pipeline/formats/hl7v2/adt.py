@@ -1,7 +1,5 @@
-"""ADT about a visit: the rule of each trigger as data, and the events that it makes. `docs/mapping/adt.md` shows them."""
+"""ADT about a visit: the events that a message makes by the rule of its trigger."""
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -11,7 +9,6 @@ from pipeline.domain.event import (
     BedOccupancy,
     Encounter,
     EncounterStatus,
-    EventType,
     Occupancy,
     PatientClass,
     Place,
@@ -24,91 +21,15 @@ from pipeline.formats.hl7v2.er7 import Segment
 from pipeline.formats.hl7v2.header import Header
 from pipeline.formats.hl7v2.patient import patient_of, patient_reference
 from pipeline.formats.hl7v2.reading import Reading
+from pipeline.formats.hl7v2.triggers import STATED, Expects, Moves, Rule, Says, Visit
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 from pipeline.formats.hl7v2.visit import discharge_time, episode, patient_class, status_by_class, visit_reference
 
 PATIENT, ENCOUNTER, PRIOR_BED, BED = range(4)
 """Ordinals of the events of one message: each role has its own, so that a missing bed shifts no id."""
 
-
-class Says(StrEnum):
-    """What a trigger says about one side of the visit."""
-
-    NOTHING = "nothing"
-    BY_CLASS = "finished if PV1-45 is a time, else by PV1-2 (table 0004)"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    IN_PROGRESS = "in progress"
-
-
-class Moves(StrEnum):
-    """What a trigger does to the bed of PV1-3."""
-
-    NOBODY = "nothing"
-    IN = "occupied by this visit; vacant of this visit if the visit is finished"
-    OUT = "vacant of this visit"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One trigger. `location` is whether PV1-3, 6, 11 and 42 are stated; `prior_bed`, whether PV1-6 is vacated of this visit."""
-
-    trigger: str
-    meaning: str
-    event_type: EventType
-    status: Says
-    bed: Moves
-    location: bool = False
-    prior_bed: bool = False
-    place_required: bool = False
-    visit_required: bool = True
-    discharge: str = "PV1-45"
-    clears: tuple[str, ...] = ()
-
-
-_A08: Final = Rule(
-    "A08", "update", EventType.DEMOGRAPHICS, Says.NOTHING, Moves.NOBODY, visit_required=False, discharge="not stated"
-)
-_A08_MOVES: Final = Rule("A08", "update that may move", EventType.UPDATE, Says.BY_CLASS, Moves.IN, location=True, prior_bed=True)
-_NEVER_LEFT: Final = ("discharged_at", "disposition")
-
-RULES: Final = (
-    Rule("A01", "admit", EventType.ADMIT, Says.BY_CLASS, Moves.IN, location=True),
-    Rule("A02", "transfer", EventType.TRANSFER, Says.BY_CLASS, Moves.IN, location=True, prior_bed=True, place_required=True),
-    Rule("A03", "discharge", EventType.DISCHARGE, Says.FINISHED, Moves.OUT, discharge="PV1-45, else EVN-6, else EVN-2"),
-    Rule("A04", "register", EventType.REGISTER, Says.BY_CLASS, Moves.IN, location=True),
-    _A08,
-    Rule("A11", "cancel of an admit", EventType.CANCEL_ADMIT, Says.CANCELLED, Moves.OUT, discharge="not stated"),
-    Rule(
-        "A12",
-        "cancel of a transfer",
-        EventType.CANCEL_TRANSFER,
-        Says.BY_CLASS,
-        Moves.IN,
-        location=True,
-        prior_bed=True,
-        place_required=True,
-        clears=("prior_location",),
-    ),
-    Rule(
-        "A13",
-        "cancel of a discharge",
-        EventType.CANCEL_DISCHARGE,
-        Says.IN_PROGRESS,
-        Moves.IN,
-        location=True,
-        discharge="cleared",
-        clears=_NEVER_LEFT,
-    ),
-)
-
-MOVING_UPDATE: Final = _A08_MOVES
-BY_TRIGGER: Final = {rule.trigger: rule for rule in RULES}
-
-
-def rule_of(trigger: str, a08_moves: bool) -> Rule | None:
-    """Rule of a trigger under the profile."""
-    return MOVING_UPDATE if trigger == "A08" and a08_moves else BY_TRIGGER.get(trigger)
+ROLES: Final = 4
+"""Ordinals of one patient; in a message about two, those of the second follow."""
 
 
 def drafts(reading: Reading, header: Header, rule: Rule) -> tuple[Draft, ...] | Rejected:
@@ -122,11 +43,11 @@ def drafts(reading: Reading, header: Header, rule: Rule) -> tuple[Draft, ...] | 
         return patient
     where = _place(reading, pv1, 3)
     person = Draft(PATIENT, rule.event_type, patient.namespace, patient.id, where, patient_of(reading, pid))
-    if pv1 is None:
+    if pv1 is None or rule.visit is Visit.NONE:
         return (person,)
     visit = visit_reference(pid, pv1, reading.profile)
     if isinstance(visit, Rejected):
-        optional = not rule.visit_required and visit.reason is Reason.MISSING_FIELD
+        optional = rule.visit is Visit.OPTIONAL and visit.reason is Reason.MISSING_FIELD
         return (person,) if optional else visit
     if rule.place_required and where is None:
         return Rejected(Reason.MISSING_FIELD, "PV1-3", "no location to move to", "send the patient's location in PV1-3")
@@ -152,7 +73,7 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
     pid, pv1 = message.segment("PID"), message.segment("PV1")
     if pid is None:
         return Rejected(Reason.SEGMENT_SEQUENCE, "PID", "segment missing", "send PID, with the patient's identifier in PID-3")
-    if pv1 is None and rule.visit_required:
+    if pv1 is None and rule.visit is Visit.REQUIRED:
         return Rejected(Reason.SEGMENT_SEQUENCE, "PV1", "segment missing", "send PV1, with the visit number")
     return pid, pv1
 
@@ -160,22 +81,53 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
 def _encounter(reading: Reading, header: Header, rule: Rule, pv1: Segment, patient: Reference) -> Encounter:
     known = patient_class(reading, pv1)
     discharged_at = _discharged_at(reading, header, rule, pv1)
-    stated = rule.location
     return Encounter(
         patient=patient,
         patient_class=known,
         status=_status(rule, known, discharged_at),
-        location=reading.place(pv1, 3) if stated else UNSET,
-        prior_location=None if "prior_location" in rule.clears else reading.place(pv1, 6) if stated else UNSET,
-        temporary_location=reading.place(pv1, 11) if stated else UNSET,
-        pending_location=reading.place(pv1, 42) if stated else UNSET,
+        location=_where(reading, rule, pv1, "location", 3),
+        prior_location=_where(reading, rule, pv1, "prior_location", 6),
+        temporary_location=_where(reading, rule, pv1, "temporary_location", 11),
+        pending_location=_expected_place(reading, rule, pv1, known),
         service=reading.text(pv1, 10),
         admitted_at=reading.time(pv1, 44),
-        expected_discharge_at=reading.time(reading.message.segment("PV2"), 9),
+        admit_decision_at=_decided_at(header, rule),
+        expected_discharge_at=_expected_at(reading, rule),
         discharged_at=discharged_at,
         disposition=_disposition(reading, rule, pv1),
         episode=episode(reading, pv1),
     )
+
+
+def _where(reading: Reading, rule: Rule, pv1: Segment, field: str, n: int) -> Place | UnsetType | None:
+    if field in rule.clears:
+        return None
+    return reading.place(pv1, n) if field in STATED[rule.places] else UNSET
+
+
+def _expected_place(reading: Reading, rule: Rule, pv1: Segment, known: PatientClass | UnsetType | None) -> Place | UnsetType | None:
+    """PV1-42; of an admission to come (class P) also PV1-3: the patient is nowhere yet, so that is the place kept."""
+    said = _where(reading, rule, pv1, "pending_location", 42)
+    planned = rule.decides and known is PatientClass.PREADMIT
+    return reading.place(pv1, 3) if said is UNSET and planned else said
+
+
+def _decided_at(header: Header, rule: Rule) -> Millis | UnsetType | None:
+    """When it was decided to admit: an A14 tells of it, by EVN-6, else EVN-2."""
+    if "admit_decision_at" in rule.clears:
+        return None
+    if not rule.decides:
+        return UNSET
+    return header.recorded_at if header.occurred_at is None else header.occurred_at
+
+
+def _expected_at(reading: Reading, rule: Rule) -> Millis | UnsetType | None:
+    if rule.expected is Expects.CLEARED:
+        return None
+    said = reading.time(reading.message.segment("PV2"), 9)
+    if said is UNSET and rule.expected is Expects.PLANNED_EVENT:
+        return reading.time(reading.message.segment("EVN"), 3)
+    return said
 
 
 def _discharged_at(reading: Reading, header: Header, rule: Rule, pv1: Segment) -> Millis | UnsetType | None:
@@ -197,17 +149,28 @@ def _disposition(reading: Reading, rule: Rule, pv1: Segment) -> str | UnsetType 
 def _status(
     rule: Rule, known: PatientClass | UnsetType | None, discharged_at: Millis | UnsetType | None
 ) -> EncounterStatus | UnsetType:
+    planned = known is PatientClass.PREADMIT
     match rule.status:
         case Says.NOTHING:
             return UNSET
-        case Says.FINISHED:
-            return EncounterStatus.FINISHED
-        case Says.CANCELLED:
-            return EncounterStatus.CANCELLED
-        case Says.IN_PROGRESS:
-            return EncounterStatus.IN_PROGRESS
         case Says.BY_CLASS:
             return status_by_class(known, discharged_at)
+        case Says.PLANNED_BY_CLASS:
+            return EncounterStatus.PLANNED if planned else UNSET
+        case Says.CANCELLED_BY_CLASS:
+            return EncounterStatus.CANCELLED if planned else UNSET
+        case said:
+            return _STATUS_OF[said]
+
+
+_STATUS_OF: Final = {
+    Says.FINISHED: EncounterStatus.FINISHED,
+    Says.CANCELLED: EncounterStatus.CANCELLED,
+    Says.IN_PROGRESS: EncounterStatus.IN_PROGRESS,
+    Says.PLANNED: EncounterStatus.PLANNED,
+    Says.ON_LEAVE: EncounterStatus.ONLEAVE,
+    Says.IN_ERROR: EncounterStatus.ENTERED_IN_ERROR,
+}
 
 
 def _beds(reading: Reading, rule: Rule, pv1: Segment, visit: Reference, stay: Encounter) -> tuple[Draft, ...]:

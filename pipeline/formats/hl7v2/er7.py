@@ -191,6 +191,14 @@ class Message:
     def __iter__(self) -> Iterator[Segment]:
         return (self._at(index) for index in range(len(self._lines)))
 
+    def each(self, name: str) -> list["Message"]:
+        """The message once for each segment of this name: what stands before the first, then that one up to the next."""
+        starts = [index for index, found in enumerate(self.names()) if found == name]
+        before = self._lines[: starts[0]] if starts else []
+        ends = (*starts[1:], len(self._lines))
+        parts = (self._lines[start:end] for start, end in zip(starts, ends, strict=False))
+        return [Message(before + part, self.delimiters, self.charset) for part in parts]
+
     def count(self, name: str) -> int:
         """How many segments have this name."""
         return self.names().count(name)

@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.event import Described, Encounter, Patient
-from pipeline.formats.hl7v2.adt import MOVING_UPDATE, RULES, Rule
 from pipeline.formats.hl7v2.messages import NOT_YET
 from pipeline.formats.hl7v2.patient import TABLE_0001
 from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement, Profile
+from pipeline.formats.hl7v2.triggers import MOVING_UPDATE, RULES, Rule
 from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.formats.hl7v2.visit import STATUS_BY_CLASS
 from pipeline.formats.markdown import table
@@ -90,7 +90,7 @@ def render() -> str:
         _INTRO,
         "## Triggers\n",
         table(
-            ("Trigger", "Meaning", "Event type", "Status", "Bed of PV1-3", "Bed of PV1-6", "Locations", "Discharge", "Cleared"),
+            _RULE_COLUMNS,
             (_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
         ),
         _TRIGGER_NOTE,
@@ -115,6 +115,20 @@ def render() -> str:
     return "\n".join(parts)
 
 
+_RULE_COLUMNS: Final = (
+    "Trigger",
+    "Meaning",
+    "Event type",
+    "Status",
+    "Bed of PV1-3",
+    "Bed of PV1-6",
+    "Places stated",
+    "Discharge",
+    "Expected discharge",
+    "Cleared",
+)
+
+
 def _rule(rule: Rule) -> tuple[str, ...]:
     return (
         rule.trigger,
@@ -123,8 +137,9 @@ def _rule(rule: Rule) -> tuple[str, ...]:
         rule.status.value,
         rule.bed.value,
         "vacant of this visit" if rule.prior_bed else "nothing",
-        "stated" if rule.location else "not stated",
+        rule.places.value,
         rule.discharge,
+        rule.expected.value,
         ", ".join(rule.clears) or "nothing",
     )
 

@@ -55,6 +55,11 @@ class Deframer:
         """Whether a frame has begun and not ended."""
         return self._inside
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Take what was read."""
         self._buffer += data

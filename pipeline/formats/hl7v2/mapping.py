@@ -6,7 +6,7 @@ from typing import Any, Final
 from pipeline.domain.event import EventType
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Common, Draft
-from pipeline.formats.hl7v2 import adt
+from pipeline.formats.hl7v2 import adt, mfn, siu, swap, triggers
 from pipeline.formats.hl7v2.bed import bed_status
 from pipeline.formats.hl7v2.datatypes import bed_id
 from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
@@ -17,7 +17,9 @@ from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
 from pipeline.formats.json_events import event_to_json
 
-MAPPED: Final = frozenset({*(f"ADT^{rule.trigger}" for rule in adt.RULES), "ADT^A20"})
+MAPPED: Final = frozenset(
+    {*(f"ADT^{rule.trigger}" for rule in triggers.RULES), "ADT^A20", *(f"SIU^{name}" for name in siu.TRIGGERS), "MFN^M05"}
+)
 MAX_BEDS: Final = 100
 """Most NPU segments of one A20; the standard has one."""
 
@@ -36,8 +38,8 @@ def to_events(message: Message, profile: Profile, tenant: str, received_at: Mill
     header = header_of(reading)
     if isinstance(header, Rejected):
         return header
-    drafts = _bed_drafts(reading) if trigger == "A20" else _visit_drafts(reading, header, trigger)
-    if isinstance(drafts, Rejected):
+    drafts = _drafts(reading, header, kind, trigger)
+    if not isinstance(drafts, tuple):
         return drafts
     identity = identity_of(message, message.encode() if data is None else data)
     common = Common(
@@ -70,10 +72,17 @@ def _not_production(message: Message, profile: Profile) -> Rejected | None:
     )
 
 
-def _visit_drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] | Rejected:
-    rule = adt.rule_of(trigger, reading.profile.a08_moves)
+def _drafts(reading: Reading, header: Header, kind: str, trigger: str) -> tuple[Draft, ...] | Rejected | Ignored:
+    match kind, trigger:
+        case "SIU", _:
+            return siu.drafts(reading, trigger)
+        case "MFN", _:
+            return mfn.drafts(reading, header)
+        case _, "A20":
+            return _bed_drafts(reading)
+    rule = triggers.rule_of(trigger, reading.profile.a08_moves)
     assert rule is not None, "screen lets through what MAPPED names"
-    return adt.drafts(reading, header, rule)
+    return swap.drafts(reading, header, rule) if trigger == "A17" else adt.drafts(reading, header, rule)
 
 
 def _bed_drafts(reading: Reading) -> tuple[Draft, ...] | Rejected:

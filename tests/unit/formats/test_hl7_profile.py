@@ -100,7 +100,7 @@ def test_each_field_is_read_where_the_page_says(payload: type[msgspec.Struct], f
 
 
 def test_a_file_is_shown_as_events_or_with_the_reason_why_not() -> None:
-    data = adt("A01") + adt("A05") + adt("A60") + a20("H")
+    data = adt("A01") + adt("A40") + adt("A60") + a20("H")
     profile = profile_of((PROFILES / "default.yaml").read_bytes())
     shown = list(map_hl7(data, profile=profile, tenant="t1", received_at=RECEIVED_AT, file="f.hl7"))
     assert [item.get("entity_id") for item in shown] == ["4711", "V1", "ICU/1/A", None, None, "ICU/1/A"]
