@@ -358,12 +358,13 @@ class ConsecutiveBreaker:
     """Opens after `threshold` failures in a row for `open_ms`; then lets exactly one probe through until that one ends.
 
     Writes that began before it opened may end while the probe is under way. Their success closes it, for the destination
-    answers; their failure says nothing new, and doesn't end the probe.
+    answers; their failure says nothing new, and doesn't end the probe. `max_open_ms` leaves a second of the five within which
+    work is to go on after an outage: for the probe itself, and for the loop to wake.
     """
 
     threshold: int = 8
     open_ms: int = 1_000
-    max_open_ms: int = 5_000
+    max_open_ms: int = 4_000
     _failures: int = 0
     _opened_at: Millis | None = None
     _window_ms: int = 0

@@ -423,7 +423,7 @@ def test_a_failed_probe_doubles_the_wait_up_to_its_bound() -> None:
         assert breaker.allows(Millis(now))
         breaker.failed(Millis(now), breaker.started())
         waits.append(breaker.wait_ms(Millis(now)))
-    assert waits == [2_000, 4_000, 5_000, 5_000, 5_000, 5_000]
+    assert waits == [2_000, 4_000, 4_000, 4_000, 4_000, 4_000]
 
 
 def test_an_abandoned_probe_lets_the_next_one_go_at_once() -> None:
