@@ -44,7 +44,7 @@ FREE_SHARE: Final = 5
 
 SERVICES: Final = (ServiceStatus.BLOCKED, ServiceStatus.CLOSED)
 PROMISES: Final = (AllocationStatus.RESERVED, AllocationStatus.NONE)
-HOUSEKEEPING: Final = (Environment.DIRTY, Environment.CLEANING)
+HOUSEKEEPING: Final = (Environment.CLEANING, Environment.DIRTY)
 """Never clean: a bed that becomes ready may be critical, and what is critical is counted."""
 
 UNITS: Final = ("ICU", "MED")
@@ -114,14 +114,14 @@ class Load:
 
     def due(self, mix: Mix, span_s: float, now: Millis) -> list[Event]:
         """What happens within `span_s`; fractions of an event are carried over."""
-        events: list[Event] = []
+        makes: list[Callable[[Millis], Event]] = []
         for lane in LANES:
             credit = self._credit.get(lane, 0.0) + getattr(mix, lane.value) * span_s
             self._credit[lane] = credit - int(credit)
             make = {Lane.CRITICAL: self._critical, Lane.URGENT: self._urgent, Lane.ROUTINE: self._routine}.get(lane, self._bulk)
-            events += [make(now) for _ in range(int(credit))]
-        self._chance.shuffle(events)
-        return events
+            makes += [make] * int(credit)
+        self._chance.shuffle(makes)
+        return [make(now) for make in makes]
 
     def _critical(self, now: Millis) -> Event:
         turn = self._next("critical")
