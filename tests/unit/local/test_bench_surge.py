@@ -18,8 +18,8 @@ from pipeline.domain.scheduler import Entry
 from pipeline.formats.fhir.revision import Mark, mark_extension
 from pipeline.local import bench_surge_figures as of
 from pipeline.local.bench_surge import report_of
-from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
 from pipeline.local.bench_surge_fifo import FifoScheduler
+from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
 from pipeline.local.bench_surge_load import Load, Mix
 from pipeline.local.bench_surge_parts import queue_checks
 from pipeline.local.bench_surge_report import Check, Options, Part, markdown
