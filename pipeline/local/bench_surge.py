@@ -1,6 +1,7 @@
 """`surgeline bench surge`: a surge while the EHR is slow, on the real thing, judged by what the topics and the EHR show."""
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.kafka.client import KafkaUnavailable
+from pipeline.kafka.client import LOG, KafkaUnavailable
 from pipeline.local.bench_surge_parts import PARTS, run_part
 from pipeline.local.bench_surge_report import Options, Part, SurgeReport, commit, machine, tell
 from pipeline.local.errors import LocalPlatformError
@@ -24,6 +25,7 @@ def bench_surge(
 ) -> int:
     """Run the parts, each on a pipeline of its own in `folder`, which is emptied. The exit code: 1 where `check` and a
     promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case."""
+    LOG.setLevel(logging.CRITICAL)  # the client tells at length of a broker that is killed on purpose
     done: list[Part] = []
     try:
         for name in parts:

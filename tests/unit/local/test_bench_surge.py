@@ -195,17 +195,17 @@ def test_fifo_takes_by_receipt_whatever_the_lane_and_keeps_no_place_for_what_is_
 @pytest.fixture
 async def standin() -> AsyncIterator[tuple[StandIn, TestServer]]:
     made = StandIn(1_000, 1_000, "queue")
-    async with TestServer(made.app()) as server:
+    server = TestServer(made.app())
+    async with server:
         yield made, server
 
 
 async def test_a_refusal_says_for_how_long_where_it_is_told_to(standin: tuple[StandIn, TestServer]) -> None:
     made, server = standin
     async with ClientSession() as http:
-        async with http.post(
-            server.make_url("/behave"), data=msgspec.json.encode(Behaviour(0.001, mode="refuse", retry_after_s=3))
-        ):
-            pass
+        refusing = Behaviour(0.001, mode="refuse", retry_after_s=3)
+        async with http.post(server.make_url("/behave"), data=msgspec.json.encode(refusing)) as answer:
+            assert answer.status == 204
         async with http.get(server.make_url("/fhir/Location/1")) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
         async with http.get(server.make_url("/witness")) as answer:
