@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
-from locust.env import Environment
 
 from loadtest import evidence
 from loadtest.director import Director, Done
-from loadtest.feeder import begins_at
+from loadtest.feeder import HTTP_NAME, MLLP_NAME, begins_at
 from loadtest.judge import Figures, Limits, WayFigures, judge
 from loadtest.page import render
 from loadtest.plan import Order, entities_for
@@ -20,12 +19,14 @@ from loadtest.report import LoadReport, Sent, drained_after_s, lanes_of, moment,
 from loadtest.series import Axis, make_series
 from loadtest.shapes import WARM_UP_PER_S, Shape
 from loadtest.target import Opened
-from loadtest.users import HTTP_NAME, MLLP_NAME
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local.drive import GIVE_UP_S
 from pipeline.local.provenance import commit, machine
 from pipeline.local.trace import BED_SHARE
+
+if TYPE_CHECKING:  # importing it changes the whole process: sockets and threads become gevent's
+    from locust.env import Environment
 
 LOG: Final = logging.getLogger("surgeline.loadtest")
 QUIET_S: Final = 3.0
@@ -54,7 +55,7 @@ class Conductor:
     """Leads one run. `environment` is Locust's."""
 
     wanted: Wanted
-    environment: Environment
+    environment: "Environment"
     order: Order | None = None
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
     promised: set[str] = field(default_factory=set)

@@ -20,6 +20,9 @@ from pipeline.domain.lag import Histogram
 from pipeline.local.drive import subject_of
 from pipeline.local.trace import Step
 
+HTTP_NAME, MLLP_NAME = "event", "message"
+"""In Locust's statistics."""
+
 SOON_S: Final = 0.002
 YES_AT_ONCE: Final = 20_000
 """Answered ids told to the master in one report."""

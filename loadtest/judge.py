@@ -100,7 +100,7 @@ def limits_for(shape: str, file: Path = SHIPPED) -> Limits:
         if document.pop("version") != 1 or document.keys() - {"all", "shapes"}:
             raise BadThresholds(f"{file}: version 1 with `all` and `shapes` is expected")
         limits = msgspec.convert(_over(document["all"], (document.get("shapes") or {}).get(shape) or {}), Limits)
-    except (OSError, yaml.YAMLError, KeyError, AttributeError, msgspec.ValidationError) as error:
+    except (OSError, yaml.YAMLError, KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
         raise BadThresholds(f"{file}: {error}") from None
     if unknown := limits.lanes.keys() - {lane.value for lane in LANES}:
         raise BadThresholds(f"{file}: there is no lane {', '.join(sorted(unknown))}")

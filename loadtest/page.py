@@ -181,4 +181,5 @@ def lag(value_ms: float | None) -> str:
         return NOTHING
     if value_ms < 1_000:
         return f"{value_ms:.0f} ms"
-    return f"{value_ms / 1_000:.1f} s" if value_ms < 120_000 else f"{value_ms / 60_000:.1f} min"
+    amount, unit = (value_ms / 1_000, "s") if value_ms < 120_000 else (value_ms / 60_000, "min")
+    return f"{amount:.1f} {unit}".replace(".0 ", " ")

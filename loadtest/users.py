@@ -13,7 +13,7 @@ from gevent.queue import SimpleQueue
 from locust import User, task
 from locust.contrib.fasthttp import FastHttpUser
 
-from loadtest.feeder import Due, Feeder
+from loadtest.feeder import HTTP_NAME, MLLP_NAME, Due, Feeder
 from loadtest.mllp import MllpConnection
 from loadtest.observer import Observer
 from loadtest.target import Opened
@@ -27,8 +27,6 @@ from pipeline.roles.intake import hl7_profile
 MAX_RETRY_S: Final = 2.0
 POLL_S: Final = 0.002
 """Longer, and what is measured is the poll: 45 ms were read for 6."""
-
-HTTP_NAME, MLLP_NAME = "event", "message"
 
 
 class RefusedFor(Exception):
