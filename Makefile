@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# Arguments of `make demo`, `make bench` and `make chaos`, as in: make demo ARGS="--help"
+# Arguments of `make demo`, `make bench`, `make chaos` and `make load`, as in: make demo ARGS="--help"
 ARGS ?=
 # `make hazards HAZARDS=short` runs each hazard once, briefly.
 HAZARDS ?= full
@@ -13,13 +13,15 @@ HAZARDS ?= full
 SEED   ?= 1
 KILLS  ?= 10
 EVENTS ?= 20000
+# What `make load` sends: steady-day, mass-casualty, retry-storm, slow-ehr, outage, worst-day
+PROFILE ?= steady-day
 
 CODE      := pipeline tests loadtest
 FAST      := tests/unit tests/property tests/conformance
 PYTEST    := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit hapi hazards chaos lint format bench clean distclean
+.PHONY: help install demo test unit hapi hazards chaos load lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -54,6 +56,9 @@ hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 
 chaos: $(READY) ## kill processes at random while events flow, then balance the books
 	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS) $(ARGS)
+
+load: $(READY) ## a surge by Locust, judged by thresholds; PROFILE=mass-casualty and others, see docs
+	$(BIN)/python -m loadtest.here --profile $(PROFILE) $(ARGS)
 
 lint: $(READY) ## style, types, layering, and schemas against the code that they are made from
 	$(BIN)/ruff check $(CODE)

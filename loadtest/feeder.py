@@ -40,7 +40,8 @@ class Answers:
     unanswered: int = 0
     """Attempts without any answer."""
     slip: Histogram = field(default_factory=Histogram)
-    """How late a message was first sent, ms: above a few the load was not what the shape says."""
+    """How late messages were handed to the senders, ms: above a few, this machine was the limit. What a message waits for a
+    sender whose message before is not answered yet is the pipeline's, and counts into the time to its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Feeder:
         for step in steps:
             while (wait_s := base + step.at_s - time.monotonic()) > 0:
                 gevent.sleep(max(wait_s, SOON_S))
+            self.answers.slip.add(int((time.monotonic() - base - step.at_s) * 1000))
             (self.http if step.kind == "http" else self._queue_of(subject_of(step))).put(Due(step, base + step.at_s))
 
     def _queue_of(self, subject: str) -> "SimpleQueue[Due]":
@@ -98,10 +100,6 @@ class Feeder:
             self._load[number] += 1
             owner = self._owner[subject] = self._connections[number]
         return owner
-
-    def first_sent(self, due: Due) -> None:
-        """A sender takes it up."""
-        self.answers.slip.add(int((time.monotonic() - due.at) * 1000))
 
     def answered(self, code: str, event_ids: list[str]) -> None:
         """ "Yes": from now on these must not be lost."""

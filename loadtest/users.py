@@ -72,7 +72,6 @@ class HttpSender(FastHttpUser):
     def send_next(self) -> None:
         """One event until it is answered for good."""
         feeder, due = Shared.feeder, Shared.feeder.http.get()
-        feeder.first_sent(due)
         delay_s = RETRY_S
         while True:
             status, event_id, wait_s = self._post(due)
@@ -128,7 +127,6 @@ class MllpSender(User):
     def send_next(self) -> None:
         """One message until it is acknowledged; AE and CE are repeated, AR and CR are not."""
         feeder, due = Shared.feeder, self._queue.get()
-        feeder.first_sent(due)
         delay_s = RETRY_S
         while True:
             code = self._exchange(due)
