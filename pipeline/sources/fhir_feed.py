@@ -98,11 +98,20 @@ class Feed:
         if said.kind not in (Kind.EVENT, Kind.QUERY_EVENT, Kind.CLASSIC):
             self._life.heard(said, (), (), self._clock())
             return Taken()
+        answer: Answer | None = None
+        try:
+            answer = await self._changed(sink, data, said, arrival)
+        finally:  # no answer: the caller's patience ended, or a fault of ours
+            if answer is None or isinstance(answer, NotTaken):
+                self._missed(said)
+        return answer
+
+    async def _changed(self, sink: Sink, data: bytes, said: Notification, arrival: Millis) -> Answer:
+        """Something happened: land it, then count it as heard."""
         if not said.events:
             return await self._something_changed(said, arrival)
         filled = await self._reading.fill(said.events, said.others or {})
         if isinstance(filled, Failed):
-            self._missed(said)
             return NotTaken("SERVER_UNREADABLE", max(filled.retry_after_s, RETRY_AFTER_S))
         answer = await self._landed(sink, data, filled)
         if not isinstance(answer, Taken):

@@ -148,10 +148,37 @@ async def test_a_broker_that_is_away_is_answered_503_with_retry_after_and_the_re
     receiver.sink.away = True
     status, headers = await server.send_raw(server.event_bundle(1))
     assert (status, headers["Retry-After"]) == (503, "3")
-    assert receiver.state.cursor == 0
+    assert (receiver.state.cursor, receiver.state.missing) == (0, 1)
     receiver.sink.away = False
     assert await server.tell(1) == 204
     assert receiver.sink.beds() == {"A"}
+    assert (receiver.state.cursor, receiver.state.missing) == (1, 0)
+
+
+async def test_what_a_server_does_not_send_again_after_503_is_read_without_waiting_for_its_next_event(make: Make) -> None:
+    server, receiver = await make()
+    server.put(bed("A"))
+    receiver.sink.away = True
+    assert await server.send(server.event_bundle(1)) == 503
+    receiver.sink.away = False
+    server.clock.ahead_ms += 6_000
+    await until(lambda: receiver.sink.beds() == {"A"} and receiver.state.missing == 0, receiver.shown)
+
+
+async def test_what_could_not_be_made_durable_in_time_is_missing_until_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, receiver = await make()
+    server.put(bed("A"))
+    accept = receiver.sink.accept
+
+    async def slow(*arguments: Any, **named: Any) -> Any:
+        await asyncio.sleep(WAIT_S)
+
+    monkeypatch.setattr(receiver.sink, "accept", slow)
+    assert await server.send(server.event_bundle(1)) == 503
+    assert receiver.state.missing == 1
+    monkeypatch.setattr(receiver.sink, "accept", accept)
+    assert await server.tell(1) == 204
+    assert receiver.state.missing == 0
 
 
 async def test_a_repeat_is_answered_the_same_and_makes_nothing_new(make: Make) -> None:
