@@ -68,19 +68,20 @@ def most_at_once(requests: int, profile: Profile) -> int:
 def destination_of(name: str, section: WriterSettings, digest_key: bytes) -> FhirDestination:
     """The destination that a writer's section describes; Refused as `profile_for`, or where the EHR could not know us."""
     profile = profile_for(name, section)
-    where = f"writers.{name}"
-    missing = [demand for demand in profile.authorisation if getattr(section, _SETTING_OF[demand]) is None]
-    if missing:
-        wanted = [f"{where}.{_SETTING_OF[demand]}: missing; by its profile the EHR demands {demand}" for demand in missing]
-        raise Refused(wanted)
-    access = access_to(where, name, section)
+    access = access_to(f"writers.{name}", name, section, profile)
     return FhirDestination(
         name, section.base_url, profile, digest_key, access.credentials, section.attempt_timeout_s, tls=access.tls
     )
 
 
-def access_to(where: str, name: str, section: ServerSettings) -> Access:
-    """For the server of the section at `where`; `name` stands in metrics and log lines. Refused where TLS can't be had."""
+def access_to(where: str, name: str, section: ServerSettings, profile: Profile) -> Access:
+    """For the server of the section at `where`; `name` stands in metrics and log lines.
+
+    Refused with all that the server demands by its profile and the section lacks, or where TLS can't be had.
+    """
+    missing = [_SETTING_OF[demand] for demand in profile.authorisation if getattr(section, _SETTING_OF[demand]) is None]
+    if missing:
+        raise Refused([f"{where}.{setting}: missing; the server demands it by its profile" for setting in missing])
     observe = _teller(name)
     tls = _tls(where, name, section, observe)
     return Access(_credentials(section, observe, tls), tls)

@@ -21,7 +21,7 @@ from pipeline.ops import metrics
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import code_of, emit, where
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.destinations import access_to
+from pipeline.roles.destinations import Access, access_to
 from pipeline.roles.intake import Intake
 from pipeline.roles.process import Process, Refused, now_ms
 from pipeline.settings import FhirFeed, Settings
@@ -44,6 +44,7 @@ class FhirRole:
         settings = process.settings
         if not settings.fhir.feeds:
             raise Refused(["fhir.feeds: there is no subscription; name a feed"])
+        servers = servers_of(settings)
         self._process = process
         self._intake = Intake(process, "fhir")
         self._connections: list[FhirHttp] = []
@@ -52,12 +53,14 @@ class FhirRole:
         observer = _Observer()
         secrets = {name: HookSecret(section.hook_token_file) for name, section in settings.fhir.feeds.items()}
         self._feeds = {
-            name: self._feed(name, section, secrets[name], known.get(name), observer)
+            name: self._feed(name, section, servers[name], secrets[name], known.get(name), observer)
             for name, section in settings.fhir.feeds.items()
         }
         self._source = FhirSource(
             _listener(settings), {name: (feed, secrets[name]) for name, feed in self._feeds.items()}, observer
         )
+        metrics.INTAKE_CONNECTIONS.of("fhir").set_function(lambda: self._source.connections)
+        metrics.INTAKE_BYTES.of("fhir").set_function(lambda: self._source.held_bytes)
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
         """Ready once earlier answers are known and notifications are taken."""
@@ -80,11 +83,18 @@ class FhirRole:
             await connection.close()
         await self._intake.close(self._process.settings.worker.drain_s / 4)
 
-    def _feed(self, name: str, section: FhirFeed, secret: HookSecret, known: Known | None, observer: "_Observer") -> Feed:
+    def _feed(
+        self,
+        name: str,
+        section: FhirFeed,
+        server: tuple[Profile, Access],
+        secret: HookSecret,
+        known: Known | None,
+        observer: "_Observer",
+    ) -> Feed:
         settings = self._process.settings
         tenant = section.tenant or settings.tenant_default
-        profile = _profile(name, section)
-        access = access_to(f"fhir.feeds.{name}", name, section)
+        profile, access = server
         connection = FhirHttp(section.base_url, profile.headers, access.credentials, now_ms, access.tls)
         self._connections.append(connection)
         config = FeedConfig(Plan(name, wanted_of(name, section), section.searches), tenant, section.server, watch_of(section))
@@ -131,11 +141,22 @@ def watch_of(section: FhirFeed) -> Watch:
     )
 
 
-def _profile(name: str, section: FhirFeed) -> Profile:
-    try:
-        return load_profile(section.profile)
-    except InvalidProfile as error:
-        raise Refused([f"fhir.feeds.{name}.profile: {error}"]) from None
+def servers_of(settings: Settings) -> dict[str, tuple[Profile, Access]]:
+    """Each feed's server: its profile, and how it knows us. Refused with the problems of all feeds at once."""
+    found: dict[str, tuple[Profile, Access]] = {}
+    problems: list[str] = []
+    for name, section in settings.fhir.feeds.items():
+        place = f"fhir.feeds.{name}"
+        try:
+            profile = load_profile(section.profile)
+            found[name] = profile, access_to(place, name, section, profile)
+        except InvalidProfile as error:
+            problems.append(f"{place}.profile: {error}")
+        except Refused as refused:
+            problems += refused.problems
+    if problems:
+        raise Refused(problems)
+    return found
 
 
 def _listener(settings: Settings) -> Listener:
@@ -143,7 +164,16 @@ def _listener(settings: Settings) -> Listener:
     tls = None
     if section.tls_cert_file is not None and section.tls_key_file is not None:
         tls = server_context(section.tls_cert_file, section.tls_key_file, None)
-    return Listener(section.host, section.port, section.max_body_bytes, section.max_requests, section.answer_s, tls)
+    return Listener(
+        section.host,
+        section.port,
+        section.max_body_bytes,
+        section.max_requests,
+        section.answer_s,
+        tls,
+        section.max_bytes_in_flight,
+        section.max_connections,
+    )
 
 
 def _exchange(connection: FhirHttp, timeout_s: float) -> Exchange:
@@ -226,6 +256,11 @@ class _Observer:
     def faulted(self, fault: Exception) -> None:
         """A fault of ours: its type and place, never its text."""
         emit(lines.INTAKE_FAULT, source="fhir", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))
+
+    def cut_off(self, connections: int) -> None:
+        """Connections were refused or ended."""
+        metrics.INTAKE_CUT_OFF.of("fhir").inc(connections)
+        emit(lines.CONNECTION_REFUSED, source="fhir", reason="TOO_MANY_CONNECTIONS")
 
     def resource(self, feed: str, way: str, result: str) -> None:
         """A resource came."""

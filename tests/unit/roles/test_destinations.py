@@ -9,15 +9,19 @@ import pytest
 from pipeline.destinations.auth import files
 from pipeline.destinations.auth.bearer import BearerFile
 from pipeline.destinations.auth.smart import SmartBackend
-from pipeline.destinations.fhir_profile import PROFILES
+from pipeline.destinations.fhir_profile import PROFILES, load_profile
 from pipeline.ops import metrics
 from pipeline.roles import destinations
 from pipeline.roles.destinations import access_to, destination_of
+from pipeline.roles.fhir import servers_of
 from pipeline.roles.process import Refused
-from pipeline.settings import FhirFeed, WriterSettings
+from pipeline.settings import FhirFeed, Settings, WriterSettings
 from tests.support.certificates import Authority
 from tests.support.fhir_lab import DIGEST_KEY
 from tests.support.token_server import CLIENT, SCOPE, ec_key, pem, write
+
+OPEN = load_profile("sekmet-owner")
+"""Of a server that demands nothing of us."""
 
 
 def section(folder: Path, profile: str = "sekmet-owner", **access: Any) -> WriterSettings:
@@ -47,6 +51,28 @@ def test_what_the_ehr_demands_by_its_profile_and_the_settings_lack_is_told_all_a
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["writers.ehr.smart", "writers.ehr.cert_file"]
 
 
+def test_what_servers_of_feeds_demand_and_the_settings_lack_is_told_of_all_feeds_at_once(tmp_path: Path) -> None:
+    feed = {
+        "server": "ehr-main",
+        "facility": "MAIN",
+        "base_url": "https://e.example.org",
+        "criteria": "urn:topic",
+        "searches": ["Location"],
+        "endpoint": "https://us.example.org/fhir/NAME",
+        "hook_token_file": str(write(tmp_path / "hook.token", "a-hook-secret-of-at-least-24-bytes")),
+    }
+    demands = demanding(tmp_path, "smart", "mutual-tls")
+    feeds = {"beds": {"profile": demands}, "stays": {"profile": "nobody"}, "open": {"profile": "sekmet-owner"}}
+    sections = {name: feed | more | {"endpoint": f"https://us.example.org/fhir/{name}"} for name, more in feeds.items()}
+    settings = Settings.model_validate({"demo": True, "kafka": {"bootstrap_servers": "127.0.0.1:1"}, "fhir": {"feeds": sections}})
+    with pytest.raises(Refused) as caught:
+        servers_of(settings)
+    told = [problem.partition(":")[0] for problem in caught.value.problems]
+    assert told == ["fhir.feeds.beds.smart", "fhir.feeds.beds.cert_file", "fhir.feeds.stays.profile"]
+    del settings.fhir.feeds["beds"], settings.fhir.feeds["stays"]
+    assert servers_of(settings).keys() == {"open"}
+
+
 async def test_an_ehr_that_gets_what_it_demands_is_taken(tmp_path: Path) -> None:
     profile = demanding(tmp_path, "smart", "mutual-tls")
     made = destination_of("ehr", section(tmp_path, profile, smart=smart(tmp_path), **ours(tmp_path)), DIGEST_KEY)
@@ -54,14 +80,14 @@ async def test_an_ehr_that_gets_what_it_demands_is_taken(tmp_path: Path) -> None
 
 
 def test_each_way_of_the_settings_makes_its_credentials_for_writers_and_for_feeds(tmp_path: Path) -> None:
-    nothing = access_to("writers.ehr", "ehr", section(tmp_path))
+    nothing = access_to("writers.ehr", "ehr", section(tmp_path), OPEN)
     assert (nothing.credentials, nothing.tls) == (None, None)
-    token = access_to("writers.ehr", "ehr", section(tmp_path, token_file=write(tmp_path / "token", "t")))
+    token = access_to("writers.ehr", "ehr", section(tmp_path, token_file=write(tmp_path / "token", "t")), OPEN)
     assert isinstance(token.credentials, BearerFile)
     feed = FhirFeed.model_construct(
         base_url="https://e.example.org", token_file=None, smart=section(tmp_path, smart=smart(tmp_path)).smart, **ours(tmp_path)
     )
-    both = access_to("fhir.feeds.f", "f", feed.model_copy(update={"ca_file": None}))
+    both = access_to("fhir.feeds.f", "f", feed.model_copy(update={"ca_file": None}), OPEN)
     assert isinstance(both.credentials, SmartBackend)
     assert both.tls is not None
 
@@ -78,7 +104,7 @@ def test_the_end_of_our_certificate_is_shown_before_it_comes_and_moves_with_a_ro
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "LOOK_EVERY_S", 0.0)
-    now, tls = time.time(), access_to("writers.ends", "ends", section(tmp_path, **ours(tmp_path))).tls
+    now, tls = time.time(), access_to("writers.ends", "ends", section(tmp_path, **ours(tmp_path)), OPEN).tls
     shown = metrics.CERTIFICATE_ENDS.of("ends").collect
     assert [sample.value for metric in shown() for sample in metric.samples] == [pytest.approx(now + 86_400, abs=60)]
     Authority().issue("us", days=90).put(tmp_path, "client")
@@ -94,7 +120,7 @@ async def test_what_happens_to_credentials_is_counted_and_logged_by_a_bounded_na
     monkeypatch.setattr(destinations, "emit", lambda line, **fields: told.append((line.name, fields)))
     monkeypatch.setattr(files, "LOOK_EVERY_S", 0.0)
     path = write(tmp_path / "token", "first")
-    credentials = access_to("writers.told", "told", section(tmp_path, token_file=path)).credentials
+    credentials = access_to("writers.told", "told", section(tmp_path, token_file=path), OPEN).credentials
     assert credentials is not None
     await credentials.authorise(1.0)
     for content in ("second", "not a token"):
