@@ -59,8 +59,6 @@ class FhirRole:
         self._source = FhirSource(
             _listener(settings), {name: (feed, secrets[name]) for name, feed in self._feeds.items()}, observer
         )
-        metrics.INTAKE_CONNECTIONS.of("fhir").set_function(lambda: self._source.connections)
-        metrics.INTAKE_BYTES.of("fhir").set_function(lambda: self._source.held_bytes)
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
         """Ready once earlier answers are known and notifications are taken."""
@@ -164,16 +162,7 @@ def _listener(settings: Settings) -> Listener:
     tls = None
     if section.tls_cert_file is not None and section.tls_key_file is not None:
         tls = server_context(section.tls_cert_file, section.tls_key_file, None)
-    return Listener(
-        section.host,
-        section.port,
-        section.max_body_bytes,
-        section.max_requests,
-        section.answer_s,
-        tls,
-        section.max_bytes_in_flight,
-        section.max_connections,
-    )
+    return Listener(section.host, section.port, section.max_body_bytes, section.max_requests, section.answer_s, tls)
 
 
 def _exchange(connection: FhirHttp, timeout_s: float) -> Exchange:
@@ -256,11 +245,6 @@ class _Observer:
     def faulted(self, fault: Exception) -> None:
         """A fault of ours: its type and place, never its text."""
         emit(lines.INTAKE_FAULT, source="fhir", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))
-
-    def cut_off(self, connections: int) -> None:
-        """Connections were refused or ended."""
-        metrics.INTAKE_CUT_OFF.of("fhir").inc(connections)
-        emit(lines.CONNECTION_REFUSED, source="fhir", reason="TOO_MANY_CONNECTIONS")
 
     def resource(self, feed: str, way: str, result: str) -> None:
         """A resource came."""
