@@ -40,8 +40,9 @@ def hapi(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         yield started
 
 
-@pytest.fixture(params=["R4B", "R5"])
-def later(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hapi]:
-    """A server of a later version, for one test."""
-    with server(tmp_path, request.param, request.config.pluginmanager.getplugin("capturemanager")) as started:
+@pytest.fixture(scope="session", params=["R4B", "R5"])
+def later(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Hapi]:
+    """A server of a later version, started once for all its tests; never two of them at once."""
+    folder = tmp_path_factory.mktemp(f"hapi-{request.param.lower()}")
+    with server(folder, request.param, request.config.pluginmanager.getplugin("capturemanager")) as started:
         yield started
