@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 30
 TICKS: Final = 8
 MARKS: Final = ("●", "■", "▲", "◆", "○", "□")
 ROW_H: Final = 46
+NUMBER_W: Final = 14
 CHARACTER_W: Final = 7.0
 """Of the labels within spans: one that does not fit is left to the table."""
 
@@ -63,10 +64,14 @@ def lines(
     drawn = "".join(_line(time, scale, number, values) for number, values in enumerate(series.values()))
     body = _bands(time, bands) + _grid(time, scale, say) + drawn
     names = ", ".join(series) or "nothing"
-    return _legend(series) + _svg(title, f"Lines over time of {names}. The table beside it has the figures.", HEIGHT, body)
+    return (
+        _legend(series)
+        + _svg(title, f"Lines over time of {names}. The table beside it has the figures.", HEIGHT, body)
+        + _told(bands)
+    )
 
 
-def spans(title: str, time: Time, rows: Mapping[str, Sequence[tuple[str, float, float]]], bands: Iterable[Band]) -> str:
+def spans(title: str, time: Time, rows: Mapping[str, Sequence[tuple[str, float, float]]], bands: Sequence[Band]) -> str:
     """A row per name, with spans that carry their words."""
     height = TOP + BOTTOM + ROW_H * max(1, len(rows))
     parts = [_bands(time, bands, height), _times(time, height)]
@@ -81,9 +86,8 @@ def spans(title: str, time: Time, rows: Mapping[str, Sequence[tuple[str, float, 
             )
             if right - left > CHARACTER_W * len(word):
                 parts.append(f'<text class="inside" x="{left + 4:.1f}" y="{top + 31}">{escape(word)}</text>')
-    return _svg(
-        title, "Modes over time, a row for each destination. The table beside it has the figures.", height, "".join(parts)
-    )
+    says = "Modes over time, a row for each destination. The table beside it has the figures."
+    return _svg(title, says, height, "".join(parts)) + _told(bands)
 
 
 class _Linear:
@@ -163,17 +167,28 @@ def clock(at_s: float) -> str:
 
 
 def _bands(time: Time, bands: Iterable[Band], height: int = HEIGHT) -> str:
-    """The words of bands that begin close to each other would lie on each other: each next one is a line lower."""
-    parts, last_x, row = [], -1e9, 0
-    for band in sorted(bands, key=lambda band: band.from_s):
+    """Each with its number above it; what begins close to the one before has it a line higher."""
+    parts, last_x, higher = [], -1e9, False
+    for number, band in enumerate(bands, 1):
         left, right = time.x(band.from_s), time.x(band.to_s)
-        row = row + 1 if left - last_x < CHARACTER_W * 16 else 0
+        higher = not higher and left - last_x < NUMBER_W
         last_x = left
         parts.append(
             f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{max(2.0, right - left):.1f}" height="{height - TOP - BOTTOM}"/>'
-            f'<text class="band-label" x="{min(left, WIDTH - 90):.1f}" y="{12 + row * 12}">{escape(band.label)}</text>'
+            f'<text class="band-label" x="{left:.1f}" y="{TOP - 15 if higher else TOP - 4}">{number}</text>'
         )
     return "".join(parts)
+
+
+def _told(bands: Iterable[Band]) -> str:
+    """What the numbers above the bands stand for."""
+    items = "".join(f"<li>{escape(band.label)}, {_when(band)}</li>" for band in bands)
+    return f'<ol class="bands">{items}</ol>' if items else ""
+
+
+def _when(band: Band) -> str:
+    begin, end = clock(band.from_s), clock(band.to_s)
+    return f"at {begin}" if begin == end else f"{begin} to {end}"
 
 
 def _legend(series: Mapping[str, Values]) -> str:

@@ -22,7 +22,7 @@ def render(report: LoadReport) -> str:
     """The page."""
     series = report.series
     time = Time(series.from_s, series.step_s, series.steps)
-    bands = [Band("warm-up", series.from_s, 0.0), *_deeds(report)]
+    bands = [Band("warm-up", series.from_s, 0.0), *sorted(_deeds(report), key=lambda band: band.from_s)]
     sections = (
         _section("Thresholds", _checks(report)),
         _section("Lag by lane", _figures(report)),

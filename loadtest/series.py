@@ -166,11 +166,14 @@ def _modes(axis: Axis, changes: Iterable[ModeChange], destinations: Iterable[str
 
 
 def _spans(axis: Axis, changes: Sequence[ModeChange]) -> list[Span]:
-    spans: list[Span] = []
-    mode, since = changes[0].previous if changes else "normal", axis.from_s
+    """A writer that starts again enters its mode anew: spans of one mode that meet are one."""
+    edges = [(changes[0].previous if changes else "normal", axis.from_s)]
     for change in changes:
-        at = min(max(axis.second(change.at), axis.from_s), axis.to_s)
-        if at > since:
-            spans.append(Span(mode, round(since, 1), round(at, 1)))
-        mode, since = change.mode, at
-    return [*spans, Span(mode, round(since, 1), round(axis.to_s, 1))]
+        edges.append((change.mode, round(min(max(axis.second(change.at), axis.from_s), axis.to_s), 1)))
+    spans: list[Span] = []
+    for (mode, from_s), (_, to_s) in zip(edges, [*edges[1:], ("", axis.to_s)], strict=True):
+        if spans and (mode == spans[-1].mode or to_s <= from_s):
+            spans[-1] = Span(spans[-1].mode, spans[-1].from_s, to_s)
+        elif to_s > from_s:
+            spans.append(Span(mode, from_s, to_s))
+    return spans

@@ -77,5 +77,10 @@ def test_modes_follow_each_other_without_a_hole_and_begin_with_what_was_before()
     assert spans == [Span("normal", -2.0, 3.0), Span("outage", 3.0, 6.0), Span("recovery", 6.0, 8.0)]
 
 
+def test_a_writer_that_starts_again_in_its_mode_makes_no_second_span() -> None:
+    changes = [change(3, "normal", "slow"), change(5, "normal", "slow"), change(6, "slow", "normal"), change(6, "normal", "slow")]
+    assert make_series(AXIS, [], [report(0)], changes, []).modes["ehr"] == [Span("normal", -2.0, 3.0), Span("slow", 3.0, 8.0)]
+
+
 def test_a_destination_that_never_changed_its_mode_was_normal() -> None:
     assert make_series(AXIS, [], [report(0)], [], []).modes == {"ehr": [Span("normal", -2.0, 8.0)]}
