@@ -105,7 +105,7 @@ def _casualty(usual_per_s: float) -> tuple[Phase, ...]:
 
 _ALL: Final = (
     Shape("steady-day", "a day of the rhythm of real bed moves, in ten minutes", _day(20, 600)),
-    Shape("mass-casualty", "fifty times the usual for two minutes", _casualty(4)),
+    Shape("mass-casualty", "fifty times the usual for two minutes", _casualty(2)),
     Shape(
         "retry-storm",
         "senders repeat and overtake themselves: 30 % copies, 15 % out of order",
@@ -129,7 +129,7 @@ _ALL: Final = (
     Shape(
         "worst-day",
         "a slow EHR, a mass casualty and kill -9 of every kind of role together",
-        _casualty(4),
+        _casualty(2),
         (
             Act(Deed.SLOW, 50, 150),
             Act(Deed.KILL, 80, role="gate"),
