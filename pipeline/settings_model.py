@@ -153,6 +153,10 @@ class HttpSettings(Section):
     max_body_bytes: Annotated[int, Field(description="greatest body", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
     max_batch_items: Annotated[Count, Field(description="most events in one request", le=10_000)] = 500
     max_requests: Annotated[Count, Field(description="most requests served at once", le=100_000)] = 1_000
+    max_bytes_in_flight: Annotated[int, Field(description="most bytes of bodies held at once", ge=RAW_BODY_LIMIT_BYTES)] = (
+        16 * 1024 * 1024
+    )
+    max_connections: Annotated[Count, Field(description="most connections at once; others wait", le=100_000)] = 4_096
 
 
 class MllpSettings(Section):
@@ -165,6 +169,9 @@ class MllpSettings(Section):
     tls_client_ca_file: Annotated[File | None, Field(description="certificates of who signs senders' certificates, PEM")] = None
     max_frame_bytes: Annotated[int, Field(description="greatest message", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
     max_connections: Annotated[Count, Field(description="most connections at once", le=10_000)] = 100
+    max_long_frames: Annotated[
+        Count, Field(description="most messages above 64 KiB that are held at once; others wait unread", le=10_000)
+    ] = 16
     idle_timeout_s: Annotated[Seconds, Field(description="close a connection that is silent for so long")] = 3_600.0
     ack_timeout_s: Annotated[Seconds, Field(description="answer AE or CE when the broker hasn't taken a message by then")] = 10.0
     profile: Annotated[str | None, Field(description="HL7 profile of the feed, a name under profiles/hl7")] = None
@@ -260,6 +267,10 @@ class FhirSettings(Section):
     instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
     max_body_bytes: Annotated[int, Field(description="greatest notification", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
     max_requests: Annotated[Count, Field(description="most notifications taken at once", le=10_000)] = 64
+    max_bytes_in_flight: Annotated[int, Field(description="most bytes of notifications held at once", ge=RAW_BODY_LIMIT_BYTES)] = (
+        16 * 1024 * 1024
+    )
+    max_connections: Annotated[Count, Field(description="most connections at once", le=10_000)] = 256
     answer_s: Annotated[Seconds, Field(description="answer 503 when a notification isn't durable by then")] = 10.0
     feeds: Annotated[dict[Name, FhirFeed], Field(description="subscriptions by name")] = {}
 
@@ -328,6 +339,9 @@ class WriterSettings(ServerSettings):
     attempt_timeout_s: Annotated[Seconds, Field(description="time for one attempt, reads included")] = 10.0
     deadlines_s: Annotated[LaneSeconds, Field(description="time until a change counts as stuck, per lane")] = LaneSeconds()
     max_attempts: Annotated[Count, Field(description="attempts after which a change is parked", le=1_000)] = 10
+    modes_file: Annotated[
+        File | None, Field(description="policy of its modes, what each freezes (modes.md); the shipped one if left out")
+    ] = None
 
 
 class WorkerSettings(Section):

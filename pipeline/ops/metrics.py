@@ -166,7 +166,12 @@ INTAKE_EVENTS: Final = _counter("surgeline_intake_events_total", "events publish
 INTAKE_SECONDS: Final = _histogram(
     "surgeline_intake_seconds", "from the message's last byte to the answer", TIME_BUCKETS_S, SOURCE
 )
-INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "senders connected (over HTTP they are not counted)", SOURCE)
+INTAKE_CONNECTIONS: Final = _gauge("surgeline_intake_connections", "connections of senders", SOURCE)
+INTAKE_BYTES: Final = _gauge("surgeline_intake_held_bytes", "bytes of messages that are held until they are answered", SOURCE)
+INTAKE_LONG_FRAMES: Final = _gauge("surgeline_intake_long_frames", "messages above 64 KiB that are held (MLLP)", SOURCE)
+INTAKE_CUT_OFF: Final = _counter(
+    "surgeline_intake_connections_cut_off_total", "connections refused or ended: too many, or too many of one sender", SOURCE
+)
 INTAKE_PRESSURE: Final = _gauge("surgeline_intake_pressure_ratio", "how full the way to the broker is, 0 to 1", SOURCE)
 
 # FHIR subscriptions.
@@ -229,6 +234,16 @@ WRITER_PAUSE: Final = _gauge(
     "surgeline_writer_pause_seconds", "what is left of a pause that the destination asked for; nothing is sent in it", DESTINATION
 )
 WRITER_OLDEST: Final = _gauge("surgeline_writer_oldest_open_seconds", "age of the oldest change that waits", DESTINATION)
+WRITER_TURN_WAIT: Final = _gauge(
+    "surgeline_writer_turn_wait_seconds",
+    "longest wait of a critical or urgent change for nothing but its turn; decides about severe",
+    DESTINATION,
+)
+WRITER_ARRIVING: Final = _gauge(
+    "surgeline_writer_arriving_entities_per_second", "entities with something new to write, in the last 10 s", DESTINATION
+)
+WRITER_FROZEN: Final = _gauge("surgeline_writer_frozen_entities", "entities that the mode freezes", DESTINATION, LANE)
+WRITER_FORCED: Final = _gauge("surgeline_writer_mode_forced", "1 while an operator's order makes the mode", DESTINATION)
 WRITER_REQUEST_SECONDS: Final = _histogram(
     "surgeline_writer_request_seconds",
     "one question or write, until its answer or its deadline",

@@ -27,6 +27,10 @@ from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
 from pipeline.sources.protocol import Broken, RawMessage, Receipted, Sink, Stored
 
 DEFAULT_PROFILE: Final = "default"
+PUBLISHER_BYTES: Final = 32 * 1024 * 1024
+"""Most bytes on the way to the broker in a way in; beyond it nothing more is taken."""
+CLOSE_S: Final = 2.0
+"""Longest time for the rest to be delivered at the end. Nothing of it was answered yes: each answer waited for its own."""
 
 
 class Intake:
@@ -34,7 +38,7 @@ class Intake:
 
     def __init__(self, process: Process, source: str) -> None:
         settings = process.settings
-        self.publisher = WatchedPublisher(settings.kafka)
+        self.publisher = WatchedPublisher(settings.kafka, max_bytes=PUBLISHER_BYTES)
         receipts = Receipts(now_ms)
         self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
         durable = KafkaSink(
@@ -57,10 +61,9 @@ class Intake:
         """Ends the process where a projection ended, or the producer is beyond repair: it would refuse everything for ever."""
         return asyncio.create_task(or_die(outlived(self.publisher, self._follower, *others)))
 
-    async def close(self, drain_s: float) -> None:
-        """Deliver what was taken."""
-        await self.publisher.close(drain_s)
-        await asyncio.to_thread(self._follower.stop)
+    async def close(self) -> None:
+        """Deliver what is still on its way, within `CLOSE_S`."""
+        await asyncio.gather(self.publisher.close(CLOSE_S), asyncio.to_thread(self._follower.stop, CLOSE_S))
 
 
 class _CountedSink:
@@ -90,11 +93,12 @@ class HttpRole:
         settings = process.settings
         if not settings.http.clients:
             raise Refused(["http.clients: nobody may send; name a client with its token"])
-        self._process = process
         self._intake = Intake(process, "http")
         tracker = Tracker(expectations(settings))
         self._history = follow_history(settings.kafka, process.codec, tracker, now_ms())
         self._source = HttpSource(settings.http, tracker, ready=self._intake.ready, clock=now_ms, observer=_HttpObserver())
+        metrics.INTAKE_CONNECTIONS.of("http").set_function(lambda: self._source.connections)
+        metrics.INTAKE_BYTES.of("http").set_function(lambda: self._source.held_bytes)
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
         """Ready once earlier answers are known."""
@@ -109,8 +113,7 @@ class HttpRole:
         watching = self._intake.followed(self._history)
         await self._source.run(self._intake.sink, stop)
         watching.cancel()
-        await asyncio.to_thread(self._history.stop)
-        await self._intake.close(self._process.settings.worker.drain_s / 4)
+        await asyncio.gather(asyncio.to_thread(self._history.stop, CLOSE_S), self._intake.close())
 
 
 class MllpRole:
@@ -119,7 +122,6 @@ class MllpRole:
     def __init__(self, process: Process) -> None:
         settings = process.settings
         section = settings.mllp
-        self._process = process
         self._intake = Intake(process, "mllp")
         self._source = MllpSource(
             host=section.host,
@@ -129,6 +131,7 @@ class MllpRole:
             tls=_tls(settings),
             limits=MllpLimits(
                 max_connections=section.max_connections,
+                max_long_frames=section.max_long_frames,
                 idle_timeout_s=section.idle_timeout_s,
                 ack_timeout_s=section.ack_timeout_s,
             ),
@@ -149,7 +152,7 @@ class MllpRole:
         watching = self._intake.followed()
         await self._source.run(self._intake.sink, stop)
         watching.cancel()
-        await self._intake.close(self._process.settings.worker.drain_s / 4)
+        await self._intake.close()
 
 
 def expectations(settings: Settings) -> dict[str, frozenset[EntityType]]:
@@ -202,6 +205,10 @@ class _MllpObserver:
     def message_in(self) -> None:
         """Counted when it is answered."""
 
+    def long_frames(self, held: int) -> None:
+        """Long messages are held."""
+        metrics.INTAKE_LONG_FRAMES.of("mllp").set(held)
+
     def answered(self, code: str, seconds: float) -> None:
         """An answer was sent."""
         metrics.INTAKE_ANSWERED.of("mllp", code).inc()
@@ -209,6 +216,8 @@ class _MllpObserver:
 
     def rejected(self, reason: str) -> None:
         """A message was rejected, could not be taken now, or a sender was not let in."""
+        if reason == "TOO_MANY_CONNECTIONS":
+            metrics.INTAKE_CUT_OFF.of("mllp").inc()
         emit(_SAID_OF.get(reason, lines.INTAKE_REFUSED), source="mllp", reason=reason)
 
 
@@ -224,3 +233,8 @@ class _HttpObserver:
     def faulted(self, operation: str, fault: Exception) -> None:
         """A fault of ours: its type and place, never its text."""
         emit(lines.INTAKE_FAULT, source="http", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))
+
+    def cut_off(self, connections: int) -> None:
+        """Connections of one address were ended."""
+        metrics.INTAKE_CUT_OFF.of("http").inc(connections)
+        emit(lines.CONNECTION_REFUSED, source="http", reason="TOO_MANY_CONNECTIONS")

@@ -19,9 +19,12 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.codec import decode
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.references import reference_of
+from pipeline.formats.json_density import is_too_dense
+from pipeline.sources.connections import Doorkeeper, cut_off_who_never_reads, peers_of
 from pipeline.sources.fhir_feed import Feed, NotTaken, Refused, Taken
 from pipeline.sources.fhir_secret import HookSecret
 from pipeline.sources.protocol import Sink
+from pipeline.sources.shares import Shares
 
 DRAIN_S: Final = 10.0
 """Longest time for notifications in hand to end once the role is asked to stop."""
@@ -32,6 +35,8 @@ BODY_S: Final = 30.0
 RETRY_AFTER_S: Final = 2
 """What a server is asked to wait when too much is under way here."""
 BACKLOG: Final = 256
+IDLE_S: Final = 60.0
+"""A connection on which no request comes, or comes to its end, for so long is closed."""
 PATH: Final = "/fhir"
 
 
@@ -46,6 +51,10 @@ class FhirObserver(Protocol):
         """A fault of ours met a notification."""
         ...
 
+    def cut_off(self, connections: int) -> None:
+        """So many connections were refused, or ended because their address held more than its share."""
+        ...
+
 
 class Silent:
     """An observer that does nothing."""
@@ -54,6 +63,9 @@ class Silent:
         """Nothing."""
 
     def faulted(self, fault: Exception) -> None:
+        """Nothing."""
+
+    def cut_off(self, connections: int) -> None:
         """Nothing."""
 
 
@@ -67,6 +79,17 @@ class Listener:
     max_requests: int
     answer_s: float
     tls: ssl.SSLContext | None = None
+    max_bytes_in_flight: int = 16 * 1024 * 1024
+    max_connections: int = 256
+
+
+class _Refusing(asyncio.Protocol):
+    """Ends a connection for which there is no place."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there: it goes."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,53 +114,79 @@ class FhirSource:
         self._listener = listener
         self._feeds = feeds
         self._observer: FhirObserver = observer or Silent()
-        self._requests = 0
+        self._requests: Shares[str] = Shares(listener.max_requests)
+        self._bytes: Shares[str] = Shares(listener.max_bytes_in_flight)
         self._draining = False
         self.listening = asyncio.Event()
         """Set once notifications are taken."""
         self.port = listener.port
         """Port listened at; the one that was taken, once `run` has begun, where the settings say 0."""
 
+    @property
+    def connections(self) -> int:
+        """Connections that are taken now."""
+        return len(peers_of(self.port))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of notifications that are held now."""
+        return self._bytes.held
+
     async def run(self, sink: Sink, stop: asyncio.Event) -> None:
         """Serve until `stop`; then refuse new notifications, finish those in hand within `DRAIN_S`, and end the keepers.
 
         A fault in a keeper ends the service and is raised here: a feed that nobody looks after would miss things in silence.
         """
-        runner = await self._listen(sink)
+        runner, server = await self._listen(sink)
         ending = asyncio.Event()
         keepers = {asyncio.create_task(feed.keep(sink, ending), name=f"keeper-{name}") for name, (feed, _) in self._feeds.items()}
         stopping = asyncio.create_task(stop.wait(), name="fhir-stop")
+        door = Doorkeeper(self.port, self._listener.max_connections, self._observer.cut_off)
+        watching = asyncio.create_task(door.run(), name="fhir-door")
         try:
-            done, _ = await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({stopping, watching, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             for keeper in done - {stopping}:
                 keeper.result()
             await self._drained()
         finally:
             ending.set()
             stopping.cancel()
+            watching.cancel()
+            server.close()
             await _ended(keepers)
             await runner.cleanup()
 
-    async def _listen(self, sink: Sink) -> web.AppRunner:
+    async def _listen(self, sink: Sink) -> tuple[web.AppRunner, asyncio.Server]:
         app = web.Application(client_max_size=self._listener.max_body_bytes)
 
         async def handle(request: web.Request) -> web.Response:
             return await self._handle(sink, request)
 
         app.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S, handle_signals=False, keepalive_timeout=IDLE_S)
         await runner.setup()
-        site = web.TCPSite(runner, self._listener.host, self._listener.port, ssl_context=self._listener.tls, backlog=BACKLOG)
-        await site.start()
-        self.port = runner.addresses[0][1]
+        requests = runner.server
+        assert requests is not None
+
+        def connected() -> asyncio.Protocol:
+            if len(requests.connections) < self._listener.max_connections:
+                return requests()
+            self._observer.cut_off(1)
+            return _Refusing()
+
+        server = await asyncio.get_running_loop().create_server(
+            connected, self._listener.host, self._listener.port, ssl=self._listener.tls, backlog=BACKLOG
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        cut_off_who_never_reads(self.port)
         self.listening.set()
-        return runner
+        return runner, server
 
     async def _drained(self) -> None:
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                while self._requests:
+                while self._requests.held:
                     await asyncio.sleep(0.005)
 
     async def _handle(self, sink: Sink, request: web.Request) -> web.Response:
@@ -167,18 +216,23 @@ class FhirSource:
             return _Said(401, "UNAUTHENTICATED")
         if request.method not in ("POST", "PUT", "DELETE"):
             return _Said(405, "METHOD")
-        if self._draining or self._requests >= self._listener.max_requests:
+        size = min(request.content_length or self._listener.max_body_bytes, self._listener.max_body_bytes)
+        if self._draining or self._requests.denied(name, 1) or self._bytes.denied(name, size):
             return _Said(503, "TOO_MANY", RETRY_AFTER_S)
-        self._requests += 1
+        self._requests.take(name, 1)
+        self._bytes.take(name, size)
         try:
             return await self._taken(sink, request, feed, rest)
         finally:
-            self._requests -= 1
+            self._requests.give(name, 1)
+            self._bytes.give(name, size)
 
     async def _taken(self, sink: Sink, request: web.Request, feed: Feed, rest: str) -> _Said:
         data = await self._body(request)
         if isinstance(data, _Said):
             return data
+        if is_too_dense(data):
+            return _Said(413, "TOO_LARGE")
         body: Body | None = decode(data) if data.strip() else {}
         deleted = reference_of(rest) if request.method == "DELETE" else None
         if body is None or (not body and not feed.takes_empty and deleted is None):

@@ -16,18 +16,20 @@ from granian.server.embed import Server
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.json_events import Client
 from pipeline.settings_model import HttpSettings
+from pipeline.sources.connections import Doorkeeper, cut_off_all, cut_off_who_never_reads, peers_of
 from pipeline.sources.http_api import Api, HttpObserver, NoObserver, create_app
-from pipeline.sources.http_intake import Credential, Intake, Limits
+from pipeline.sources.http_intake import Admission, Credential, Intake, Limits
 from pipeline.sources.http_tracker import Tracker
 from pipeline.sources.protocol import Sink
 
-DRAIN_S: Final = 15.0
-"""Longest time for requests under way to end once the role is asked to stop."""
-STOP_S: Final = 5.0
-"""Longest time for the server to close its connections after the drain."""
-HEADER_TIMEOUT_MS: Final = 60_000
+DRAIN_S: Final = 11.0
+"""Longest time for requests under way to end once the role is asked to stop; each has an answer before."""
+STOP_S: Final = 1.5
+"""Longest time for answers to leave after the drain; then what is still connected is cut off, and given as long again."""
+HEADER_TIMEOUT_MS: Final = 30_000
 """Longest time for the headers of a request; also ends a connection on which nothing comes."""
 BACKLOG: Final = 1024
+"""Connections that wait at the kernel, beyond `http.max_connections`."""
 THREADS_END_S: Final = 1.0
 """Longest time for the server's threads to end after that."""
 SPAWN_S: Final = 0.05
@@ -64,14 +66,30 @@ class HttpSource:
             Credential(Client(each.name, each.tenant, frozenset(each.source_systems)), bytes.fromhex(each.token_digest()))
             for each in settings.clients
         ]
+        self._admission: Admission | None = None
         self.listening = asyncio.Event()
         """Set once requests are taken."""
         self.port = settings.port
         """Port listened at; the one that was taken, once `run` has begun, where the settings say 0."""
 
+    @property
+    def connections(self) -> int:
+        """Connections that are taken now."""
+        return len(peers_of(self.port))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of bodies that are held now."""
+        return 0 if self._admission is None else self._admission.held_bytes
+
     def application(self, sink: Sink) -> tuple[FastAPI, Intake]:
         """The ASGI application over a sink, for a server or a test."""
-        limits = Limits(self._settings.max_body_bytes, self._settings.max_batch_items, self._settings.max_requests)
+        limits = Limits(
+            self._settings.max_body_bytes,
+            self._settings.max_batch_items,
+            self._settings.max_requests,
+            self._settings.max_bytes_in_flight,
+        )
         intake = Intake(sink, self._credentials, limits, self._tracker, self._clock)
         api = Api(intake, self._tracker, self._ready, self._observer)
         return create_app(api, self._settings.max_batch_items), intake
@@ -88,16 +106,21 @@ class HttpSource:
         serving = asyncio.create_task(server.serve(), name="http-server")
         await asyncio.sleep(SPAWN_S)
         threads = _native_threads() - before
+        cut_off_who_never_reads(self.port)
+        self._admission = intake.admission
+        keeping = asyncio.create_task(Doorkeeper(self.port, self._settings.max_connections, self._observer.cut_off).run())
         self.listening.set()
         stopping = asyncio.create_task(stop.wait(), name="http-stop")
         try:
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                raise RuntimeError("the HTTP server ended by itself") from serving.exception()
+            await asyncio.wait({serving, stopping, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done() or keeping.done():
+                ended = serving if serving.done() else keeping
+                raise RuntimeError("the HTTP server ended by itself") from ended.exception()
             await _drained(intake)
         finally:
             stopping.cancel()
-            await _closed(server, serving, threads)
+            keeping.cancel()
+            await _closed(server, serving, threads, self.port)
 
     def _server(self, app: FastAPI) -> Server:
         cert, key = self._settings.tls_cert_file, self._settings.tls_key_file
@@ -109,6 +132,7 @@ class HttpSource:
             http=HTTPModes.http1,
             websockets=False,
             backlog=BACKLOG,
+            backpressure=self._settings.max_connections,
             http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
             log_enabled=False,
             log_access=False,
@@ -120,22 +144,25 @@ class HttpSource:
 
 async def _drained(intake: Intake) -> None:
     """No new requests; those under way may end."""
-    intake.admission.draining = True
+    intake.admission.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
             while intake.admission.requests:
                 await asyncio.sleep(POLL_S)
 
 
-async def _closed(server: Server, serving: "asyncio.Task[None]", threads: frozenset[str]) -> None:
-    """End the server and its threads.
+async def _closed(server: Server, serving: "asyncio.Task[None]", threads: frozenset[str], port: int) -> None:
+    """End the server and its threads. It waits for each connection, for ever where a peer reads nothing: hence the cut.
 
     granian's `serve` returns a moment before its threads have ended. One that still holds Python objects while the
     interpreter shuts down aborts the process (exit status 134, seen in one of five runs).
     """
     server.stop()  # type: ignore[no-untyped-call]
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait({serving}, timeout=STOP_S)
+        _, still = await asyncio.wait({serving}, timeout=STOP_S)
+        if still:
+            await asyncio.to_thread(cut_off_all, port)
+            await asyncio.wait({serving}, timeout=STOP_S)
         async with asyncio.timeout(THREADS_END_S):
             while threads & _native_threads():
                 await asyncio.sleep(POLL_S)

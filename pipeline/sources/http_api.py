@@ -39,6 +39,10 @@ class HttpObserver(Protocol):
         """A fault of ours, which was answered 500. Its text may hold what was sent: tell its type and place only."""
         ...
 
+    def cut_off(self, connections: int) -> None:
+        """So many connections of one address were ended: it held more than its share."""
+        ...
+
 
 class NoObserver:
     """Watches nothing."""
@@ -47,6 +51,9 @@ class NoObserver:
         """See `HttpObserver`."""
 
     def faulted(self, operation: str, fault: Exception) -> None:
+        """See `HttpObserver`."""
+
+    def cut_off(self, connections: int) -> None:
         """See `HttpObserver`."""
 
 

@@ -4,9 +4,8 @@ import asyncio
 import hashlib
 import hmac
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import EventId, Millis
+from pipeline.formats.json_density import is_too_dense
 from pipeline.formats.json_events import IDEMPOTENCY_KEY_MAX_CHARS, Client, Invalid, parse_event
 from pipeline.formats.json_shapes import Rule
 from pipeline.sources.errors import Oversize
@@ -37,6 +37,7 @@ from pipeline.sources.http_problems import (
 )
 from pipeline.sources.http_tracker import Tracker
 from pipeline.sources.protocol import OtherContent, RawMessage, Repeated, Sink, Stored, Unavailable
+from pipeline.sources.shares import Denied, Shares
 
 CHANNEL: Final = "http"
 CONTENT_TYPE: Final = "application/json"
@@ -46,10 +47,6 @@ DISCARD_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of a refused body that are read and thrown away."""
 DISCARD_S: Final = 2.0
 """Longest time for that."""
-MAX_BODY_BYTES_IN_FLIGHT: Final = 64 * 1024 * 1024
-"""Most bytes of bodies held at once, over all requests."""
-CLIENT_SHARE: Final = 0.5
-"""Part of the room for requests that one client may take."""
 RETRY_AFTER_S: Final = 1.0
 TOKEN_MAX_CHARS: Final = 1024
 
@@ -72,6 +69,7 @@ class Limits:
     max_body_bytes: int
     max_batch_items: int
     max_requests: int
+    max_bytes_in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,33 +81,80 @@ class Answer:
 
 
 class Admission:
-    """Room for requests: bounded over all, per client, and in bytes of their bodies."""
+    """Room for requests and for the bytes of their bodies; each is shared among the clients that ask for it."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._of_client: Counter[Client] = Counter()
-        self._bytes = 0
-        self.requests = 0
+    def __init__(self, limits: Limits, pressure: Callable[[], float]) -> None:
+        self._requests: Shares[Client] = Shares(limits.max_requests)
+        self._bytes: Shares[Client] = Shares(limits.max_bytes_in_flight)
+        self._pressure = pressure
+        self._reading: set[asyncio.Timeout] = set()
         self.draining = False
+        """Whether no more is taken."""
+
+    def drain(self) -> None:
+        """Take no more. What has not arrived whole is refused at once: its sender is to send it elsewhere."""
+        self.draining = True
+        for bound in self._reading:
+            bound.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Within it a body is read; `Refusal` where that takes too long or the drain begins."""
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S) as bound:
+                self._reading.add(bound)
+                try:
+                    yield
+                finally:
+                    self._reading.discard(bound)
+        except TimeoutError:
+            raise _stopping() if self.draining else _too_slow() from None
+
+    @property
+    def requests(self) -> int:
+        """Requests under way."""
+        return self._requests.held
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of their bodies, as announced until they have arrived."""
+        return self._bytes.held
 
     @contextmanager
-    def room(self, client: Client, expected_bytes: int) -> Iterator[None]:
+    def room(self, client: Client, expected_bytes: int) -> "Iterator[Place]":
         """Holds room for one request; `Refusal` with 429 or 503 where there is none."""
         if self.draining:
-            raise Refusal(retry_later(UNAVAILABLE, RETRY_AFTER_S, "this instance is stopping"))
-        if self.requests >= self._limits.max_requests or self._bytes + expected_bytes > MAX_BODY_BYTES_IN_FLIGHT:
+            raise _stopping()
+        pressure = self._pressure()
+        denied = self._requests.denied(client, 1, pressure) or self._bytes.denied(client, expected_bytes, pressure)
+        if denied is Denied.FULL:
             raise Refusal(retry_later(UNAVAILABLE, RETRY_AFTER_S, "too many requests are under way"))
-        if self._of_client[client] >= max(1, self._limits.max_requests * CLIENT_SHARE):
-            raise Refusal(retry_later(TOO_MANY, RETRY_AFTER_S, "this client has too many requests under way"))
-        self.requests += 1
-        self._of_client[client] += 1
-        self._bytes += expected_bytes
+        if denied is Denied.SHARE:
+            raise Refusal(retry_later(TOO_MANY, RETRY_AFTER_S, "this client has too many requests or bytes under way"))
+        place = Place(self._requests, self._bytes, client, expected_bytes)
         try:
-            yield
+            yield place
         finally:
-            self.requests -= 1
-            self._of_client[client] -= 1
-            self._bytes -= expected_bytes
+            place.leave()
+
+
+class Place:
+    """The room of one request."""
+
+    def __init__(self, requests: Shares[Client], held_bytes: Shares[Client], client: Client, expected_bytes: int) -> None:
+        self._requests, self._bytes, self._client, self._held = requests, held_bytes, client, expected_bytes
+        requests.take(client, 1)
+        held_bytes.take(client, expected_bytes)
+
+    def arrived(self, size: int) -> None:
+        """The body has arrived and is so large: what was kept for more is free again."""
+        self._bytes.give(self._client, self._held - size)
+        self._held = size
+
+    def leave(self) -> None:
+        """The request is over."""
+        self._bytes.give(self._client, self._held)
+        self._requests.give(self._client, 1)
 
 
 class Intake:
@@ -128,7 +173,7 @@ class Intake:
         self._limits = limits
         self._tracker = tracker
         self._clock = clock
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, sink.pressure)
 
     def client_of(self, request: Request) -> Client:
         """Client whose token the request bears. Compares with every client's digest, in constant time each."""
@@ -149,8 +194,8 @@ class Intake:
     async def take_event(self, request: Request) -> Answer:
         """One event."""
         client = self.client_of(request)
-        with self.admission.room(client, _expected_bytes(request, self._limits)):
-            body, key, received_at = await self._body(request)
+        with self.admission.room(client, _expected_bytes(request, self._limits)) as place:
+            body, key, received_at = await self._body(request, place)
             event = parse_event(_decoded(body), client=client, idempotency_key=key, item=0, received_at=received_at)
             if isinstance(event, Invalid):
                 raise Refusal(of_invalid(event))
@@ -162,20 +207,23 @@ class Intake:
     async def take_batch(self, request: Request) -> Answer:
         """Several events, each judged by itself; what is well-formed is taken in together."""
         client = self.client_of(request)
-        with self.admission.room(client, _expected_bytes(request, self._limits)):
-            body, key, received_at = await self._body(request)
-            items = self._items(_decoded(body))
-            parsed = [
-                parse_event(item, client=client, idempotency_key=key, item=place, received_at=received_at)
-                for place, item in enumerate(items)
-            ]
-            results = _results(parsed, items)
-            answer = batch_answer([each if isinstance(each, Problem) else each.event_id for each in results])
-            events = _traced([each for each in results if isinstance(each, Event)], request)
-            encoded = msgspec.json.encode(answer)
+        with self.admission.room(client, _expected_bytes(request, self._limits)) as place:
+            body, key, received_at = await self._body(request, place)
+            events, status, encoded = self._judged(body, client, key, received_at)
             if not events:
-                return Answer(answer.status, encoded)
-            return await self._store(client, key, body, events, encoded, received_at, "/events")
+                return Answer(status, encoded)
+            return await self._store(client, key, body, _traced(events, request), encoded, received_at, "/events")
+
+    def _judged(self, body: bytes, client: Client, key: str, received_at: Millis) -> tuple[list[Event], int, bytes]:
+        """Events of a batch, and status and body of its answer. What the body decodes to, many times its size, ends here."""
+        items = self._items(_decoded(body))
+        parsed = [
+            parse_event(item, client=client, idempotency_key=key, item=place, received_at=received_at)
+            for place, item in enumerate(items)
+        ]
+        results = _results(parsed, items)
+        answer = batch_answer([each if isinstance(each, Problem) else each.event_id for each in results])
+        return [each for each in results if isinstance(each, Event)], answer.status, msgspec.json.encode(answer)
 
     def _items(self, document: object) -> list[object]:
         if type(document) is not dict or set(document) != {"events"} or type(document["events"]) is not list:
@@ -185,13 +233,16 @@ class Intake:
             raise Refusal(_invalid("/events", Rule.COUNT, f"give 1 to {self._limits.max_batch_items} events"))
         return items
 
-    async def _body(self, request: Request) -> tuple[bytes, str, Millis]:
+    async def _body(self, request: Request, place: Place) -> tuple[bytes, str, Millis]:
         _check_media_type(request.headers)
         key = _idempotency_key(request)
         if self._sink.pressure() >= 1.0:
             raise Refusal(retry_later(UNAVAILABLE, RETRY_AFTER_S, "the way to the broker is full"))
         received_at = self._clock()
-        return await _read(request, self._limits.max_body_bytes), key, received_at
+        async with self.admission.reading():
+            body = await _read(request, self._limits.max_body_bytes)
+        place.arrived(len(body))
+        return body, key, received_at
 
     async def _store(
         self, client: Client, key: str, body: bytes, events: Sequence[Event], answer: bytes, received_at: Millis, within: str
@@ -277,14 +328,13 @@ async def _read(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise Refusal(_too_large(limit))
-                chunks.append(chunk)
-    except (TimeoutError, ClientDisconnect):
-        raise Refusal(Problem(TOO_SLOW, "send the whole body at once")) from None
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise Refusal(_too_large(limit))
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise _too_slow() from None
     return b"".join(chunks)
 
 
@@ -302,11 +352,21 @@ async def discard(request: Request) -> None:
                     return
 
 
+def _stopping() -> Refusal:
+    return Refusal(retry_later(UNAVAILABLE, RETRY_AFTER_S, "this instance is stopping", ends_connection=True))
+
+
+def _too_slow() -> Refusal:
+    return Refusal(Problem(TOO_SLOW, "send the whole body at once"))
+
+
 def _too_large(limit: int) -> Problem:
     return Problem(TOO_LARGE, f"send at most {limit} bytes")
 
 
 def _decoded(body: bytes) -> object:
+    if is_too_dense(body):
+        raise Refusal(_invalid("", Rule.COUNT, "send fewer members in one body"))
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):

@@ -117,7 +117,11 @@ def of_invalid(invalid: Invalid, within: str = "") -> Problem:
     return Problem(kind, invalid.remedy, invalid.rule.doc, within + invalid.field, invalid.rule.value)
 
 
-def retry_later(kind: Kind, after_s: float, detail: str) -> Problem:
-    """429 or 503 with Retry-After in whole seconds, never less than asked for and at least one."""
+def retry_later(kind: Kind, after_s: float, detail: str, *, ends_connection: bool = False) -> Problem:
+    """429 or 503 with Retry-After in whole seconds, never less than asked for and at least one.
+
+    `ends_connection`: the repeat is for another instance, so it must not come by this connection.
+    """
     after = max(1, math.ceil(after_s))
-    return Problem(kind, f"send the same request again after {after} s", detail, headers={"Retry-After": str(after)})
+    headers = {"Retry-After": str(after)} | ({"Connection": "close"} if ends_connection else {})
+    return Problem(kind, f"send the same request again after {after} s", detail, headers=headers)

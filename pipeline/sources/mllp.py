@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Protocol, assert_never
+from typing import ClassVar, Final, assert_never
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
@@ -25,9 +25,13 @@ from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
 from pipeline.sources.errors import Oversize
+from pipeline.sources.mllp_observer import Observer, Silent
 from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
+from pipeline.sources.shares import Shares
 
 READ_BYTES: Final = 64 * 1024
+LONG_FRAME_BYTES: Final = 64 * 1024
+"""A message above this needs one of `max_long_frames` places before more of it is read."""
 CONTENT_TYPE: Final = "x-application/hl7-v2+er7"
 
 
@@ -36,9 +40,11 @@ class MllpLimits:
     """Bounds of the listener. The size of a message is the profile's."""
 
     max_connections: int = 200
+    max_long_frames: int = 16
     max_garbage_bytes: int = 64 * 1024
     idle_timeout_s: float = 3600.0
     frame_timeout_s: float = 30.0
+    long_frame_wait_s: float = 60.0
     ack_timeout_s: float = 20.0
     write_timeout_s: float = 20.0
     drain_timeout_s: float = 10.0
@@ -46,49 +52,6 @@ class MllpLimits:
     linger_s: float = 2.0
     pressure_high: float = 0.9
     pressure_poll_s: float = 0.05
-
-
-class Observer(Protocol):
-    """What metrics and logs are told; never patient data."""
-
-    def connected(self, connections: int) -> None:
-        """A sender connected; so many are connected now."""
-        ...
-
-    def disconnected(self, connections: int) -> None:
-        """A sender's connection ended; so many are left."""
-        ...
-
-    def message_in(self) -> None:
-        """A whole block was received."""
-        ...
-
-    def answered(self, code: str, seconds: float) -> None:
-        """An answer was sent: AA, AE or AR; the time is from the message's last byte on."""
-        ...
-
-    def rejected(self, reason: str) -> None:
-        """A message was rejected, or a connection refused or cut off; a bounded set of names."""
-        ...
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def connected(self, connections: int) -> None:
-        """Nothing."""
-
-    def disconnected(self, connections: int) -> None:
-        """Nothing."""
-
-    def message_in(self) -> None:
-        """Nothing."""
-
-    def answered(self, code: str, seconds: float) -> None:
-        """Nothing."""
-
-    def rejected(self, reason: str) -> None:
-        """Nothing."""
 
 
 def server_context(certificate: Path, key: Path, client_authority: Path | None) -> ssl.SSLContext:
@@ -112,7 +75,9 @@ class _Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     deframer: Deframer
+    peer: str
     busy: bool = False
+    is_long: bool = False
 
 
 class MllpSource:
@@ -141,6 +106,9 @@ class MllpSource:
         self._observer: Observer = observer or Silent()
         self._clock = clock
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._shares: Shares[str] = Shares(self._limits.max_connections)
+        self._long_frames = asyncio.Semaphore(self._limits.max_long_frames)
+        self._long_held = 0
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
@@ -174,9 +142,9 @@ class MllpSource:
             raise self._failure
 
     async def _drain(self) -> None:
-        for connection in self._connections.values():
+        for task, connection in self._connections.items():
             if not connection.busy:
-                connection.writer.close()
+                task.cancel()
         if not self._connections:
             return
         _, late = await asyncio.wait(set(self._connections), timeout=self._limits.drain_timeout_s)
@@ -186,22 +154,25 @@ class MllpSource:
         await asyncio.gather(*late, return_exceptions=True)
 
     def _connected(self, sink: Sink, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping.is_set() or len(self._connections) >= self._limits.max_connections:
+        peer = _peer_of(writer)
+        if self._stopping.is_set() or self._shares.denied(peer, 1):
             self._observer.rejected("TOO_MANY_CONNECTIONS")
             writer.transport.abort()
             return
+        self._shares.take(peer, 1)
         raw_socket = writer.get_extra_info("socket")
         if raw_socket is not None:
             raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         deframer = Deframer(self._profile.max_message_bytes, self._limits.max_garbage_bytes)
-        connection = _Connection(reader, writer, deframer)
+        connection = _Connection(reader, writer, deframer, peer)
         task = asyncio.get_running_loop().create_task(self._guarded(sink, connection))
         self._connections[task] = connection
         self._observer.connected(len(self._connections))
         task.add_done_callback(self._disconnected)
 
     def _disconnected(self, task: asyncio.Task[None]) -> None:
-        self._connections.pop(task, None)
+        connection = self._connections.pop(task)
+        self._shares.give(connection.peer, 1)
         self._observer.disconnected(len(self._connections))
 
     async def _guarded(self, sink: Sink, connection: _Connection) -> None:
@@ -216,6 +187,7 @@ class MllpSource:
             self._failure = self._failure or fault
             self._wake.set()
         finally:
+            self._short_again(connection)
             connection.writer.close()
             await self._closed(connection.writer)
 
@@ -247,6 +219,7 @@ class MllpSource:
                     return
                 case _:
                     assert_never(block)
+            self._short_again(connection)
             connection.busy = False
 
     async def _relief(self, sink: Sink) -> None:
@@ -272,7 +245,26 @@ class MllpSource:
             if not data:
                 return None
             connection.deframer.feed(data)
+            if connection.deframer.held_bytes > LONG_FRAME_BYTES and not connection.is_long:
+                began_wait = loop.time()
+                await self._place_for_long(connection)
+                begun = None if begun is None else begun + loop.time() - began_wait
         return block
+
+    async def _place_for_long(self, connection: _Connection) -> None:
+        """Wait for a place before more of a long message is read: meanwhile its sender feels it through TCP."""
+        async with asyncio.timeout(self._limits.long_frame_wait_s):
+            await self._long_frames.acquire()
+        connection.is_long = True
+        self._long_held += 1
+        self._observer.long_frames(self._long_held)
+
+    def _short_again(self, connection: _Connection) -> None:
+        if connection.is_long:
+            connection.is_long = False
+            self._long_frames.release()
+            self._long_held -= 1
+            self._observer.long_frames(self._long_held)
 
     async def _answer(self, sink: Sink, body: bytes) -> bytes:
         received_at = self._clock()
@@ -347,6 +339,16 @@ class MllpSource:
         async with asyncio.timeout(self._limits.write_timeout_s):
             await connection.writer.drain()
         self._observer.answered(ack.code_of(answer), asyncio.get_running_loop().time() - begun)
+
+
+def _peer_of(writer: asyncio.StreamWriter) -> str:
+    """Who has a connection: the peer's certificate where it has one, else its address. Never shown."""
+    tls = writer.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    if certificate:
+        return hashlib.sha256(certificate).hexdigest()
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _read(message: Message | None) -> Message:

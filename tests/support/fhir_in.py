@@ -82,12 +82,16 @@ class Observed:
         self.resources: list[tuple[str, str]] = []
         self.asks: list[tuple[str, str]] = []
         self.last: State | None = None
+        self.cut = 0
 
     def answered(self, feed: str, status: int, problem: str, seconds: float) -> None:
         self.answers.append((status, problem))
 
     def faulted(self, fault: Exception) -> None:
         self.faults.append(fault)
+
+    def cut_off(self, connections: int) -> None:
+        self.cut += connections
 
     def resource(self, feed: str, way: str, result: str) -> None:
         self.resources.append((way, result))

@@ -74,7 +74,7 @@ def application(
     if source_systems is None:
         return HttpSource(chosen, tracker, clock=lambda: NOW).application(sink)
     credential = Credential(Client("board", "north", source_systems), bytes.fromhex(_digest(TOKEN)))
-    limits = Limits(chosen.max_body_bytes, chosen.max_batch_items, chosen.max_requests)
+    limits = Limits(chosen.max_body_bytes, chosen.max_batch_items, chosen.max_requests, chosen.max_bytes_in_flight)
     intake = Intake(sink, [credential], limits, tracker, lambda: NOW)
     return create_app(Api(intake, tracker, lambda: True, NoObserver()), chosen.max_batch_items), intake
 

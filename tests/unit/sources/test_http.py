@@ -107,7 +107,8 @@ async def test_a_post_without_a_usable_key_is_refused(key: str) -> None:
         (b"{", "", "not-json"),
         (b"\xef\xbb\xbf{}", "", "not-json"),
         (b'{"a": "\xff"}', "", "not-json"),
-        (b"[" * 100_000, "", "not-json"),
+        (b"[" * 2_000, "", "not-json"),
+        (b"[" * 100_000, "", "count"),
         (b'{"a": NaN}', "", "not-json"),
         (b"[]", "", "wrong-type"),
         (json.dumps(EXAMPLE | {"recorded_at": SECRET}).encode(), "/recorded_at", "time"),
@@ -172,10 +173,10 @@ async def test_503_with_retry_after_when_the_broker_does_not_take_it_or_is_full(
     assert not sink.events
 
 
-async def test_requests_are_bounded_overall_and_per_client() -> None:
+async def test_requests_are_bounded_overall_and_a_client_leaves_room_for_the_next() -> None:
     sink = MemorySink()
     sink.gate.clear()
-    app, intake = application(sink, max_requests=4)
+    app, intake = application(sink, max_requests=3)
     async with client_of(app) as client:
 
         def send(number: int, token: str | None = None) -> "asyncio.Task[httpx.Response]":
@@ -187,12 +188,54 @@ async def test_requests_are_bounded_overall_and_per_client() -> None:
         refused = await send(3)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        held += [send(4, OTHER_TOKEN), send(5, OTHER_TOKEN)]
-        await _until(lambda: sink.waiting == 4)
-        assert (await send(6)).status_code == 503
+        held.append(send(4, OTHER_TOKEN))
+        await _until(lambda: sink.waiting == 3)
+        assert (await send(6, OTHER_TOKEN)).status_code == 503
         sink.gate.set()
-        assert [response.status_code for response in await asyncio.gather(*held)] == [202] * 4
-    assert intake.admission.requests == 0
+        assert [response.status_code for response in await asyncio.gather(*held)] == [202] * 3
+    assert intake.admission.requests == intake.admission.held_bytes == 0
+
+
+async def test_bytes_are_bounded_and_one_clients_large_bodies_leave_room_for_another() -> None:
+    sink = MemorySink()
+    sink.gate.clear()
+    app, intake = application(sink, max_bytes_in_flight=1_500_000)
+    large = EVENT + b" " * 700_000
+    async with client_of(app) as client:
+        held = [asyncio.create_task(client.post("/v1/events", content=large, headers=headers("k-1")))]
+        await _until(lambda: sink.waiting == 1)
+        assert (await client.post("/v1/events", content=large, headers=headers("k-2"))).status_code == 429
+        held.append(asyncio.create_task(client.post("/v1/events", content=large, headers=headers("k-3", OTHER_TOKEN))))
+        await _until(lambda: sink.waiting == 2)
+        assert (await client.post("/v1/events", content=large, headers=headers("k-4", OTHER_TOKEN))).status_code == 503
+        assert intake.admission.held_bytes == 2 * len(large)
+        sink.gate.set()
+        assert [response.status_code for response in await asyncio.gather(*held)] == [202, 202]
+    assert intake.admission.held_bytes == 0
+
+
+async def test_what_an_unannounced_body_reserves_beyond_its_size_is_free_once_it_has_arrived() -> None:
+    sink = MemorySink()
+    sink.gate.clear()
+    app, intake = application(sink)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield EVENT
+
+    async with client_of(app) as client:
+        sending = asyncio.create_task(client.post("/v1/events", content=pieces(), headers=headers()))
+        await _until(lambda: sink.waiting == 1)
+        assert intake.admission.held_bytes == len(EVENT)
+        sink.gate.set()
+        assert (await sending).status_code == 202
+
+
+async def test_a_body_that_would_be_many_times_as_large_once_decoded_is_refused() -> None:
+    sink = MemorySink()
+    response = await post(sink, batch(EXAMPLE, [[]] * 200_000), "/v1/events:batch")
+    assert response.status_code == 422
+    assert problem_of(response)["rule"] == "count"
+    assert not sink.events
 
 
 async def test_items_of_a_batch_are_independent() -> None:
@@ -273,7 +316,8 @@ async def test_readiness_follows_receipts_pressure_and_drain() -> None:
         assert (await client.get("/readyz")).status_code == 200
         sink.full = 1.0
         assert (await client.get("/readyz")).json()["checks"]["broker"] is False
-        sink.full, intake.admission.draining = 0.0, True
+        sink.full = 0.0
+        intake.admission.drain()
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.post("/v1/events", content=EVENT, headers=headers())).status_code == 503
 

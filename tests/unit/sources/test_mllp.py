@@ -74,6 +74,7 @@ class Notes:
         self.connections: list[int] = []
         self.codes: list[str] = []
         self.reasons: list[str] = []
+        self.long_held: list[int] = []
 
     def message_in(self) -> None:
         self.messages += 1
@@ -90,6 +91,9 @@ class Notes:
 
     def rejected(self, reason: str) -> None:
         self.reasons.append(reason)
+
+    def long_frames(self, held: int) -> None:
+        self.long_held.append(held)
 
 
 class Running:
@@ -109,10 +113,11 @@ class Running:
         )
         self.task = asyncio.create_task(self.source.run(self.sink, self.stop))
 
-    async def connect(self, tls: ssl.SSLContext | None = None) -> "Peer":
+    async def connect(self, tls: ssl.SSLContext | None = None, address: str | None = None) -> "Peer":
         await asyncio.wait_for(self.source.listening.wait(), BOUND_S)
         name = "localhost" if tls else None
-        return Peer(*await asyncio.open_connection("127.0.0.1", self.source.port, ssl=tls, server_hostname=name))
+        own = (address, 0) if address else None
+        return Peer(*await asyncio.open_connection("127.0.0.1", self.source.port, ssl=tls, server_hostname=name, local_addr=own))
 
 
 class Peer:
@@ -366,8 +371,59 @@ async def test_a_peer_that_goes_away_before_its_answer_harms_nobody_else() -> No
         assert said(await again.answer())[0] == "AA"
 
 
+async def test_a_sender_that_takes_every_connection_it_gets_leaves_room_for_others() -> None:
+    async with running(MllpLimits(max_connections=10)) as run:
+        held = [await run.connect() for _ in range(12)]
+        await until(lambda: len(run.notes.reasons) == 7)
+        for number, address in enumerate(("127.0.0.2", "127.0.0.3")):
+            other = await run.connect(address=address)
+            await other.send(frame(message(f"C{number}")))
+            assert said(await other.answer())[0] == "AA"
+        assert run.notes.reasons == ["TOO_MANY_CONNECTIONS"] * (len(held) - 5)
+
+
+async def test_more_long_messages_than_there_are_places_wait_unread_and_short_ones_do_not_wait_for_them() -> None:
+    async with running(MllpLimits(max_long_frames=1), max_bytes=1_000_000) as run:
+        padding = b"NTE|1|" + b"x" * 400_000 + b"\r"
+        dripping, waiting, short = await run.connect(), await run.connect(), await run.connect()
+        first, second = frame(message("L1") + padding), frame(message("L2") + padding)
+        await dripping.send(first[:-2])
+        await until(lambda: run.notes.long_held == [1])
+        waiting.writer.write(second)
+        await short.send(frame(message("S1")))
+        assert said(await short.answer())[:2] == ("AA", "S1")
+        assert max(run.notes.long_held) == 1
+        await dripping.send(first[-2:])
+        assert said(await dripping.answer())[:2] == ("AA", "L1")
+        assert said(await waiting.answer())[:2] == ("AA", "L2")
+        await until(lambda: run.notes.long_held[-1] == 0)
+        assert max(run.notes.long_held) == 1
+
+
+async def test_a_long_message_that_gets_no_place_is_given_up_and_was_never_answered() -> None:
+    async with running(MllpLimits(max_long_frames=1, long_frame_wait_s=0.2), max_bytes=1_000_000) as run:
+        long = frame(message("L1") + b"NTE|1|" + b"x" * 400_000 + b"\r")
+        dripping, waiting = await run.connect(), await run.connect()
+        await dripping.send(long[:-2])
+        await until(lambda: run.notes.long_held == [1])
+        waiting.writer.write(long)
+        assert await waiting.closed()
+        assert run.notes.reasons == ["PEER_TIMEOUT"]
+
+
+async def test_a_stop_does_not_wait_for_a_sender_that_waits_for_a_place() -> None:
+    async with running(MllpLimits(max_long_frames=1), max_bytes=1_000_000) as run:
+        long = frame(message("L1") + b"NTE|1|" + b"x" * 400_000 + b"\r")
+        dripping, waiting = await run.connect(), await run.connect()
+        await dripping.send(long[:-2])
+        await until(lambda: run.notes.long_held == [1])
+        waiting.writer.write(long)
+        run.stop.set()
+        await asyncio.wait_for(run.task, MllpLimits().drain_timeout_s / 2)
+
+
 async def test_connections_beyond_the_bound_are_refused_and_places_become_free() -> None:
-    async with running(MllpLimits(max_connections=2)) as run:
+    async with running(MllpLimits(max_connections=4)) as run:
         first, second = await run.connect(), await run.connect()
         await first.send(frame(message("C1")))
         await second.send(frame(message("C2")))
