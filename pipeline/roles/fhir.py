@@ -59,6 +59,8 @@ class FhirRole:
         self._source = FhirSource(
             _listener(settings), {name: (feed, secrets[name]) for name, feed in self._feeds.items()}, observer
         )
+        metrics.INTAKE_CONNECTIONS.of("fhir").set_function(lambda: self._source.connections)
+        metrics.INTAKE_BYTES.of("fhir").set_function(lambda: self._source.held_bytes)
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
         """Ready once earlier answers are known and notifications are taken."""
@@ -79,7 +81,7 @@ class FhirRole:
         watching.cancel()
         for connection in self._connections:
             await connection.close()
-        await self._intake.close(self._process.settings.worker.drain_s / 4)
+        await self._intake.close()
 
     def _feed(
         self,
@@ -162,7 +164,16 @@ def _listener(settings: Settings) -> Listener:
     tls = None
     if section.tls_cert_file is not None and section.tls_key_file is not None:
         tls = server_context(section.tls_cert_file, section.tls_key_file, None)
-    return Listener(section.host, section.port, section.max_body_bytes, section.max_requests, section.answer_s, tls)
+    return Listener(
+        section.host,
+        section.port,
+        section.max_body_bytes,
+        section.max_requests,
+        section.answer_s,
+        tls,
+        section.max_bytes_in_flight,
+        section.max_connections,
+    )
 
 
 def _exchange(connection: FhirHttp, timeout_s: float) -> Exchange:
@@ -245,6 +256,11 @@ class _Observer:
     def faulted(self, fault: Exception) -> None:
         """A fault of ours: its type and place, never its text."""
         emit(lines.INTAKE_FAULT, source="fhir", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))
+
+    def cut_off(self, connections: int) -> None:
+        """Connections were refused or ended."""
+        metrics.INTAKE_CUT_OFF.of("fhir").inc(connections)
+        emit(lines.CONNECTION_REFUSED, source="fhir", reason="TOO_MANY_CONNECTIONS")
 
     def resource(self, feed: str, way: str, result: str) -> None:
         """A resource came."""
