@@ -188,7 +188,8 @@ async def _serve(process: Process, build: Build) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _begin_stop, stop, settings.worker.drain_s)
     process.watchdog.watch_loop()
-    health = Health(process.heartbeat, settings.worker.stall_timeout_s, running.checks(), running.status)
+    checks = {**running.checks(), SERVING: lambda: not stop.is_set()}
+    health = Health(process.heartbeat, settings.worker.stall_timeout_s, checks, running.status)
     server = HealthServer(health, settings.health.host, settings.health.base_port).start()
     emit(lines.SERVER_LISTENING, source="health", port=server.port)
     beating = asyncio.create_task(process.beat.run())
@@ -222,6 +223,8 @@ async def _say_when_ready(health: Health, started: float) -> None:
 
 
 READY_POLL_S: Final = 0.1
+SERVING: Final = "serving"
+"""Readiness check of every role: false from the moment on in which it is told to stop."""
 
 
 def _begin_stop(stop: asyncio.Event, drain_s: float) -> None:
