@@ -130,7 +130,8 @@ class Conductor:
         wanted, shape = self.wanted, self.wanted.shape
         warm_up_s = entities_for(shape.messages) * BED_SHARE / WARM_UP_PER_S
         settings = wanted.opened.settings()
-        books = evidence.close_books(wanted.opened.path(wanted.opened.target.surgeline), BOOKS_WAIT_S)
+        target = wanted.opened.target
+        books = evidence.close_books(wanted.opened.path(target.surgeline), BOOKS_WAIT_S, ask=target.ask_destinations)
         found = evidence.read(settings, Millis(order.begins_at - int(warm_up_s * 1000)))
         lost = evidence.lost(self.promised, found)
         deeds = self._deeds()

@@ -96,10 +96,10 @@ class BooksSaid:
         return self.code == 0
 
 
-def close_books(settings_file: Path, wait_s: float) -> BooksSaid:
-    """The books of everything that ever landed, by the command itself."""
+def close_books(settings_file: Path, wait_s: float, *, ask: bool) -> BooksSaid:
+    """The books of everything that ever landed, by the command itself; `ask` the destinations what they show too."""
     command = [str(Path(sys.executable).with_name("surgeline")), "books", "--json", "--wait-s", f"{wait_s:g}"]
-    command += ["--config", str(settings_file)]
+    command += ["--config", str(settings_file), "--ask" if ask else "--no-ask"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=BOOKS_TIMEOUT_S + wait_s, check=False)  # noqa: S603 - our own
         said: dict[str, Any] = json.loads(done.stdout)["books"]

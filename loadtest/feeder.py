@@ -61,7 +61,6 @@ class Feeder:
         self.total: int | None = None
         self.done = 0
         self.started = Event()
-        self.late_start_s = 0.0
         self._connections: list[SimpleQueue[Due]] = []
         self._unserved: list[SimpleQueue[Due]] = []
         self._owner: dict[str, SimpleQueue[Due]] = {}
@@ -81,7 +80,6 @@ class Feeder:
         shape = SHAPES[order.shape].scaled(order.rate, order.time)
         steps = make_plan(shape, order.seed, order.begins_at).share_of(worker, order.workers)
         base = time.monotonic() + order.begins_at / 1000 - time.time()
-        self.late_start_s = max(0.0, time.monotonic() - (base + steps[0].at_s)) if steps else 0.0
         self.total = len(steps)
         self.started.set()
         for step in steps:
@@ -130,7 +128,6 @@ class Feeder:
             "unanswered": answers.unanswered,
             "slip_p99_ms": answers.slip.p99_ms,
             "slip_max_ms": float(answers.slip.max_ms),
-            "late_start_s": self.late_start_s,
         }
 
 

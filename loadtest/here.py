@@ -80,8 +80,10 @@ async def run(given: argparse.Namespace, console: Console) -> int:
     async with AsyncExitStack() as parts:
         target = await _set_up(folder, parts, console)
         code = await _locust(folder, target, given)
-    if (report := folder / "report.json").exists():
-        _tell(read(report), console)
+    report = folder / "report.json"
+    if not report.exists():
+        raise LocalPlatformError(f"Locust ended with {code} and left no report. Logs and data: {folder}")
+    _tell(read(report), console)
     console.print(f"Report: {folder / 'report.html'}   Logs and data: {folder}", highlight=False, soft_wrap=True)
     return code
 

@@ -48,13 +48,17 @@ class KillTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything. Paths in it are relative to its own folder."""
+    """Everything. Paths in it are relative to its own folder.
+
+    `ask_destinations` false: the books are closed without asking what the destinations show, for machines that may not.
+    """
 
     surgeline: str
     http: HttpTarget
     mllp: MllpTarget
     ehr_faults: tuple[str, ...] = ()
     kill: KillTarget | None = None
+    ask_destinations: bool = True
 
 
 class BadTarget(Exception):
@@ -68,7 +72,9 @@ class Opened:
         """BadTarget where the file can't be read or says something else."""
         try:
             self.target = msgspec.convert(yaml.safe_load(file.read_text()), Target)
-        except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+        except yaml.YAMLError:  # its text quotes the file
+            raise BadTarget(f"{file}: it is not YAML") from None
+        except (OSError, msgspec.ValidationError) as error:
             raise BadTarget(f"{file}: {error}") from None
         self._folder = file.resolve().parent
 

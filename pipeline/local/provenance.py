@@ -15,10 +15,13 @@ def machine() -> dict[str, Any]:
 
 
 def commit(*rooms: str) -> str:
-    """The commit that ran, with a mark where one of the folders differs from it; `unknown` outside of a repository."""
+    """The commit that ran, marked where one of the folders differs from it; `unknown` without a repository or git."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        try:
+            done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        except OSError:
+            return ""
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *rooms)
