@@ -206,6 +206,11 @@ It is as much more as seconds have passed: close to the limit the rate creeps, f
 
 MOST_GROWTH: Final = 20.0
 
+PATIENCE: Final = 4.0
+MOST_PATIENCE: Final = 40.0
+"""After a pause the rate takes 1 + PATIENCE times its seconds longer to grow, at most MOST_PATIENCE: who asks for a second with
+each refusal is felt for every few seconds, who asks for half a minute every few minutes."""
+
 LOWEST_RATE_PER_S: Final = 1.0
 
 
@@ -214,7 +219,8 @@ class Pace:
 
     A destination that counts requests can't be kept within its limit by concurrency: two at once, answered in a
     millisecond, are two thousand a second. So a 429 cuts the rate to a little below what the destination took, and the
-    rate grows again from there: it stays between about CUT and 1 of a limit that nobody has told.
+    rate grows again from there: it stays between about CUT and 1 of a limit that nobody has told. Where a pause comes with
+    the 429, each costs so much of the destination's time: the rate grows from its end on, the slower the longer it was.
     """
 
     def __init__(self, most_per_s: float) -> None:
@@ -224,6 +230,8 @@ class Pace:
         self._cut_at: Millis | None = None
         self._took_some = False
         self._refused_all = 0
+        self._resumes_at = Millis(0)
+        self._patience = 1.0
         self._free_at_ms = self._free_for_critical_at_ms = 0.0
         self._taken = _Counted()
         self._asked = _Counted()
@@ -231,7 +239,8 @@ class Pace:
     def per_s(self, now: Millis) -> float:
         """Requests that may start in a second."""
         if self._per_s < self._most:
-            since_s, until_s = (max(0, at - (self._cut_at or 0)) / 1000 for at in (self._grown_at, now))
+            start, scale = max(self._cut_at or 0, self._resumes_at), 1000 * self._patience
+            since_s, until_s = (max(0, at - start) / scale for at in (self._grown_at, now))
             growth = GROWTH_PER_S * (until_s - since_s + (until_s**2 - since_s**2) / 2)
             self._per_s = min(self._most, self._per_s * math.exp(min(MOST_GROWTH, max(0.0, growth))))
         self._grown_at = now
@@ -251,6 +260,15 @@ class Pace:
             free_at_ms = self._free_for_critical_at_ms = max(self._free_for_critical_at_ms, float(now)) + 1000 / rate
         return max(0.0, free_at_ms - burst_ms - now) / 1000
 
+    def paused(self, now: Millis, until: Millis) -> None:
+        """Nothing goes before `until`, and from then on one after the other: a burst after each pause is refused at once by
+        who allows for little, and asks for the next pause."""
+        from_ms = until + 1000 * max(BURST_S, 1 / self.per_s(now))
+        self._resumes_at = max(self._resumes_at, until)
+        self._patience = min(MOST_PATIENCE, 1 + PATIENCE * (until - now) / 1000)
+        self._free_at_ms = max(self._free_at_ms, from_ms)
+        self._free_for_critical_at_ms = max(self._free_for_critical_at_ms, from_ms)
+
     def taken(self, now: Millis, count: int = 1) -> None:
         """The destination took so many requests."""
         self._taken.add(now, count)
@@ -265,13 +283,17 @@ class Pace:
         if self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS:
             return 0.0
         self._cut_at = now
+        if self._resumes_at <= now:
+            self._patience = 1.0
         if not self._took_some:
             self._refused_all += 1
             return next_delay(self._refused_all, 0.5).total_seconds()
         self._took_some = False
         before = rate if rate < self._most else min(rate, max(FIRST_GUESS_PER_S, self._asked.per_s(now)))
         floor = min(self._most, LOWEST_RATE_PER_S)
-        self._per_s = max(floor, min(rate, max(CUT * self._taken.per_s(now), DEEPEST_CUT * before)))
+        # With a pause it is cut in any case: what is taken in jumps after one looks like more than the limit.
+        most = CUT * rate if self._resumes_at > now else rate
+        self._per_s = max(floor, min(most, max(CUT * self._taken.per_s(now), DEEPEST_CUT * before)))
         return 0.0
 
 

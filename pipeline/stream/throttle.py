@@ -96,14 +96,19 @@ class Throttle:
             self.limiter.succeeded(now, verdict.took_ms)
             self._refusals.taken(key)
         elif not alone:
-            self._hold.ask(now, self._pace.limited(now))
+            self._pause(now, self._pace.limited(now))
 
     def _learn_pause(self, key: bytes, verdict: Verdict, now: Millis) -> int:
         """A pause is the whole destination's, but for an entity that alone is refused again and again; how often it was."""
         alone = self._refusals.refused(key) if _asks_for_pause(verdict) else 0
         if verdict.reason in _PAUSES and alone < SINGLED_OUT_AFTER:
-            self._hold.ask(now, verdict.after_s)
+            self._pause(now, verdict.after_s)
         return alone
+
+    def _pause(self, now: Millis, after_s: float) -> None:
+        if after_s > 0:
+            self._hold.ask(now, after_s)
+            self._pace.paused(now, Millis(now + self._hold.wait_ms(now)))
 
     def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float) -> Judged:
         """Whether it is tried again, and when; `given_up` is how it ends if not.

@@ -288,6 +288,47 @@ def test_a_429_cuts_to_a_little_below_what_was_taken() -> None:
         assert pace.per_s(Millis(10_000 + late_ms)) == pytest.approx(CUT * 500, rel=0.05)
 
 
+def test_after_a_pause_the_turns_come_one_after_the_other() -> None:
+    """What might have gone in the pause does not follow at once: who allows for little would ask for the next pause."""
+    for critical in (False, True):
+        pace = Pace(100.0)
+        pace.reserve(Millis(0))
+        pace.paused(Millis(500), Millis(1_500))
+        assert [pace.reserve(Millis(1_500), critical) for _ in range(3)] == pytest.approx([0.01, 0.02, 0.03])
+
+
+def test_a_rate_grows_from_the_pauses_end_on_and_the_slower_the_longer_it_was() -> None:
+    rates = {}
+    for pause_ms in (0, 1_000, 5_000):
+        pace = Pace(1_000.0)
+        pace.taken(Millis(10_000))
+        if pause_ms:
+            pace.paused(Millis(10_000), Millis(10_000 + pause_ms))
+        pace.limited(Millis(10_000))
+        cut = pace.per_s(Millis(10_000))
+        assert pace.per_s(Millis(10_000 + pause_ms)) == cut
+        rates[pause_ms] = pace.per_s(Millis(13_000 + pause_ms)) / cut
+    assert rates[0] > rates[1_000] > rates[5_000] > 1
+
+
+@pytest.mark.parametrize(("pause_ms", "share"), [(1_000, 0.8), (5_000, 0.7)])
+@pytest.mark.parametrize("bucket", [5.0, 25.0])
+def test_a_destination_that_asks_for_a_pause_with_each_429_is_kept_busy(pause_ms: int, share: float, bucket: float) -> None:
+    """One second of pause for every one of work would be half of it lost, and half of what is critical late."""
+    server, pace, now, resumes_ms, taken = Counting(100, bucket), Pace(100_000.0), 0.0, 0, 0
+    while now < 240_000:
+        now = max(now + pace.reserve(Millis(int(now))) * 1000, resumes_ms) + 0.01
+        at = Millis(int(now))
+        if server.takes(now):
+            pace.taken(at)
+            taken += at >= 60_000
+        elif at >= resumes_ms:
+            resumes_ms = at + pause_ms
+            pace.paused(at, Millis(resumes_ms))
+            pace.limited(at)
+    assert taken / 180 >= share * 100
+
+
 def test_a_429_among_few_requests_cuts_no_deeper_than_half() -> None:
     """What little was asked says nothing of the limit."""
     pace = Pace(1_000.0)
