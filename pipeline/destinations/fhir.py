@@ -50,6 +50,8 @@ _READ_HEADERS: Final = (("Cache-Control", "no-cache"),)
 """Some servers answer a repeated search from a cache, which would show a resource as absent that was just made."""
 
 _MINIMAL: Final = (("Prefer", "return=minimal"),)
+_WHOLE: Final = (("Prefer", "return=representation"),)
+"""Of a create: what the server adds by itself is its own, and the next write must not be made without having seen it."""
 
 
 class FhirDestination:
@@ -151,7 +153,7 @@ class FhirDestination:
         timeout_s = self._time_left(request.write.deadline_at)
         if timeout_s <= 0:
             return NotSent(Reason.TIMEOUT)
-        headers = (*_MINIMAL, *request.headers)
+        headers = (*(_WHOLE if request.method == "POST" else _MINIMAL), *request.headers)
         target = self.builder.under_base(request.write.accepted.entity_type, request.target)
         data = encoded(request)
         if not request.write.may_go():

@@ -60,9 +60,12 @@ def _transaction_outcome(request: Request, body: Body | None) -> Outcome:
     remote_id = wanted["url"].rpartition("/")[2] if wanted.get("method") == "PUT" else id_of(last)
     if remote_id is None:
         return Ambiguous()  # it is there, but what it is called has to be read
-    # Of several entries the server puts ids in the place of what they call each other: what it shows then isn't known.
-    made = {**asked[0]["resource"], "id": remote_id} if len(asked) == 1 and creates else None
-    return Confirmed(remote_id, entry_etag(last), request.write.accepted.revision, made)
+    made = last.get("resource")
+    shown = isinstance(made, dict) and (made.get("resourceType"), made.get("id")) == (
+        asked[-1]["resource"]["resourceType"],
+        remote_id,
+    )
+    return Confirmed(remote_id, entry_etag(last), request.write.accepted.revision, made if creates and shown else None)
 
 
 def status_of(entry: Body) -> int:

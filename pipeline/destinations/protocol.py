@@ -79,7 +79,7 @@ class Suppressed:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The destination took the write. `made` is what a create made, where that is known whole: the next write needs no read."""
+    """The destination took the write. `made` is what a create made, as the server shows it: the next write needs no read."""
 
     remote_id: str
     etag: str | None

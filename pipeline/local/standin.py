@@ -245,10 +245,10 @@ class StandIn:
             return refusal
         if bundle.get("type") == "batch":
             return _answer(200, _bundle_of("batch-response", [self._entry(entry) for entry in entries]))
-        return self._transaction(entries)
+        return self._transaction(entries, "return=representation" in request.headers.getall("Prefer", ()))
 
-    def _transaction(self, entries: list[Body]) -> web.Response:
-        """All or nothing: conditions are looked at before anything is done."""
+    def _transaction(self, entries: list[Body], shown: bool) -> web.Response:
+        """All or nothing: conditions are looked at before anything is done. What is made is shown to whom it likes to see it."""
         for entry in entries:
             wanted = entry["request"]
             version = self.store.resources.get(wanted["url"], (0, None))[0]
@@ -261,6 +261,8 @@ class StandIn:
             answer = self._entry({**entry, "resource": _renamed(entry["resource"], names)})
             if "fullUrl" in entry and "location" in answer["response"]:
                 names[entry["fullUrl"]] = answer["response"]["location"].partition("/_history/")[0]
+            if shown and (key := answer["response"].get("location", "").partition("/_history/")[0]) in self.store.resources:
+                answer["resource"] = self.store.resources[key][1]
             answers.append(answer)
         return _answer(200, _bundle_of("transaction-response", answers))
 
