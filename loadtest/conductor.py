@@ -33,6 +33,7 @@ QUIET_S: Final = 3.0
 """Nothing waits and nothing came for so long: it is over."""
 
 BOOKS_WAIT_S: Final = 10.0
+PROGRESS_S: Final = 10.0
 AFTER_S: Final = 2.0
 """Shown on the charts behind the last confirmation."""
 
@@ -63,7 +64,7 @@ class Conductor:
     """What the observer said last, wherever it runs."""
     _acting: Any = None
     _director: Director | None = None
-    _watched: bool = False
+    _told_s: float = 0.0
 
     def begin(self, workers: int) -> Order:
         """The order for all workers; the trouble is made from now on at its times."""
@@ -90,6 +91,7 @@ class Conductor:
         if self.order is None:
             return False
         now_s = time.time() - self.order.begins_at / 1000
+        self._progress(now_s)
         if now_s > self.wanted.shape.for_s + GIVE_UP_S + self.wanted.limits.drained_s:
             LOG.warning("given up: %d messages without an answer, %s", self.left(), self.watching)
             return True
@@ -101,6 +103,12 @@ class Conductor:
         silent = self.order.workers - sum(data["total"] is not None for data in self.told.values())
         known = ((data["total"] or 0, data["done"], data["yes_left"]) for data in self.told.values())
         return max(0, silent) + sum(int(total - done + untold) for total, done, untold in known)
+
+    def _progress(self, now_s: float) -> None:
+        if now_s - self._told_s >= PROGRESS_S:
+            self._told_s = now_s
+            answered, waiting = sum(data["answered"] for data in self.told.values()), self.watching.get("waiting", "unknown")
+            LOG.info("second %.0f: %d messages answered, changes that wait: %s", now_s, answered, waiting)
 
     def _calm(self) -> bool:
         watching = self.watching
