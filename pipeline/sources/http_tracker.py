@@ -5,7 +5,7 @@ what it has seen: an event older than it, or evicted, is unknown here and not th
 """
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -82,8 +82,10 @@ Status = Received | Suppressed | Progress
 
 @dataclass(slots=True)
 class _Entity:
-    events: OrderedDict[Revision, EventId] = field(default_factory=OrderedDict)
-    outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=OUTCOMES_KEPT))
+    """Plain containers, oldest first: of 200,000 of them an OrderedDict and a deque each would be 200 MB."""
+
+    events: dict[Revision, EventId] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
 
 
 class Tracker:
@@ -143,7 +145,7 @@ class Tracker:
             entity = self._entity(key)
             entity.events[accepted.revision] = accepted.event_id
             if len(entity.events) > EVENTS_KEPT_PER_ENTITY:
-                entity.events.popitem(last=False)
+                del entity.events[next(iter(entity.events))]
             for outcome in entity.outcomes:
                 _apply(progress, outcome)
 
@@ -169,6 +171,7 @@ class Tracker:
         with self._lock:
             entity = self._entity(key)
             entity.outcomes.append(outcome)
+            del entity.outcomes[:-OUTCOMES_KEPT]
             for event_id in entity.events.values():
                 progress = self._events.get(event_id)
                 if isinstance(progress, Progress):
