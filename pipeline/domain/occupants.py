@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
-from pipeline.domain.records import Accepted, Outcome, OutcomeKind
+from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason
 from pipeline.domain.rollout import Facts, facts_of
 
 GRACE_MS: Final = 2_000
@@ -41,6 +41,20 @@ _GONE: Final = frozenset(
     {EncounterStatus.PLANNED, EncounterStatus.FINISHED, EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR}
 )
 
+_NOT_DONE: Final = frozenset(
+    {
+        Reason.REFUSED_INVALID,
+        Reason.REFUSED_FORBIDDEN,
+        Reason.REFUSED_GONE,
+        Reason.REFUSED_MISSING,
+        Reason.REFUSED_OTHER,
+        Reason.MULTIPLE_MATCHES,
+        Reason.FORK,
+    }
+)
+"""Of a stay that was given up for one of these, the destination has said that it did not take it. It was read before, so that
+what is older had not come there either."""
+
 Bed = tuple[str, ...]
 """Tenant, facility, building, floor, point of care, room and bed."""
 
@@ -64,11 +78,12 @@ def _bed(accepted: Accepted, place: Place) -> Bed:
 @dataclass(slots=True)
 class _Stay:
     """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed, `shadowed` the newest
-    that was only compared with it; `facts` are the newest's."""
+    that was only compared with it, `refused` the newest that it would not have; `facts` are the newest's."""
 
     beds: dict[Revision, Bed | None] = field(default_factory=dict)
     confirmed: Revision = NO_REVISION
     shadowed: Revision = NO_REVISION
+    refused: Revision = NO_REVISION
     facts: Facts | None = None
 
     @property
@@ -76,16 +91,28 @@ class _Stay:
         return self.beds[max(self.beds)] if self.beds else None
 
     @property
-    def shown(self) -> Bed | None:
-        return self.beds.get(self.confirmed)
+    def shown(self) -> frozenset[Bed]:
+        """Where the destination may show it: as confirmed last, or as any revision since then that may have been sent.
+
+        A write is done before its outcome is on the log, and one that was lost or whose process was killed has none.
+        """
+        unknown_since = max(self.confirmed, self.shadowed, self.refused)
+        return frozenset(
+            bed
+            for revision, bed in self.beds.items()
+            if bed is not None and (revision == self.confirmed or revision > unknown_since)
+        )
 
     @property
     def is_somewhere(self) -> bool:
-        return self.shown is not None or self.newest is not None
+        """Whether anything but a revision that perhaps was sent says so."""
+        return self.beds.get(self.confirmed) is not None or self.newest is not None
 
     @property
-    def is_told(self) -> bool:
-        return bool(self.beds) and max(self.confirmed, self.shadowed) >= max(self.beds)
+    def is_over(self) -> bool:
+        """Whether nothing needs to be known of it but up to which revision that is so: nowhere, and nothing on its way."""
+        told = max(self.confirmed, self.shadowed)
+        return not self.is_somewhere and told >= max(self.beds, default=Revision(self.shadowed + 1))
 
     def prune(self) -> None:
         for revision in sorted(self.beds)[:-1]:
@@ -121,6 +148,7 @@ class Occupants:
         self._newest: dict[Bed, set[bytes]] = {}
         self._double: set[Bed] = set()
         self._nowhere: OrderedDict[bytes, None] = OrderedDict()
+        self._left: OrderedDict[bytes, Revision] = OrderedDict()
         self._lock = lock or nullcontext()
 
     def __len__(self) -> int:
@@ -139,6 +167,8 @@ class Occupants:
         key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
         bed, facts = bed_of(accepted), facts_of(accepted)
         with self._lock, self._changing(key) as stay:
+            if accepted.revision < stay.confirmed:
+                return  # told again, perhaps of somebody who has left since
             stay.beds[accepted.revision] = bed
             if accepted.revision == max(stay.beds):
                 stay.facts = facts
@@ -147,14 +177,17 @@ class Occupants:
         """From `outcomes`: only what this destination shows counts."""
         if outcome.entity_type is not EntityType.ENCOUNTER or outcome.destination != self._destination:
             return
-        if outcome.kind not in (OutcomeKind.CONFIRMED, OutcomeKind.SHADOWED):
+        if outcome.kind is OutcomeKind.FAILED or (outcome.kind is OutcomeKind.PARKED and outcome.reason not in _NOT_DONE):
             return
         key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
         with self._lock, self._changing(key) as stay:
-            if outcome.kind is OutcomeKind.CONFIRMED:
-                stay.confirmed = max(stay.confirmed, outcome.revision)
-            else:
-                stay.shadowed = max(stay.shadowed, outcome.revision)
+            match outcome.kind:
+                case OutcomeKind.CONFIRMED:
+                    stay.confirmed = max(stay.confirmed, outcome.revision)
+                case OutcomeKind.SHADOWED:
+                    stay.shadowed = max(stay.shadowed, outcome.revision)
+                case _:
+                    stay.refused = max(stay.refused, outcome.revision)
 
     def before(self, key: bytes, accepted: Accepted) -> Before:
         """What the stay waits for. In a ring of stays that wait for each other, the one with the least key goes first."""
@@ -180,14 +213,14 @@ class Occupants:
         From bed to bed, each looked at once: in a place without walls many lie, under one name, and paths are countless.
         """
         stay = self._stays.get(key)
-        home = stay.shown if stay is not None else None
-        if home is None or home == bed:
+        homes = stay.shown - {bed} if stay is not None else frozenset()
+        if not homes:
             return set()
         moves = self._moves(bed, key)
         before: dict[Bed, set[Bed]] = {}
         for _, left, wanted in moves:
             before.setdefault(wanted, set()).add(left)
-        ring, ahead = {home}, [home]
+        ring, ahead = set(homes), list(homes)
         while ahead:
             found = before.get(ahead.pop(), set()) - ring
             ring |= found
@@ -213,38 +246,41 @@ class Occupants:
     @contextmanager
     def _changing(self, key: bytes) -> Iterator[_Stay]:
         """Take a stay out of the indexes, let it change, and put it back; forget one that is nowhere and waits for nothing."""
-        stay = self._stays.setdefault(key, _Stay())
+        stay = self._stays.setdefault(key, _Stay(confirmed=self._left.pop(key, NO_REVISION)))
         self._index(key, stay, put=False)
         yield stay
         stay.prune()
-        if stay.is_somewhere:
-            self._nowhere.pop(key, None)
-            self._index(key, stay, put=True)
-        elif stay.is_told:
-            self._nowhere.pop(key, None)
+        self._nowhere.pop(key, None)
+        if stay.is_over:
             del self._stays[key]
-        else:
-            self._keep_nowhere(key)
-
-    def _keep_nowhere(self, key: bytes) -> None:
-        """What makes it whole may be on its way, or never come, as for a repeat of what was forgotten; none can tell."""
-        self._nowhere[key] = None
-        self._nowhere.move_to_end(key)
-        if len(self._nowhere) > NOWHERE_KEPT:
-            oldest, _ = self._nowhere.popitem(last=False)
-            del self._stays[oldest]
+            _remember(self._left, key, stay.confirmed)
+            return
+        self._index(key, stay, put=True)
+        if not stay.is_somewhere:
+            # What makes it whole may be on its way, or never come, as for a repeat of what was forgotten; none can tell.
+            oldest = _remember(self._nowhere, key, None)
+            if oldest is not None:
+                self._index(oldest, self._stays[oldest], put=False)
+                del self._stays[oldest]
 
     def _index(self, key: bytes, stay: _Stay, put: bool) -> None:
-        for beds, bed in ((self._shown, stay.shown), (self._newest, stay.newest)):
-            if bed is None:
-                continue
-            keys = beds.setdefault(bed, set())
-            (keys.add if put else keys.discard)(key)
-            if not keys:
-                del beds[bed]
+        newest = () if stay.newest is None else (stay.newest,)
+        for beds, where in ((self._shown, stay.shown), (self._newest, newest)):
+            for bed in where:
+                keys = beds.setdefault(bed, set())
+                (keys.add if put else keys.discard)(key)
+                if not keys:
+                    del beds[bed]
         if stay.newest is not None:
             claimed = len(self._newest.get(stay.newest, ())) > 1
             (self._double.add if claimed else self._double.discard)(stay.newest)
+
+
+def _remember(kept: OrderedDict[bytes, Any], key: bytes, value: object) -> bytes | None:
+    """Put last; the first one's key where it has to go for it."""
+    kept[key] = value
+    kept.move_to_end(key)
+    return kept.popitem(last=False)[0] if len(kept) > NOWHERE_KEPT else None
 
 
 class Turn(enum.Enum):

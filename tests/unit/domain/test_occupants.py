@@ -21,7 +21,7 @@ from pipeline.domain.occupants import (
     VacateFirst,
     bed_of,
 )
-from pipeline.domain.records import Accepted, OutcomeKind
+from pipeline.domain.records import Accepted, OutcomeKind, Reason
 from tests.support.changes import DESTINATION, change, outcome
 
 NOW = Millis(1_000_000)
@@ -189,10 +189,56 @@ def test_what_was_only_compared_and_is_over_is_forgotten() -> None:
 
 def test_what_another_destination_shows_does_not_count() -> None:
     ward = Ward()
-    accepted = ward.accept(stay(1, "A", "X"))
-    ward.occupants.on_outcome(msgspec.structs.replace(outcome(accepted, OutcomeKind.CONFIRMED), destination="another"))
+    ward.lies(1, "A", "X")
+    leaving = ward.accept(stay(2, "A", None))
+    ward.occupants.on_outcome(msgspec.structs.replace(outcome(leaving, OutcomeKind.CONFIRMED), destination="another"))
+    coming = ward.accept(stay(3, "B", "X"))
+    assert ward.turn(coming) is Turn.LATER
+    ward.confirm(leaving)
+    assert ward.turn(coming) is Turn.NOW
+
+
+def test_a_stay_that_perhaps_came_is_waited_for_until_it_has_left() -> None:
+    """Its write may be done, and its answer or its process lost: then no outcome tells of it."""
+    ward = Ward()
+    ward.accept(stay(1, "A", "X"))
+    ward.occupants.on_outcome(outcome(stay(1, "A", "X"), OutcomeKind.FAILED, reason=Reason.AMBIGUOUS))
+    leaving = ward.accept(stay(2, "A", None))
+    coming = ward.accept(stay(3, "B", "X"))
+    assert ward.turn(coming) is Turn.LATER
+    assert ward.turn(coming, NOW + GRACE_MS) is Turn.LATER
+    ward.confirm(leaving)
+    assert ward.turn(coming) is Turn.NOW
+
+
+@pytest.mark.parametrize(
+    ("reason", "turn"), [(Reason.REFUSED_INVALID, Turn.NOW), (Reason.TIMEOUT, Turn.LATER), (Reason.AMBIGUOUS, Turn.LATER)]
+)
+def test_a_stay_that_was_given_up_came_unless_the_destination_refused_it(reason: Reason, turn: Turn) -> None:
+    ward = Ward()
+    given_up = ward.accept(stay(1, "A", "X"))
+    ward.occupants.on_outcome(outcome(given_up, OutcomeKind.PARKED, reason=reason))
     ward.accept(stay(2, "A", None))
+    assert ward.turn(ward.accept(stay(3, "B", "X"))) is turn
+
+
+def test_a_swap_with_a_stay_that_perhaps_came_does_not_wait_for_itself() -> None:
+    ward = Ward()
+    ward.lies(1, "B", "Y")
+    ward.accept(stay(2, "A", "X"))
+    moves = [ward.accept(stay(3, "A", "Y")), ward.accept(stay(4, "B", "X"))]
+    assert sorted(ward.turn(move).name for move in moves) == ["LATER", "NOW"]
+
+
+def test_what_is_told_again_of_somebody_who_has_left_holds_nobody_up() -> None:
+    ward = Ward()
+    comes, leaves = ward.lies(1, "A", "X"), ward.lies(2, "A", None)
+    for again in (comes, leaves):
+        ward.accept(again)
+    assert len(ward.occupants) == 0
     assert ward.turn(ward.accept(stay(3, "B", "X"))) is Turn.NOW
+    ward.accept(stay(4, "A", "Y"))
+    assert ward.turn(ward.accept(stay(5, "B", "Y"))) is Turn.LATER, "somebody who comes again is known as before"
 
 
 def test_nothing_goes_before_the_history_is_known_and_other_entities_always_go() -> None:
@@ -235,12 +281,13 @@ def test_what_is_told_again_of_stays_that_were_forgotten_is_bounded(monkeypatch:
     monkeypatch.setattr(occupants, "NOWHERE_KEPT", 10)
     ward = Ward()
     ward.lies(1, "A", "X")
-    for n in range(100):
-        comes, leaves = ward.lies(10 * n + 2, f"S{n}", f"B{n}"), ward.lies(10 * n + 3, f"S{n}", None)
+    told = [(ward.lies(10 * n + 2, f"S{n}", f"B{n}"), ward.lies(10 * n + 3, f"S{n}", None)) for n in range(100)]
+    assert len(ward.occupants) == 1
+    for n, (comes, leaves) in enumerate(told):
         if n % 3 == 0:
             ward.accept(leaves)
         elif n % 3 == 1:
-            ward.confirm(leaves)
+            ward.occupants.on_outcome(outcome(leaves, OutcomeKind.SHADOWED))
         else:
             ward.accept(comes)
             ward.accept(leaves)
@@ -364,3 +411,35 @@ def test_who_waited_for_one_bed_begins_to_wait_anew_for_another() -> None:
     elsewhere = ward.accept(stay(13, "B", "Z"))
     ward.accept(stay(14, "D", None))
     assert ward.turn(elsewhere, later + WAIT_MS) is Turn.LATER
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_bed_is_ever_shown_with_two_stays_though_answers_and_outcomes_are_lost(data: st.DataObject) -> None:
+    """One patient after the other in the same beds; any revision may be written, and what was written may stay unknown."""
+    ward, shown = Ward(), dict.fromkeys("ABCD")
+    newest: dict[str, Accepted] = {}
+    offset = 0
+
+    def write(accepted: Accepted) -> None:
+        if ward.turn(accepted) is not Turn.NOW:
+            return
+        bed = bed_of(accepted)
+        shown[accepted.entity_id] = bed[-1] if bed else None
+        lying = [bed for bed in shown.values() if bed]
+        assert len(set(lying)) == len(lying), "two in one bed"
+        if data.draw(st.booleans(), label="its outcome is known"):
+            ward.confirm(accepted)
+
+    for who in "ABCD":
+        for bed in (*sorted(data.draw(st.sets(st.sampled_from("VWXYZ"), min_size=1))), None):
+            claimed = {place[-1] for place in map(bed_of, newest.values()) if place}
+            if bed in claimed:
+                continue
+            offset += 1
+            newest[who] = ward.accept(stay(offset, who, bed))
+            for other in data.draw(st.lists(st.sampled_from(sorted(newest)), max_size=3)):
+                write(newest[other])
+        if data.draw(st.booleans(), label="stays in its last bed"):
+            offset += 1
+            newest[who] = ward.accept(stay(offset, who, f"own-{who}"))
