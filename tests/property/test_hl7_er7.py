@@ -11,7 +11,7 @@ from pipeline.formats.hl7v2.delimiters import Delimiters
 from pipeline.formats.hl7v2.er7 import Components, Malformed, Message, Repetitions, build, parse
 from pipeline.formats.hl7v2.escapes import escape, unescape
 from pipeline.formats.hl7v2.framing import Block, Deframer, frame
-from pipeline.formats.hl7v2.mapping import map_bytes, map_hl7, split_messages
+from pipeline.formats.hl7v2.mapping import map_bytes, map_hl7, messages_of
 from pipeline.formats.hl7v2.profile import profile_of
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
 
@@ -108,4 +108,4 @@ def test_frames_come_out_whole_however_the_stream_is_cut(bodies: list[bytes], da
 def test_a_file_of_several_messages_is_split_at_each_header(count: int, end: bytes, framed: bool) -> None:
     messages = [end.join([b"MSH|^~\\&|A", b"PID|%d" % n]) for n in range(count)]
     data = b"".join(frame(message) for message in messages) if framed else end.join(messages)
-    assert len(split_messages(data)) == count
+    assert len(messages_of(data)) == count

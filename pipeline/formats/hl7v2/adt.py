@@ -105,7 +105,9 @@ def _where(reading: Reading, rule: Rule, pv1: Segment, field: str, n: int) -> Pl
     return reading.place(pv1, n) if field in STATED[rule.places] else UNSET
 
 
-def _expected_place(reading: Reading, rule: Rule, pv1: Segment, known: PatientClass | UnsetType | None) -> Place | UnsetType | None:
+def _expected_place(
+    reading: Reading, rule: Rule, pv1: Segment, known: PatientClass | UnsetType | None
+) -> Place | UnsetType | None:
     """PV1-42; of an admission to come (class P) also PV1-3: the patient is nowhere yet, so that is the place kept."""
     said = _where(reading, rule, pv1, "pending_location", 42)
     planned = rule.decides and known is PatientClass.PREADMIT

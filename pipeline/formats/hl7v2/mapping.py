@@ -1,12 +1,12 @@
 """From a message to canonical events: the one entrance to all mappings. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pipeline.domain.event import EventType
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Common, Draft
-from pipeline.formats.hl7v2 import adt, mfn, siu, swap, triggers
+from pipeline.formats.hl7v2 import adt, batch, mfn, siu, swap, triggers
 from pipeline.formats.hl7v2.bed import bed_status
 from pipeline.formats.hl7v2.datatypes import bed_id
 from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
@@ -131,24 +131,33 @@ def map_bytes(data: bytes, profile: Profile, tenant: str, received_at: Millis) -
 def map_hl7(data: bytes, *, profile: Profile, tenant: str, received_at: Millis, file: str = "") -> Iterator[dict[str, Any]]:
     """What a file would make, ready for JSON: events as `event_to_json` writes them, or why there are none.
 
-    A file may hold several messages one after the other, with or without MLLP framing.
+    A file may hold several messages one after the other, with or without MLLP framing, or a batch whose counts are right.
     """
-    for part in split_messages(data):
+    parts = messages_of(data)
+    if isinstance(parts, Rejected):
+        yield _shown(parts, file)
+        return
+    for part in parts:
         _, verdict = map_bytes(part, profile, tenant, received_at)
         match verdict:
             case Mapped(events):
                 yield from map(event_to_json, events)
             case Ignored(detail):
                 yield {"file": file, "ignored": "rule", "detail": detail}
-            case Rejected(reason, field, detail, remedy):
-                yield {"file": file, "rejected": reason.value, "field": field, "detail": detail, "remedy": remedy}
+            case Rejected():
+                yield _shown(verdict, file)
 
 
-def split_messages(data: bytes) -> list[bytes]:
-    """The messages of a file. A batch (FHS, BHS) stays whole: its counts must be checked before any part is used."""
+def _shown(why: Rejected, file: str) -> dict[str, Any]:
+    return {"file": file, "rejected": why.reason.value, "field": why.field, "detail": why.detail, "remedy": why.remedy}
+
+
+def messages_of(data: bytes) -> Sequence[bytes] | Rejected:
+    """The messages of a file; of a batch (FHS, BHS) only if it is whole."""
     text = data.replace(b"\x1c\r", b"\r").replace(b"\x0b", b"")
-    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"FHS", b"BHS")):
-        return [text]
+    if batch.is_batch(text):
+        batches = batch.read(text)
+        return batches if isinstance(batches, Rejected) else batches.messages
     starts = [0]
     for separator in (b"\r", b"\n"):
         at = text.find(separator + b"MSH")
