@@ -39,7 +39,7 @@ from pipeline.formats.fhir.naming import Ident
 from pipeline.formats.fhir.outcome import Meaning, classify
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.profile import Profile
-from pipeline.formats.fhir.resource import carries
+from pipeline.formats.fhir.resource import carries, names_another
 
 DEFAULT_ATTEMPT_TIMEOUT_S: Final = 10.0
 SERVER_ERROR: Final = 500
@@ -196,8 +196,9 @@ class FhirDestination:
         body = answer.body
         if body is None or body.get("resourceType") != subject.resource.resource_type:
             return Retry(Reason.ERROR_IN_BODY)
-        if not carries(body, subject.ident) and self.builder.mark_in(body) is None:
-            return Absent()  # the id names something else by now
+        marked = self.builder.mark_in(body) is not None
+        if not carries(body, subject.ident) and (not marked or names_another(body, subject.ident)):
+            return Absent()  # the id names something else by now, or did from the beginning: answers may be mixed up
         return self.builder.current_of(body, answer.etag or etag_of(body))
 
     async def _search(self, subject: Subject, deadline_at: Millis) -> Current | Absent | Refused | Retry:

@@ -48,6 +48,14 @@ def carries(body: Body, ident: Ident) -> bool:
     return any(identifier_member(ident).matches(element) for element in elements(body, "identifier"))
 
 
+def names_another(body: Body, ident: Ident) -> bool:
+    """Whether the resource carries an identifier of the same system with another value: then it is another entity's."""
+    return any(
+        element.get("system") == ident.system and element.get("value") not in (None, ident.value)
+        for element in elements(body, "identifier")
+    )
+
+
 def moment(field: str, path: Path, value: Json) -> tuple[Owned, ...]:
     """A dateTime or instant; nothing for UNSET, cleared by None."""
     return () if value is UNSET else (Owned(field, path, date_time(value) if value is not None else None),)

@@ -538,6 +538,17 @@ async def test_a_resource_with_our_mark_is_ours_without_our_identifier(server: S
     assert (found.revision, found.etag) == (revision_of(1, 7), 'W/"4"')
 
 
+async def test_a_resource_with_our_mark_and_another_entitys_name_is_the_other_entitys(
+    server: Server, destination: FhirDestination
+) -> None:
+    """A server that mixed up its answers told us the id of one patient's resource for another's."""
+    body = {**update(destination).body, "meta": {"versionId": "4"}}
+    body["identifier"] = [{**body["identifier"][0], "value": "MAIN/ICU/12/B"}]
+    server.handler = lambda request: web.json_response(body if request.method == "GET" else {"resourceType": "Bundle"})
+    assert await destination.read(pending(remote_id="b1")) == Absent()
+    assert [request.method for request in server.seen] == ["GET", "POST"]
+
+
 async def test_matches_that_carry_another_identifier_are_no_matches(server: Server, destination: FhirDestination) -> None:
     server.answers(200, {"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "Location", "id": "x"}}]})
     assert await destination.read(pending()) == Absent()
