@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 
 from loadtest import evidence
-from loadtest.director import Director, Done
+from loadtest.director import Director
 from loadtest.feeder import HTTP_NAME, MLLP_NAME, begins_at
-from loadtest.judge import Figures, Limits, WayFigures, judge
+from loadtest.findings import Findings, report_of
+from loadtest.judge import Limits, WayFigures
 from loadtest.page import render
-from loadtest.plan import Order, entities_for
-from loadtest.report import LoadReport, Sent, drained_after_s, lanes_of, moment, write
-from loadtest.series import Axis, make_series
-from loadtest.shapes import WARM_UP_PER_S, Shape
+from loadtest.plan import Order, warm_up_s
+from loadtest.report import write
+from loadtest.shapes import Shape
 from loadtest.target import Opened
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local.drive import GIVE_UP_S
-from pipeline.local.provenance import commit, machine
-from pipeline.local.trace import BED_SHARE
 
 if TYPE_CHECKING:  # importing it changes the whole process: sockets and threads become gevent's
     from locust.env import Environment
@@ -34,8 +32,6 @@ QUIET_S: Final = 3.0
 
 BOOKS_WAIT_S: Final = 10.0
 PROGRESS_S: Final = 10.0
-AFTER_S: Final = 2.0
-"""Shown on the charts behind the last confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +66,7 @@ class Conductor:
         """The order for all workers; the trouble is made from now on at its times."""
         shape = self.wanted.shape
         messages = shape.messages
-        warm_up_s = entities_for(messages) * BED_SHARE / WARM_UP_PER_S
-        begin = begins_at(time.time(), messages, warm_up_s)
+        begin = begins_at(time.time(), messages, warm_up_s(shape))
         self.order = Order(shape.name, self.wanted.rate, self.wanted.time, self.wanted.seed, begin, workers)
         self._director = Director(self.wanted.opened.target, begin)
         self._director.calm()
@@ -121,7 +116,7 @@ class Conductor:
             return 2
         self._director.calm()
         try:
-            report = self._report(self.order)
+            report = report_of(self._findings(self.order), self.wanted.limits)
         except KafkaUnavailable as error:
             LOG.error("the topics could not be read: %s", error)
             return 2
@@ -132,97 +127,32 @@ class Conductor:
         LOG.info("%s; report: %s", "every threshold held" if report.passed else "NOT HELD", self.wanted.folder / "report.html")
         return 0 if report.passed else 1
 
-    # -- the report
+    # -- what was found
 
-    def _report(self, order: Order) -> LoadReport:
-        wanted, shape = self.wanted, self.wanted.shape
-        warm_up_s = entities_for(shape.messages) * BED_SHARE / WARM_UP_PER_S
-        settings = wanted.opened.settings()
-        target = wanted.opened.target
+    def _findings(self, order: Order) -> Findings:
+        wanted, target = self.wanted, self.wanted.opened.target
+        since = Millis(order.begins_at - int(warm_up_s(wanted.shape) * 1000))
         books = evidence.close_books(wanted.opened.path(target.surgeline), BOOKS_WAIT_S, ask=target.ask_destinations)
-        found = evidence.read(settings, Millis(order.begins_at - int(warm_up_s * 1000)))
-        lost = evidence.lost(self.promised, found)
-        deeds = self._deeds()
-        lanes = lanes_of([each for each in found.closed if each.received_at >= order.begins_at], self._seen())
-        drained_s = drained_after_s(found.closed, found.tracker.waiting, order.begins_at, shape)
-        ways, sent = tuple(self._ways()), self._sent(order)
-        figures = Figures(
-            lost=lost,
-            refused=sent.refused,
+        return Findings(
+            shape=wanted.shape,
+            order=order,
+            since=since,
+            found=evidence.read(wanted.opened.settings(), since),
+            books=books,
+            promised=frozenset(self.promised),
+            told=tuple(self.told.values()),
             left=self.left(),
-            open=found.tracker.waiting,
-            parked=found.tracker.parked,
-            slip_p99_ms=sent.slip_p99_ms,
-            drained_s=drained_s,
-            books_balanced=books.balanced,
-            deeds_missed=_missed(shape, deeds),
-            lanes=lanes,
-            ways=ways,
-        )
-        checks = judge(figures, wanted.limits)
-        end_s = max([shape.for_s, *((each.at - order.begins_at) / 1000 for each in found.closed)]) + AFTER_S
-        return LoadReport(
-            commit=commit("pipeline", "loadtest"),
-            machine=machine(),
-            at=moment(order.begins_at),
-            shape=shape.name,
-            says=shape.says,
-            rate_scale=wanted.rate,
-            time_scale=wanted.time,
-            seed=wanted.seed,
-            for_s=round(shape.for_s, 1),
-            peak_per_s=round(max(phase.rate_per_s for phase in shape.phases) * (1 + shape.copies), 1),
-            phases=shape.phases,
-            deeds=tuple(deeds),
-            sent=sent,
-            verdicts=dict(sorted(found.kinds.items())),
-            ways=ways,
-            lanes=lanes,
-            lost=lost,
-            open=figures.open,
-            parked=figures.parked,
-            positions=books.positions,
-            drained_s=drained_s,
-            writes=_writes(found),
-            checks=checks,
-            passed=all(check.held for check in checks),
-            series=make_series(
-                Axis(order.begins_at, -round(warm_up_s, 1), round(end_s, 1)),
-                found.closed,
-                found.reports,
-                found.modes,
-                found.outcomes,
-            ),
-        )
-
-    def _deeds(self) -> list[Done]:
-        return list(self._acting.value or []) if self._acting is not None and self._acting.ready() else []
-
-    def _sent(self, order: Order) -> Sent:
-        told = list(self.told.values())
-        codes: dict[str, int] = {}
-        for data in told:
-            for code, count in data["codes"].items():
-                codes[code] = codes.get(code, 0) + count
-        return Sent(
-            messages=sum(data["total"] or 0 for data in told),
-            answered=sum(data["answered"] for data in told),
-            refused=sum(data["refused"] for data in told),
-            slowed=sum(data["slowed"] for data in told),
-            unanswered=sum(data["unanswered"] for data in told),
-            slip_p99_ms=max((data["slip_p99_ms"] for data in told), default=0.0),
-            codes=dict(sorted(codes.items())),
-            workers=order.workers,
+            deeds=tuple(self._acting.value or ()) if self._acting is not None and self._acting.ready() else (),
+            ways=tuple(self._ways()),
+            seen=self._seen(),
         )
 
     def _ways(self) -> Iterator[WayFigures]:
         for way, name in (("HTTP", HTTP_NAME), ("MLLP", MLLP_NAME)):
             entry = self.environment.stats.get(name, way)
-            at = entry.get_response_time_percentile
+            at, longest = entry.get_response_time_percentile, round(entry.max_response_time, 1)
             answered = entry.num_requests - entry.num_failures
-            yield WayFigures(
-                way, answered, entry.num_failures, float(at(0.5)), float(at(0.99)), round(entry.max_response_time, 1)
-            )
+            yield WayFigures(way, answered, entry.num_failures, float(at(0.5)), float(at(0.99)), longest)
 
     def _seen(self) -> dict[tuple[str, str], tuple[float, float]]:
         """What the observer saw live: destination and lane to p50 and p99."""
@@ -233,16 +163,3 @@ class Conductor:
                 at = entry.get_response_time_percentile
                 seen[destination, lane] = (float(at(0.5)), float(at(0.99)))
         return seen
-
-
-def _missed(shape: Shape, deeds: list[Done]) -> tuple[str, ...]:
-    """Deeds that were planned and not made."""
-    missed = [f"{done.deed} {done.role}".strip() for done in deeds if not done.held]
-    return tuple(missed + ["deeds that never ended"] * (len(deeds) < len(shape.acts)))
-
-
-def _writes(found: evidence.Found) -> dict[str, dict[str, int]]:
-    writes: dict[str, dict[str, int]] = {}
-    for (destination, kind), count in sorted(found.tracker.attempts.items()):
-        writes.setdefault(destination, {})[kind.value.lower()] = count
-    return writes

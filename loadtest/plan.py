@@ -15,7 +15,7 @@ from loadtest.shapes import WARM_UP_PER_S, Shape, due_times
 from pipeline.domain.identifiers import Millis
 from pipeline.local.drive import subject_of
 from pipeline.local.surge import BoardFact
-from pipeline.local.trace import MIN_ENTITIES, Badly, Step, simulated, told
+from pipeline.local.trace import BED_SHARE, MIN_ENTITIES, Badly, Step, simulated, told
 
 MAX_ENTITIES: Final = 8_000
 FACTS_AN_ENTITY: Final = 4.5
@@ -61,6 +61,11 @@ def entities_for(messages: int) -> int:
     return max(MIN_ENTITIES, int(messages / FACTS_AN_ENTITY))
 
 
+def warm_up_s(shape: Shape) -> float:
+    """How long the warm-up of a shape is, or a little less."""
+    return entities_for(shape.messages) * BED_SHARE / WARM_UP_PER_S
+
+
 def make_plan(shape: Shape, seed: int, begins_at: Millis) -> Plan:
     """Everything that is sent. Recorded times rise in true order, and a step's is when it is due, unless it is late."""
     chance = random.Random(f"load {seed}")
@@ -68,13 +73,13 @@ def make_plan(shape: Shape, seed: int, begins_at: Millis) -> Plan:
     facts = [fact for _, fact in simulated(chance, entities_for(len(times)))]
     boards = [fact for fact in facts if isinstance(fact, BoardFact)]
     changes = [fact for fact in facts if not isinstance(fact, BoardFact)][: len(times)]
-    warm_up_s = len(boards) / WARM_UP_PER_S
-    base = Millis(begins_at - int(warm_up_s * 1000))
+    early_s = len(boards) / WARM_UP_PER_S
+    base = Millis(begins_at - int(early_s * 1000))
     due_s = [number / WARM_UP_PER_S for number in range(len(boards))]
-    due_s += [warm_up_s + at_s for at_s in times]
+    due_s += [early_s + at_s for at_s in times]
     steps = told([*boards, *changes], due_s, seed, base, chance, Badly(shape.copies, shape.disorder, shape.late_s))
-    moved = (replace(step, at_s=step.at_s - warm_up_s) for step in steps)
-    return Plan(tuple(moved), len(changes), warm_up_s, shape.for_s)
+    moved = (replace(step, at_s=step.at_s - early_s) for step in steps)
+    return Plan(tuple(moved), len(changes), early_s, shape.for_s)
 
 
 def _subject(step: Step) -> str:
