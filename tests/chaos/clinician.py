@@ -100,9 +100,9 @@ class Clinician:
         edited["identifier"].append({"system": INVENTORY, "value": f"asset-{serial}"})
         if body["resourceType"] == "Encounter":
             edited["reasonCode"] = [{"text": f"edit {serial}"}]
-        else:
+        if body["resourceType"] in ("Location", "Patient"):
             edited["telecom"] = [{"system": "phone", "value": f"555-{int(serial):06d}"}]
-        if body["resourceType"] == "Location":
+        if body["resourceType"] in ("Location", "Task", "Appointment"):
             edited["description"] = f"edit {serial}"
         if self._role == "owner":
             edited["name"] = f"Bed, edit {serial}"

@@ -8,12 +8,17 @@ import pytest
 from msgspec import structs
 
 from pipeline.destinations.fhir_profile import load_profile
-from pipeline.formats.fhir.profile import Profile
+from pipeline.domain.records import Lane
+from pipeline.formats.fhir.profile import BundleProfile, Profile
 from pipeline.local.ehr import Ehr
-from pipeline.local.faults import FaultKind
+from pipeline.local.faults import Fault, FaultKind
 from tests.chaos.clinician import session
 from tests.hazards.harness import SHORT
-from tests.support.hostile import Hostile, history, hostile
+from tests.support.bundle_faults import BundleFault
+from tests.support.hostile import Hostile, hostile
+from tests.support.hostile_judge import history
+from tests.support.hostile_worlds import Ward
+from tests.support.hostile_writers_that_fail import BlindRepeater, TakesAnyEntryForDone
 
 GIVEN: Final = os.environ.get("SURGELINE_HOSTILE_SEED", "")
 """A seed to repeat. The draws repeat with it; what the machine does meanwhile does not."""
@@ -21,6 +26,9 @@ GIVEN: Final = os.environ.get("SURGELINE_HOSTILE_SEED", "")
 SEEDS: Final = [int(GIVEN)] if GIVEN else [1] if SHORT else [1, 2, 3, 4]
 MUST_STRIKE: Final = frozenset({FaultKind.STALE_READ, FaultKind.RESET_AFTER_COMMIT, FaultKind.TRUNCATED, FaultKind.ERROR_IN_200})
 """Faults that a run without would prove little: at their rates the chance to miss one is small, and a seed may be changed."""
+
+BUNDLES: Final = BundleProfile(12)
+WARD_BEDS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,19 @@ class Server:
     base_url: str
     profile: Profile
 
+    @property
+    def in_bundles(self) -> Profile:
+        return structs.replace(self.profile, bundle=BUNDLES)
+
 
 @pytest.fixture
 def server(replica: Ehr) -> Server:
     return Server(replica.base_url, load_profile("sekmet-replica"))
+
+
+def told(run: Hostile) -> object:
+    """What was done to whom in a run."""
+    return run.seed, run.counts, run.struck, run.proxy.batches, run.proxy.struck, run.clinician.log.edits
 
 
 @pytest.mark.timeout(400)
@@ -44,11 +61,23 @@ async def test_after_everything_the_history_rises_the_clinicians_edits_stand_and
     async with hostile(server.base_url, server.profile, seed) as run:
         await run.run(replays=4, kills=3, zombies=4)
         assert await run.problems() == []
-        told = (run.counts, run.struck, run.clinician.log.edits)
-        assert (run.counts["replays"], run.counts["kills"], run.counts["zombies"]) == (4, 3, 4), told
-        assert run.counts["held"] >= 4, told
-        assert run.clinician.log.edits > 10, told
-        assert {kind for kind in MUST_STRIKE if run.struck[kind]} == MUST_STRIKE, told
+        assert (run.counts["replays"], run.counts["kills"], run.counts["zombies"]) == (4, 3, 4), told(run)
+        assert run.counts["held"] >= 4, told(run)
+        assert run.clinician.log.edits > 10, told(run)
+        assert {kind for kind in MUST_STRIKE if run.struck[kind]} == MUST_STRIKE, told(run)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_in_bundles_too_a_whole_ward_is_right_in_the_end_and_no_bed_ever_had_two_stays(server: Server, seed: int) -> None:
+    """Beds, people, stays, transfers, procedures, episodes; bundles done in part, answered out of order, in part, or wrongly."""
+    async with hostile(server.base_url, server.in_bundles, seed, WARD_BEDS, ward=True) as run:
+        await run.run(replays=2, kills=2, zombies=2)
+        assert await run.problems() == [], told(run)
+        assert (run.counts["replays"], run.counts["kills"], run.counts["zombies"]) == (2, 2, 2), told(run)
+        assert run.clinician.log.edits > 10, told(run)
+        assert run.proxy.batches > 20, told(run)
+        assert {fault for fault in BundleFault if run.proxy.struck[fault]} == set(BundleFault), told(run)
 
 
 @pytest.mark.timeout(300)
@@ -75,9 +104,78 @@ async def test_a_planted_old_version_a_second_write_and_a_lost_edit_are_caught(s
         assert any(p.startswith("bed 2: ") and "changed what is the EHR's" in p for p in problems), problems
 
 
+@pytest.mark.timeout(300)
+async def test_a_writer_that_repeats_blindly_where_no_answer_came_is_caught(server: Server) -> None:
+    async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True, make=BlindRepeater) as run:
+        run.proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=3))
+        run.begin()
+        await run.settled()
+        run.publish(run.world.first())
+        await run.settled()
+        problems = await run.problems()
+        assert any("written twice" in problem for problem in problems), problems
+
+
+@pytest.mark.timeout(300)
+async def test_a_writer_that_takes_every_entry_of_an_answered_bundle_for_done_is_caught(server: Server) -> None:
+    async with hostile(server.base_url, server.in_bundles, 1, WARD_BEDS, ward=True, make=TakesAnyEntryForDone) as run:
+        run.begin()
+        await run.settled()
+        run.proxy.batch_share, run.proxy.only = 1.0, BundleFault.REFUSED_ENTRY
+        run.publish([fact for fact in run.world.first() if fact[1] in _entities(run)], Lane.ROUTINE)
+        await run.settled()
+        problems = await run.problems()
+        assert run.proxy.struck[BundleFault.REFUSED_ENTRY] > 0
+        assert any("isn't the gate's state" in problem for problem in problems), problems
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_stay_written_before_the_one_that_leaves_its_bed_is_caught(server: Server, ordered: bool) -> None:
+    """Whoever leaves is held up by the EHR, whoever comes is not: only the order across entities keeps the bed to one."""
+    async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True, ordered=ordered) as run:
+        run.begin()
+        await run.settled()
+        run.proxy.faults.set(Fault(kind=FaultKind.UNAVAILABLE, methods=("PUT",), times=4))
+        ward = _ward(run)
+        bed = ward.lies["V0-" + ward.run]
+        run.publish([ward.goes_home("V0-" + ward.run), *ward.admitted(bed)], Lane.ROUTINE)
+        await run.settled()
+        assert await run.problems() == ([] if ordered else ["one bed: two stays in it at once"])
+
+
+@pytest.mark.timeout(300)
+async def test_a_stay_whose_arrival_had_no_answer_keeps_its_bed_until_it_is_known_to_have_left(server: Server) -> None:
+    """It is in the bed and nobody knows; by the time that it leaves, its arrival is not even due any more."""
+    async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True) as run:
+        run.begin()
+        await run.settled()
+        ward = _ward(run)
+        (moves,) = (stay for stay, bed in ward.lies.items() if bed == 0)
+        run.proxy.faults.set(
+            Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=1),
+            Fault(kind=FaultKind.UNAVAILABLE, methods=("GET", "PUT"), times=12),
+        )
+        run.publish([ward.moved(moves, 1)], Lane.ROUTINE)
+        await run.until(lambda: run.proxy.faults.struck(FaultKind.UNAVAILABLE) > 0, "an arrival without an answer")
+        run.publish([ward.goes_home(moves), *ward.admitted(1)], Lane.ROUTINE)
+        await run.settled()
+        assert await run.problems() == []
+
+
+def _ward(run: Hostile) -> Ward:
+    assert isinstance(run.world, Ward)
+    return run.world
+
+
+def _entities(run: Hostile) -> set[str]:
+    return {head.entity_id for head in run.log.heads.values()}
+
+
 async def _versions(run: Hostile, number: int) -> list[dict[str, Any]]:
     async with session() as http:
-        shown = await run.shown(http, run.bed_ids[number])
+        heads = list(run.log.heads.values())
+        shown = await run.judge.shown(http, heads[number])
         return await history(http, run.base_url, f"Location/{shown[0]['id']}")
 
 
