@@ -48,7 +48,7 @@ FIRST_ALLOWED: Final = 8
 
 HALVE_EVERY_MS: Final = 1_000
 
-SLOW_MS: Final = 500
+SLOW_MS: Final = 50
 SLOW_FACTOR: Final = 4
 """A destination queues where it takes longer than SLOW_MS and SLOW_FACTOR times as long as when it was fastest."""
 
@@ -85,6 +85,8 @@ class AdaptiveLimiter:
         self._allowed = float(min(first, most))
         self._halved_at: Millis | None = None
         self._took = _Smoothed()
+        self._suspected = False
+        """It became slow, and a round is measured from there on: what it answered before tells another rate."""
         self._trial: tuple[float, float] | None = None
         """What was allowed, and how much was answered in a millisecond, before it was halved for slowness alone."""
 
@@ -99,8 +101,8 @@ class AdaptiveLimiter:
             self._took.add(took_ms, now, self._round)
         if self._trial is not None:
             self._judge(self._trial)
-        elif self._took.is_slow:
-            self._try_less(now, took_ms)
+        elif self._suspected or self._took.is_slow:
+            self._measure(now, took_ms)
         else:
             step = 1.0 if self._halved_at is None else 1 / max(1.0, self._allowed)
             self._allowed = min(self._most, self._allowed + step)
@@ -111,11 +113,20 @@ class AdaptiveLimiter:
             self._halved_at = now
             self._allowed = max(1.0, self._allowed / 2)
             self._took.forget()
-            self._trial = None
+            self._suspected, self._trial = False, None
 
     @property
     def _round(self) -> int:
         return max(SMOOTHING, self.allowed)
+
+    def _measure(self, now: Millis, took_ms: int) -> None:
+        if not self._suspected:
+            self._suspected = True
+            self._took.forget()
+        elif self._took.count >= self._round:
+            self._suspected = False
+            if self._took.is_slow:
+                self._try_less(now, took_ms)
 
     def _try_less(self, now: Millis, took_ms: int) -> None:
         allowed, per_ms = self._allowed, self._took.per_ms

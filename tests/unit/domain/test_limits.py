@@ -232,6 +232,20 @@ def test_a_destination_that_queues_is_kept_busy_and_its_queue_short(cap_per_s: i
     assert max(each[1] for each in late) <= 3 * max(SLOW_MS, SLOW_FACTOR * 1000 / cap_per_s)
 
 
+@pytest.mark.parametrize(("cap_per_s", "longest_ms"), [(20, 400), (50, 160), (100, 100)])
+@pytest.mark.parametrize("before_per_s", [200, 1_000])
+def test_a_destination_that_begins_to_queue_is_kept_busy_by_few_at_once(
+    before_per_s: int, cap_per_s: int, longest_ms: int
+) -> None:
+    """What is critical stands behind them in its queue. What it did before it queued is not held against the trial."""
+    server, limiter, pace = Queueing(before_per_s), AdaptiveLimiter(16), Pace(100_000.0)
+    drive(server, limiter, pace, 0, 10_000)
+    server.cap_per_s = cap_per_s
+    ended = drive(server, limiter, pace, 10_000, 50_000)
+    assert taken_per_s(ended, 13_000) >= 0.99 * cap_per_s
+    assert max(each[1] for each in ended if each[0] >= 13_000) <= longest_ms
+
+
 @pytest.mark.parametrize("factor", [10, 40, 100])
 def test_a_destination_that_has_become_slow_but_does_as_much_at_once_is_given_as_much(factor: int) -> None:
     """Less at once would make a slow EHR slower still, in the very minutes that count."""
