@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.limits import MOST_REFUSALS_ALONE, SINGLED_OUT_AFTER, Breaker, Hold, Limiter, Pace, Refusals, next_delay
+from pipeline.domain.limits import MOST_REFUSALS_ALONE, SINGLED_OUT_AFTER, Breaker, Hold, Limiter, Refusals, next_delay
+from pipeline.domain.pace import Pace
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import OutcomeKind, Reason
 from pipeline.stream.attempt import Verdict

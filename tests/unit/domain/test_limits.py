@@ -8,12 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import (
-    BURST_S,
-    CUT,
-    DEEPEST_CUT,
     FIRST_ALLOWED,
     FIRST_DELAY_S,
-    FIRST_GUESS_PER_S,
     HALVE_EVERY_MS,
     MAX_DELAY_S,
     MAX_REFUSED_KEYS,
@@ -23,10 +19,10 @@ from pipeline.domain.limits import (
     AdaptiveLimiter,
     ConsecutiveBreaker,
     Hold,
-    Pace,
     Refusals,
     next_delay,
 )
+from pipeline.domain.pace import BURST_S, CUT, DEEPEST_CUT, FIRST_GUESS_PER_S, Pace
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))
