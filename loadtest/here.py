@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +43,6 @@ class Keeper:
     """Keeps the roles running as a cluster would: what ends is started again. Kills them on demand."""
 
     def __init__(self, stack: Stack) -> None:
-        self.restarts = 0
         self._stack = stack
         self._free = asyncio.Lock()
 
@@ -53,8 +52,8 @@ class Keeper:
             async with self._free:
                 for child in list(self._stack.roles.values()):
                     if not child.running:
-                        self.restarts += 1
-                        await asyncio.to_thread(child.start)
+                        with suppress(OSError):  # tried again at the next look
+                            await asyncio.to_thread(child.start)
             await asyncio.sleep(LOOK_S)
 
     def app(self) -> web.Application:
