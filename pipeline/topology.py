@@ -115,7 +115,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage(
         name="writer",
         does="brings the newest state of each entity to one destination",
-        consumes=(*_LANES, OUTCOMES, ACCEPTED, WRITER_CHANGELOG_TEMPLATE, EPOCHS),
+        consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, EPOCHS),
         produces=(OUTCOMES, AUDIT, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
         command="surgeline run writer DESTINATION",
     ),
@@ -135,9 +135,9 @@ STAGES: Final[tuple[Stage, ...]] = (
     ),
     Stage(
         name="operator",
-        does="carries out operators' commands: policies, feeds, overrides, replays, topics, reading quarantine and audit",
+        does="carries out operators' commands: policies, feeds, overrides, replays, modes, topics, reading quarantine and audit",
         consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
-        produces=(*_LANDING, AUDIT, EPOCHS),
+        produces=(*_LANDING, MODES, AUDIT, EPOCHS),
         command="surgeline",
     ),
 )

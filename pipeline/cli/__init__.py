@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.cli import bench, cluster, looking, repairs, replay, roles, rules, trying
+from pipeline.cli import bench, cluster, hl7, looking, modes, repairs, replay, roles, rules, trying
 from pipeline.cli.base import app
 
 __all__ = ["app", "main", "repairs", "trying"]
@@ -20,6 +20,8 @@ for name, group in (
     ("schemas", cluster.schemas),
     ("config", cluster.config),
     ("replay", replay.replay),
+    ("mode", modes.mode),
+    ("hl7", hl7.hl7),
     ("bench", bench.bench),
 ):
     app.add_typer(group, name=name)

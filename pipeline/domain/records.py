@@ -296,6 +296,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: Annotated[int, Meta(description="writes under way")]
     parked: Annotated[int, Meta(description="entities parked")]
     shadowed: Annotated[int, Meta(description="entities whose newest state was only compared")] = 0
+    frozen: Annotated[dict[str, int], Meta(description="entities that the mode freezes, by lane and entity type: bulk bed")] = {}
     oldest_open_since: Annotated[Time | None, Meta(description="receipt of the oldest change that waits")] = None
     last_confirmed_at: Annotated[Time | None, Meta(description="time of the last confirmation")] = None
     last_confirmed_revision: Annotated[Revision, Meta(description="revision of the last confirmation")] = Revision(0)
@@ -313,8 +314,21 @@ class ModeChange(msgspec.Struct, frozen=True, kw_only=True):
     mode: Annotated[str, Meta(description="mode entered")]
     previous: Annotated[str, Meta(description="mode left")]
     at: Annotated[Time, Meta(description="when")]
-    cause: Annotated[str, Meta(description="rule that caused it")]
+    cause: Annotated[str, Meta(description="rule that caused it; DRAINED starts a reconciliation")]
     figures: Annotated[dict[str, float], Meta(description="figures that caused it, by name")] = {}
+    back_at: Annotated[Time | None, Meta(description="return of the destination that it still recovers from")] = None
+    frozen_since: Annotated[Time | None, Meta(description="since when the mode, or the one before it, freezes")] = None
+
+
+class ModeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator forces a mode of a destination, or releases it; the newest order of a destination counts."""
+
+    destination: Annotated[str, Meta(description="destination")]
+    mode: Annotated[str | None, Meta(description="mode that is forced; none: released, the figures decide again")]
+    actor: Annotated[str, Meta(description="who ordered it")]
+    reason: Annotated[str, Meta(description="why, in the operator's words")]
+    at: Annotated[Time, Meta(description="when it was ordered")]
+    until: Annotated[Time, Meta(description="it ends by itself then")]
 
 
 class Receipt(Redacted, frozen=True, kw_only=True):

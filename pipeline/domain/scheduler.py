@@ -21,7 +21,7 @@ import msgspec
 
 from pipeline.domain.frozen import Freezes, Frozen
 from pipeline.domain.identifiers import Millis, tenant_of
-from pipeline.domain.records import LANES, Lane
+from pipeline.domain.records import LANES, RANK, Lane
 
 AGEING_S: Final = {Lane.ROUTINE: 60.0, Lane.BULK: 180.0}
 """After this wait an entity of the lane has aged. Nothing ever ages into critical, and urgent has its turns anyway."""
@@ -40,12 +40,13 @@ STALE_SPARE: Final = 1_024
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """An entity that waits. Its tenant is the one of its key."""
+    """An entity that waits. Its tenant is the one of its key. `lane_since`: since when in this lane, if later than `since`."""
 
     key: bytes
     lane: Lane
     since: Millis
     not_before: Millis
+    lane_since: Millis = Millis(0)
 
 
 class Scheduler(Protocol):
@@ -123,6 +124,20 @@ class LaneScheduler:
         if known is not None and known[2].not_before < until:
             self.put(msgspec.structs.replace(known[2], not_before=until))
 
+    def promote(self, keys: Iterable[bytes], lane: Lane) -> None:
+        """What is known of these entities stays, but they are taken no later than in `lane`, until they are put again."""
+        for key in keys:
+            known = self._entries.get(key)
+            if known is not None and RANK[lane] < RANK[known[2].lane]:
+                self.put(msgspec.structs.replace(known[2], lane=lane))
+
+    def hasten(self, keys: Iterable[bytes]) -> None:
+        """These entities were postponed for what has come by now: they are taken as soon as it is their turn."""
+        for key in keys:
+            known = self._entries.get(key)
+            if known is not None and known[2].not_before:
+                self.put(msgspec.structs.replace(known[2], not_before=Millis(0)))
+
     def discard(self, key: bytes) -> None:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
         self._entries.pop(key, None)
@@ -179,9 +194,12 @@ class LaneScheduler:
         return len(keys)
 
     def turn_since(self, lanes: Iterable[Lane]) -> Millis | None:
-        """Receipt of the oldest change in these lanes that waits for nothing but its turn; None if none does."""
-        tops = (self._top(lane, tenant) for lane in lanes for tenant in tuple(self._ready[lane]))
-        return min((top[2].since for top in tops if top is not None), default=None)
+        """Since when something has waited in these lanes for nothing but its turn, None if nothing does; linear in what is there.
+
+        What came up from a lower lane counts from then on: its older changes were in no hurry.
+        """
+        places = (place for lane in lanes for heap in self._ready[lane].values() for place in heap if self._is_live(place))
+        return min((place[2].lane_since or place[2].since for place in places), default=None)
 
     def awake_since(self, but: Container[bytes] = ()) -> Millis | None:
         """As `oldest_since`, of what is neither frozen nor among `but`."""

@@ -64,7 +64,7 @@ The symbols are those of the Avro schemas, of the JSON API, of metrics' labels a
 
 GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
     "Judging": (records.DecisionKind, records.Lane, records.Reason, records.ControlKind),
-    "Delivering": (records.OutcomeKind, records.Would, modes.Mode),
+    "Delivering": (records.OutcomeKind, records.Would, modes.Mode, modes.Cause),
     "Events": (event.EntityType, event.EventType, event.SequenceBasis),
     "Beds": (
         event.Occupancy,

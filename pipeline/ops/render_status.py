@@ -1,7 +1,7 @@
 """The status for people: words and signs beside colours, and an age beside each figure that can be old."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.domain.identifiers import show_revision
+from pipeline.domain.modes import Cause
+from pipeline.domain.records import ModeOrder
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.ops.status import DestinationStatus, FeedStatus, Status, Verdict
 from pipeline.ops.subscriptions import SubscriptionLine
@@ -70,12 +72,34 @@ def _answers(at: DestinationStatus, now: int) -> Iterable[tuple[str, str]]:
         yield "Disagreement", f"{at.double_occupied} beds that more than one stay claims; ask the units who lies there"
     last = f"{age_of(now, at.last_confirmed_at)}, revision {show_revision(at.last_confirmed_revision)}"
     yield "Last confirmed", last if at.last_confirmed_at is not None else "nothing yet"
-    since = f", entered {age_of(now, at.mode_since)} because {at.mode_cause}" if at.mode_since is not None else ""
-    yield "Mode", at.mode + since
+    yield "Mode", mode_words(at, now)
+    if at.order is not None:
+        yield "Forced?", order_words(at.order, now)
+    if at.frozen:
+        yield "Frozen?", frozen_words(at.frozen)
     for instance in at.instances:
         partitions = ", ".join(map(str, instance.partitions))
         stale = "no report since" if instance.stale else "reported"
         yield f"Writer {instance.instance}", f"partitions {partitions}; {stale} {age_of(now, instance.reported_at)}"
+
+
+def mode_words(at: DestinationStatus, now: int) -> str:
+    """The mode, since when, and why."""
+    if at.mode_since is None:
+        return at.mode
+    why = Cause(at.mode_cause).doc if at.mode_cause in set(Cause) else at.mode_cause
+    return f"{at.mode}, entered {age_of(now, at.mode_since)}: {why}"
+
+
+def order_words(order: ModeOrder, now: int) -> str:
+    """Who forces what, how long yet, and why."""
+    return f"to {order.mode} by {order.actor}, for {duration_of(max(0, order.until - now))} yet: {order.reason}"
+
+
+def frozen_words(frozen: Mapping[str, int]) -> str:
+    """How many, and what."""
+    what = ", ".join(f"{count} {name}" for name, count in frozen.items())
+    return f"{sum(frozen.values())} entities stay pending until the mode ends ({what})"
 
 
 def _current(at: DestinationStatus, now: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.domain.mode_policy import ModesFile
 from pipeline.domain.policy import LanesFile, OwnershipFile
 from pipeline.formats.fhir.profile import Profile as EhrProfile
 from pipeline.formats.hl7v2.profile import Profile as Hl7Profile
@@ -19,6 +20,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SHAPES: Final[dict[str, tuple[str, Any]]] = {
     "ownership": ("policies/ownership.yaml", OwnershipFile),
     "lanes": ("policies/lanes.yaml", LanesFile),
+    "modes": ("policies/modes.yaml", ModesFile),
     "hl7-profile": ("profiles/hl7/*.yaml", Hl7Profile),
     "ehr-profile": ("profiles/ehr/*.yaml", EhrProfile),
 }

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.identifiers import Millis, Revision
-from pipeline.domain.modes import SLOW_AFTER_S, Mode
-from pipeline.domain.records import LANES, RANK, Accepted, FeedState, LagReport, Lane, LaneWindow, ModeChange, Stuck
+from pipeline.domain.modes import Mode
+from pipeline.domain.records import LANES, RANK, Accepted, FeedState, LagReport, Lane, LaneWindow, ModeChange, ModeOrder, Stuck
 from pipeline.ops.subscriptions import SubscriptionLine, newest_lines
 from pipeline.ops.topics import Decoder, Topics, decoded, tail
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES, SUBSCRIPTIONS
@@ -19,9 +19,15 @@ from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES, SUBSCRIPT
 STALE_AFTER_MS: Final = 30_000
 """A report older than this says nothing about now."""
 
+DELAYED_AFTER_S: Final = 5.0
+"""A destination is delayed when its oldest unconfirmed change has waited this long."""
+
 STUCK_LIMIT: Final = 20
 TAIL_REPORTS: Final = 2_000
 """Reports looked at from the end of `lag`: more than all writers make in STALE_AFTER_MS."""
+
+TAIL_MODES: Final = 20_000
+"""Records looked at from the end of `modes`: more than a day of changes, and no order lasts longer."""
 
 TAIL_STATES: Final = 20_000
 """Records looked at from the end of `intake.subscriptions`; a feed that was silent for longer is not shown."""
@@ -29,7 +35,7 @@ TAIL_STATES: Final = 20_000
 TAIL_ACCEPTED: Final = 1_000
 """Accepted records looked at per partition, for when each feed was last heard."""
 
-_SEVERITY: Final = (Mode.NORMAL, Mode.SLOW, Mode.RECOVERY, Mode.OUTAGE)
+_SEVERITY: Final = (Mode.NORMAL, Mode.SLOW, Mode.RECOVERY, Mode.SEVERE, Mode.OUTAGE)
 
 
 class Verdict(enum.StrEnum):
@@ -60,6 +66,9 @@ class DestinationStatus(msgspec.Struct, frozen=True):
     mode: str
     mode_since: Millis | None
     mode_cause: str
+    mode_figures: dict[str, float]
+    order: ModeOrder | None
+    frozen: dict[str, int]
     pending: dict[str, int]
     parked: int
     shadowed: int
@@ -104,6 +113,7 @@ def assemble(
     modes: Iterable[ModeChange],
     feeds: Iterable[FeedStatus],
     destinations: Sequence[str],
+    orders: Iterable[ModeOrder] = (),
     *,
     partitions: int = ENTITY_PARTITIONS,
     stale_after_ms: int = STALE_AFTER_MS,
@@ -123,13 +133,23 @@ def assemble(
         where = change.destination, change.instance
         if where not in changes or change.at >= changes[where].at:
             changes[where] = change
+    in_force = _in_force(orders, now)
     shown = tuple(
-        _destination(now, name, list(by_instance.values()), changes, partitions, stale_after_ms)
+        _destination(now, name, list(by_instance.values()), changes, in_force.get(name), partitions, stale_after_ms)
         for name, by_instance in sorted(newest.items())
     )
     order = list(Verdict)
     verdict = max((destination.verdict for destination in shown), key=order.index, default=Verdict.UNKNOWN)
     return Status(now, verdict, shown, tuple(sorted(_newest_feeds(feeds))))
+
+
+def _in_force(orders: Iterable[ModeOrder], now: Millis) -> dict[str, ModeOrder]:
+    """What operators force at this moment, by destination."""
+    newest: dict[str, ModeOrder] = {}
+    for order in orders:
+        if order.destination not in newest or order.at >= newest[order.destination].at:
+            newest[order.destination] = order
+    return {name: order for name, order in newest.items() if order.mode is not None and now < order.until}
 
 
 def _newest_feeds(feeds: Iterable[FeedStatus]) -> Iterator[FeedStatus]:
@@ -155,6 +175,7 @@ def _destination(
     name: str,
     reports: list[LagReport],
     changes: dict[tuple[str, str], ModeChange],
+    order: ModeOrder | None,
     partitions: int,
     stale_after_ms: int,
 ) -> DestinationStatus:
@@ -176,6 +197,9 @@ def _destination(
         mode=mode,
         mode_since=entered[0].at if entered else None,
         mode_cause=entered[0].cause if entered else "",
+        mode_figures=entered[0].figures if entered else {},
+        order=order,
+        frozen=_summed(report.frozen for report in serving),
         pending=pending,
         parked=parked,
         shadowed=shadowed,
@@ -195,6 +219,14 @@ def _destination(
     )
 
 
+def _summed(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    whole: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            whole[name] = whole.get(name, 0) + count
+    return dict(sorted(whole.items()))
+
+
 def _severity(mode: str) -> int:
     found = [index for index, known in enumerate(_SEVERITY) if known.value == mode]
     return found[0] if found else len(_SEVERITY)
@@ -205,7 +237,7 @@ def _verdict(now: Millis, unreported: bool, stuck: bool, oldest: Millis | None, 
         return Verdict.UNKNOWN
     if stuck:
         return Verdict.STUCK
-    if oldest is not None and now - oldest > SLOW_AFTER_S * 1000:
+    if oldest is not None and now - oldest > DELAYED_AFTER_S * 1000:
         return Verdict.DELAYED
     if pending or oldest is not None:
         return Verdict.CATCHING_UP
@@ -239,7 +271,8 @@ def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], c
     KafkaUnavailable where they can't be read. Reads no group and commits nothing; safe to repeat as often as wanted.
     """
     reports, modes, feeds, states = list[LagReport](), list[ModeChange](), list[FeedStatus](), list[FeedState]()
-    tails = ((LAG, TAIL_REPORTS), (MODES, TAIL_REPORTS), (ACCEPTED, TAIL_ACCEPTED), (SUBSCRIPTIONS, TAIL_STATES))
+    orders = list[ModeOrder]()
+    tails = ((LAG, TAIL_REPORTS), (MODES, TAIL_MODES), (ACCEPTED, TAIL_ACCEPTED), (SUBSCRIPTIONS, TAIL_STATES))
     for topic, records in tails:
         for message in tail(topics, topic, records):
             match decoded(decoder, message) if message.value is not None else None:
@@ -247,11 +280,13 @@ def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], c
                     reports.append(report)
                 case ModeChange() as change:
                     modes.append(change)
+                case ModeOrder() as order:
+                    orders.append(order)
                 case Accepted() as accepted:
                     feeds.append(FeedStatus(accepted.source_system, accepted.feed, accepted.received_at))
                 case FeedState() as state:
                     states.append(state)
                 case _:
                     continue
-    status = assemble(clock(), reports, modes, feeds, destinations)
+    status = assemble(clock(), reports, modes, feeds, destinations, orders)
     return msgspec.structs.replace(status, subscriptions=newest_lines(states))

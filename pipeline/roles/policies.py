@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import topology
 from pipeline.domain.identifiers import EventId, Millis
+from pipeline.domain.mode_policy import ModesFile, mode_policy_from
 from pipeline.domain.policy import BadPolicy, Policy, encode_policy, policy_from
 from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro import Codec
@@ -22,6 +23,7 @@ from pipeline.stream.gate import POLICY_KEY
 NO_DETAIL: Final[Mapping[str, str]] = MappingProxyType({})
 
 FILES = ("ownership.yaml", "lanes.yaml")
+MODES_FILE: Final = "modes.yaml"
 
 
 def load_policy(folder: Path | None = None) -> Policy:
@@ -29,6 +31,11 @@ def load_policy(folder: Path | None = None) -> Policy:
     root = folder if folder is not None else files("pipeline") / "policies"
     ownership, lanes = (_read(root / name) for name in FILES)
     return policy_from(ownership, lanes)
+
+
+def load_modes(file: Path | None = None) -> ModesFile:
+    """Policy of modes from a file, the shipped one without. BadPolicy lists all problems."""
+    return mode_policy_from(_read(file if file is not None else files("pipeline") / "policies" / MODES_FILE))
 
 
 def _read(file: Traversable) -> dict[str, Any]:

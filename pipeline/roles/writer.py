@@ -7,14 +7,19 @@ from typing import Any, Final
 
 from pipeline import topology
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.mode_policy import ModesFile
 from pipeline.domain.pending import Pending, decode_pending
+from pipeline.domain.policy import BadPolicy
 from pipeline.domain.records import Accepted, Lane
+from pipeline.kafka.projections import outlived
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.destinations import destination_of, entity_types_of, pace_of
 from pipeline.roles.flags import Flags
+from pipeline.roles.modes import ModeKeeper
+from pipeline.roles.policies import load_modes
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.reports import Reports
@@ -67,7 +72,8 @@ class WriterRole:
         self._breaker = ConsecutiveBreaker()
         concurrency, rate_per_s = pace_of(name, section)
         self._limiter = AdaptiveLimiter(concurrency)
-        self._reports = Reports(process, name, section.instance, ledger, self._stays.double_occupied)
+        self._keeper = ModeKeeper(process, name, section.instance, _mode_policy(name, section), ledger)
+        self._reports = Reports(process, name, section.instance, self._keeper, self._stays.double_occupied)
         self._delivery = Delivery(
             destination=self._destination,
             pendings=self,
@@ -83,6 +89,7 @@ class WriterRole:
             order=self._stays.order,
             rollout=self._flags,
         )
+        self._keeper.hold(self._delivery)
         self._worker = self._new_worker(section)
 
     def _new_worker(self, section: WriterSettings) -> Worker:
@@ -163,18 +170,28 @@ class WriterRole:
                 self._flags.follow(self._ledger, self._delivery.flipped),
                 self._worker.run(),
                 self._delivery.run(),
+                self._keeper.run(self._publisher, self._delivery, lambda: self._worker.ready),
                 self._reports.run(self._publisher, self._delivery, lambda: sorted(self._worker.assigned)),
             )
         ]
         tasks.append(self._stays.followed(self._publisher))
+        tasks.append(asyncio.create_task(or_die(outlived(self._publisher, self._keeper.follower))))
         await stop.wait()
         await self._delivery.stop(process.settings.worker.drain_s / 2)
         await self._worker.stop()
         for task in tasks:
             task.cancel()
         await self._stays.close()
+        await self._keeper.close()
         await self._publisher.close(process.settings.worker.drain_s / 4)
         await self._destination.close()
+
+
+def _mode_policy(name: str, section: WriterSettings) -> ModesFile:
+    try:
+        return load_modes(section.modes_file)
+    except BadPolicy as bad:
+        raise Refused([f"writers.{name}.modes_file: {problem}" for problem in bad.problems]) from None
 
 
 def _all_pending(db: Any) -> list[tuple[bytes, Pending]]:

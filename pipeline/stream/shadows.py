@@ -51,7 +51,10 @@ class Shadows:
         if not pending.is_shadowed or pending.newest is None:
             self.forget(key)
             lane = pending.lane
-            return Entry(key, lane, pending.since, pending.not_before) if pending.is_due and lane is not None else None
+            if lane is None or not pending.is_due:
+                return None
+            since, lane_since = pending.since, pending.due[lane].since
+            return Entry(key, lane, since, pending.not_before, lane_since if lane_since > since else Millis(0))
         accepted = self._decode(pending.newest)
         self._is_open[key] = self._rollout.may_write(accepted)
         return Entry(key, accepted.lane, self._rollout.since, pending.not_before) if self._is_open[key] else None

@@ -34,6 +34,7 @@ from pipeline.domain.records import (
     LagReport,
     Lane,
     ModeChange,
+    ModeOrder,
     Outcome,
     OutcomeKind,
     Quarantined,
@@ -59,6 +60,7 @@ Record = (
     | Quarantined
     | LagReport
     | ModeChange
+    | ModeOrder
     | Receipt
     | FeedState
     | TopicEpoch
@@ -106,6 +108,7 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("topic_epoch", TopicEpoch, "TopicEpoch", ("epochs",)),
     Entry("raw", Raw, "Raw", ("raw.http", "raw.mllp", "raw.fhir", "raw.files")),
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
+    Entry("mode_order", ModeOrder, "ModeOrder", ()),
 )
 
 BY_NAME: Final = {entry.name: entry for entry in CATALOGUE}

@@ -116,6 +116,8 @@ def test_waits_are_told_without_what_is_frozen_and_turns_without_what_waits_for_
     assert scheduler.awake_since({key("retried")}) == 7
     assert scheduler.turn_since((Lane.CRITICAL, Lane.URGENT)) == 7
     assert scheduler.turn_since((Lane.BULK,)) is None
+    scheduler.put(Entry(key("old"), Lane.CRITICAL, Millis(1), Millis(0), Millis(9)))
+    assert scheduler.turn_since((Lane.CRITICAL,)) == 9
 
 
 def end(scheduler: LaneScheduler, done: bytes, known: set[bytes]) -> None:

@@ -1,70 +1,231 @@
-"""The mode machine of one destination."""
+"""The mode machine of one destination: bounds, dwell, orders, outages, and what a restart takes up."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.modes import CALM_S, SLOW_AFTER_S, Figures, Mode, Modes
+from pipeline.domain.modes import Cause, Entered, Figures, Force, Known, Mode, Modes
+from pipeline.roles.policies import load_modes
 
-CALM = Figures(False, 0, 0.0)
-BUSY = Figures(False, 5, 0.1)
-SLOW = Figures(False, 5, SLOW_AFTER_S + 0.1)
-OPEN = Figures(True, 5, 0.1)
+POLICY = load_modes()
+SLOW, SEVERE = POLICY.slow, POLICY.severe
+NOW_MS = 1_800_000_000_000
 
 
-def played(steps: list[tuple[Figures, float]]) -> list[Mode]:
-    """Modes entered."""
-    modes, now_ms, entered = Modes(), 0, []
-    for figures, passed_s in steps:
-        now_ms += int(passed_s * 1000)
-        change = modes.judge(figures, Millis(now_ms))
-        if change is not None:
-            assert change.mode is modes.mode
-            entered.append(change.mode)
-    return entered
+def figures(wait_s: float = 0.0, turn_s: float = 0.0, *, is_open: bool = False, answers: bool = True) -> Figures:
+    return Figures(is_open, {}, max(wait_s, turn_s), turn_s, answers)
+
+
+CALM = figures()
+WAITS = figures(SLOW.enter_after_s + 0.1)
+TURNS_WAIT = figures(turn_s=SEVERE.enter_after_s + 0.1)
+OPEN = figures(9.0, 9.0, is_open=True)
+
+
+class Played:
+    """A machine on a clock moved by hand."""
+
+    def __init__(self, known: Known | None = None) -> None:
+        self.modes = Modes(POLICY, known)
+        self.now = NOW_MS
+        self.order: Force | None = None
+        self.changes: list[Entered] = []
+
+    def see(self, seen: Figures, for_s: float = 0.5, step_s: float = 0.5) -> Mode:
+        for _ in range(max(1, round(for_s / step_s))):
+            self.now += int(step_s * 1000)
+            change = self.modes.judge(seen, Millis(self.now), self.order)
+            if change is not None:
+                assert change.mode is self.modes.mode
+                self.changes.append(change)
+        return self.modes.mode
+
+    def force(self, mode: Mode, for_s: float = 3_600) -> None:
+        self.order = Force(mode, "operator:a", "why", Millis(self.now), Millis(self.now + int(for_s * 1000)))
+
+    @property
+    def entered(self) -> list[tuple[Mode, Cause]]:
+        return [(change.mode, change.cause) for change in self.changes]
 
 
 def test_a_backlog_that_keeps_moving_is_normal() -> None:
-    assert played([(BUSY, 1.0)] * 20) == []
+    played = Played()
+    played.see(figures(SLOW.enter_after_s, SLOW.enter_after_s), 600)
+    assert played.entered == []
 
 
-def test_slow_when_something_waited_too_long_and_normal_only_after_a_calm_time() -> None:
-    assert played([(SLOW, 0.5), (BUSY, 0.5), (SLOW, 1.0), (BUSY, 1.0)]) == [Mode.SLOW]
-    assert played([(SLOW, 0.5), (BUSY, 0.5), (BUSY, CALM_S)]) == [Mode.SLOW, Mode.NORMAL]
+def test_slow_is_left_only_below_its_lower_bound_for_a_while_and_after_its_dwell() -> None:
+    played = Played()
+    played.see(WAITS)
+    between = figures((SLOW.enter_after_s + SLOW.leave_below_s) / 2)
+    assert played.see(between, 60) is Mode.SLOW
+    assert played.see(CALM, SLOW.calm_s - 1) is Mode.SLOW
+    assert played.see(between) is Mode.SLOW
+    assert played.see(CALM, SLOW.calm_s + 1) is Mode.NORMAL
+    assert played.entered == [(Mode.SLOW, Cause.WAITS), (Mode.NORMAL, Cause.CALM)]
 
 
-def test_an_outage_ends_in_recovery_and_recovery_when_drained() -> None:
-    assert played([(OPEN, 1), (OPEN, 60), (SLOW, 1), (SLOW, 30), (CALM, 1)]) == [Mode.OUTAGE, Mode.RECOVERY, Mode.NORMAL]
+def test_severe_is_entered_by_turns_that_wait_and_never_by_what_is_frozen_or_routine() -> None:
+    played = Played()
+    assert played.see(figures(3_600), 60) is Mode.SLOW
+    assert played.see(TURNS_WAIT) is Mode.SEVERE
+    assert played.see(figures(3_600), SEVERE.dwell_s - 2) is Mode.SEVERE
+    assert played.see(figures(3_600), SEVERE.calm_s + 2) is Mode.SLOW
+    assert played.entered[-1] == (Mode.SLOW, Cause.CAUGHT_UP)
+
+
+def test_a_dwell_holds_back_what_is_milder_and_never_an_outage() -> None:
+    played = Played()
+    played.see(TURNS_WAIT)
+    assert played.see(CALM, SEVERE.dwell_s - 1) is Mode.SEVERE
+    assert played.see(OPEN) is Mode.OUTAGE
+
+
+def test_an_outage_ends_when_the_breaker_stays_closed_and_recovery_when_what_waited_then_is_written() -> None:
+    played = Played()
+    played.see(OPEN, 60)
+    assert played.see(figures(60)) is Mode.OUTAGE
+    assert played.see(OPEN) is Mode.OUTAGE
+    played.see(figures(60), POLICY.outage.calm_s + 0.5)
+    assert played.modes.mode is Mode.RECOVERY
+    back_at = played.modes.back_at
+    assert back_at is not None
+    assert played.see(figures(70), 10) is Mode.RECOVERY
+    newer_s = (played.now + 500 - back_at) / 1000 - 0.1
+    assert played.see(figures(newer_s)) is not Mode.RECOVERY
+    assert [cause for _, cause in played.entered] == [Cause.BREAKER_OPEN, Cause.ANSWERS_AGAIN, Cause.DRAINED]
+
+
+def test_what_waited_through_an_outage_is_no_reason_for_severe_and_what_waits_on_after_it_is() -> None:
+    played = Played()
+    played.see(OPEN, 600)
+    played.see(figures(turn_s=600), SEVERE.enter_after_s - 1)
+    assert played.modes.mode is Mode.RECOVERY
+    assert played.see(figures(turn_s=620), 4) is Mode.SEVERE
+    assert played.see(figures(620, 0.1), SEVERE.dwell_s + SEVERE.calm_s) is Mode.RECOVERY
+    assert played.see(CALM) is Mode.NORMAL
+    assert [cause for _, cause in played.entered][-3:] == [Cause.TURNS_WAIT, Cause.CAUGHT_UP, Cause.DRAINED]
 
 
 def test_an_outage_during_recovery_is_an_outage_again() -> None:
-    assert played([(OPEN, 1), (SLOW, 1), (OPEN, 1), (SLOW, 1)]) == [Mode.OUTAGE, Mode.RECOVERY, Mode.OUTAGE, Mode.RECOVERY]
+    played = Played()
+    for _ in range(2):
+        played.see(OPEN, 5)
+        played.see(figures(60), 5)
+    assert [mode for mode, _ in played.entered] == [Mode.OUTAGE, Mode.RECOVERY] * 2
 
 
-def test_recovery_ends_also_where_new_changes_keep_coming() -> None:
-    assert played([(OPEN, 1), (BUSY, 1), (BUSY, CALM_S)]) == [Mode.OUTAGE, Mode.RECOVERY, Mode.NORMAL]
+def test_a_forced_mode_holds_whatever_the_figures_say_and_ends_with_its_time() -> None:
+    played = Played()
+    played.force(Mode.SEVERE, 60)
+    assert played.see(CALM, 59) is Mode.SEVERE
+    assert played.modes.is_forced
+    assert played.see(CALM, 2) is Mode.NORMAL
+    assert played.entered == [(Mode.SEVERE, Cause.FORCED), (Mode.NORMAL, Cause.EXPIRED)]
 
 
-def test_an_open_breaker_is_an_outage_even_where_nothing_waits() -> None:
-    assert played([(Figures(True, 0, 0.0), 1)]) == [Mode.OUTAGE]
+def test_a_release_lets_the_figures_decide_at_once_and_an_order_for_the_mode_that_it_is_in_is_told_too() -> None:
+    played = Played()
+    played.see(WAITS, 10)
+    played.force(Mode.SLOW)
+    played.see(WAITS, 10)
+    played.force(Mode.NORMAL)
+    played.see(TURNS_WAIT, 10)
+    played.order = None
+    played.see(TURNS_WAIT)
+    assert played.entered == [
+        (Mode.SLOW, Cause.WAITS),
+        (Mode.SLOW, Cause.FORCED),
+        (Mode.NORMAL, Cause.FORCED),
+        (Mode.SEVERE, Cause.RELEASED),
+    ]
 
 
-@pytest.mark.parametrize("wait_s", [SLOW_AFTER_S, 0.0])
-def test_the_bound_itself_is_not_slow(wait_s: float) -> None:
-    assert played([(Figures(False, 1, wait_s), 1)]) == []
+def test_in_a_forced_outage_nothing_is_sent_and_what_waited_is_recovered_when_it_ends() -> None:
+    played = Played()
+    played.force(Mode.OUTAGE, 30)
+    played.see(figures(1), 30)
+    assert played.modes.holds is False
+    assert played.entered[0] == (Mode.OUTAGE, Cause.FORCED)
+    assert played.modes.mode is Mode.RECOVERY
+    assert played.entered[1] == (Mode.RECOVERY, Cause.EXPIRED)
 
 
-@given(st.lists(st.tuples(st.sampled_from((CALM, BUSY, SLOW, OPEN)), st.floats(0, 10)), max_size=60))
-def test_whatever_happened_it_is_normal_after_quiet(steps: list[tuple[Figures, float]]) -> None:
-    modes, now_ms = Modes(), 0
-    for figures, passed_s in steps:
-        now_ms += int(passed_s * 1000)
-        previous = modes.mode
-        change = modes.judge(figures, Millis(now_ms))
-        assert (change is None) == (modes.mode is previous)
-        assert change is None or change.previous is previous
-    for passed_s in (0.0, CALM_S, CALM_S):
-        now_ms += int(passed_s * 1000)
-        modes.judge(CALM, Millis(now_ms))
-    assert modes.mode is Mode.NORMAL
+def test_a_destination_that_does_not_answer_is_in_outage_whatever_is_forced_and_the_order_holds_again_after_it() -> None:
+    played = Played()
+    played.force(Mode.NORMAL)
+    played.see(CALM)
+    assert played.see(OPEN, 10) is Mode.OUTAGE
+    assert not played.modes.holds
+    played.see(figures(60), 60)
+    assert played.entered[-1] == (Mode.NORMAL, Cause.FORCED)
+    played.order = None
+    played.see(figures(600))
+    played.see(CALM)
+    assert played.entered[-2:] == [(Mode.RECOVERY, Cause.RELEASED), (Mode.NORMAL, Cause.DRAINED)]
+
+
+# -- a restart
+
+
+def test_after_a_restart_in_an_outage_a_breaker_that_knows_nothing_does_not_end_it() -> None:
+    played = Played(Known(Mode.OUTAGE, Cause.BREAKER_OPEN, Millis(NOW_MS - 60_000)))
+    assert played.see(figures(60, answers=False), 30) is Mode.OUTAGE
+    assert played.see(figures(60), 2) is Mode.RECOVERY
+    assert played.entered == [(Mode.RECOVERY, Cause.ANSWERS_AGAIN)]
+
+
+def test_after_a_restart_in_severe_what_was_frozen_stays_so_and_the_freeze_is_as_old_as_it_was() -> None:
+    played = Played(Known(Mode.SEVERE, Cause.TURNS_WAIT, Millis(NOW_MS - 60_000), None, Millis(NOW_MS - 60_000)))
+    assert played.modes.freezes == SEVERE.freezes
+    assert played.see(TURNS_WAIT, 60) is Mode.SEVERE
+    assert played.modes.frozen_since == NOW_MS - 60_000
+    assert played.entered == []
+
+
+def test_after_a_restart_in_severe_during_a_recovery_the_recovery_is_ended_and_told() -> None:
+    played = Played(Known(Mode.SEVERE, Cause.TURNS_WAIT, Millis(NOW_MS - 60_000), Millis(NOW_MS - 90_000)))
+    played.see(figures(600, 0.1), 20)
+    played.see(CALM)
+    assert played.entered == [(Mode.RECOVERY, Cause.CAUGHT_UP), (Mode.NORMAL, Cause.DRAINED)]
+
+
+@pytest.mark.parametrize("mode", [Mode.SEVERE, Mode.NORMAL])
+def test_after_a_restart_a_forced_mode_holds_without_being_told_again_and_ends_visibly_if_its_time_passed(mode: Mode) -> None:
+    played = Played(Known(mode, Cause.FORCED, Millis(NOW_MS - 60_000)))
+    played.force(mode, 10)
+    played.see(CALM, 9)
+    assert played.entered == []
+    played.see(CALM, 2)
+    assert played.entered == [(Mode.NORMAL, Cause.EXPIRED)]
+
+
+def test_after_a_restart_in_a_forced_outage_that_ended_meanwhile_nobody_waits_for_an_answer() -> None:
+    played = Played(Known(Mode.OUTAGE, Cause.FORCED, Millis(NOW_MS - 60_000)))
+    assert played.see(figures(answers=False), 1) is Mode.NORMAL
+    assert played.entered == [(Mode.RECOVERY, Cause.RELEASED), (Mode.NORMAL, Cause.DRAINED)]
+
+
+# -- the longest freeze
+
+
+def test_a_freeze_that_lasts_as_long_as_it_may_thaws_in_part_and_not_all_at_once() -> None:
+    thaw = POLICY.thaw
+    played = Played()
+    played.see(TURNS_WAIT)
+    began = played.now
+    assert played.modes.thaws(Millis(began + int(thaw.after_s * 1000) - 1)) == 0
+    let_go = 0
+    for step in range(241):
+        let_go += played.modes.thaws(Millis(began + int(thaw.after_s * 1000) + step * 500))
+    assert let_go == pytest.approx(1 + 120 * thaw.per_s, abs=1)
+    played.see(CALM, SEVERE.dwell_s + SLOW.dwell_s + 5)
+    assert played.modes.mode is Mode.NORMAL
+    assert played.modes.thaws(Millis(played.now + 10_000_000)) == 0
+
+
+def test_normal_and_recovery_freeze_nothing() -> None:
+    played = Played()
+    assert played.modes.freezes == ()
+    played.see(OPEN)
+    played.see(figures(600), 5)
+    assert (played.modes.mode, played.modes.freezes) == (Mode.RECOVERY, ())

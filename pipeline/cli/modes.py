@@ -1,0 +1,102 @@
+"""`surgeline mode`: what mode a destination is in, and forcing one."""
+
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.modes import FORCEABLE, MAX_FORCE_S, Mode
+from pipeline.domain.replay import millis_ago
+from pipeline.settings import Settings
+
+WRONG_USE: Final = 2
+
+mode = typer.Typer(
+    help="The mode of a destination: what it is and why, and forcing another one for a while.", no_args_is_help=True
+)
+
+Destination = Annotated[str, typer.Argument(help="A name under `writers` in the settings.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; goes into the audit log and is shown by status. No patient data.")]
+
+
+@mode.command("show")
+def mode_show(
+    destination: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each destination's mode: since when, why, by which figures, what it freezes, and who forces it."""
+    import msgspec
+
+    from pipeline.ops.render_modes import modes_json, render_modes
+    from pipeline.ops.status import read_status
+    from pipeline.ops.topics import KafkaTopics
+    from pipeline.roles.process import codec_of
+
+    settings = settings_of(config)
+    names = [destination] if destination is not None else sorted(settings.writers)
+    _check_known(settings, destination)
+    found = of_kafka(lambda: read_status(KafkaTopics(settings.kafka), codec_of(settings), names, now))
+    shown = msgspec.structs.replace(found, destinations=tuple(at for at in found.destinations if at.destination in names))
+    if as_json:
+        sys.stdout.buffer.write(modes_json(shown) + b"\n")
+    else:
+        console.print(render_modes(shown))
+
+
+@mode.command("force")
+def mode_force(
+    destination: Destination,
+    wanted: Annotated[Mode, typer.Argument(metavar="MODE", help="normal, slow, severe or outage.", show_choices=False)],
+    reason: Why,
+    length: Annotated[str, typer.Option("--for", help="It ends by itself after this: 90s, 30m, 2h; at most 24h.")] = "1h",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Needed for outage: nothing is sent then, not even critical changes.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Force a mode, whatever the figures say. It holds over restarts; what doesn't answer is in outage all the same.
+
+    normal freezes nothing. severe freezes what its policy says. outage sends nothing at all, for maintenance of an EHR.
+    """
+    settings = settings_of(config)
+    _check_known(settings, destination)
+    if wanted not in FORCEABLE:
+        fail(f"{wanted.value} follows from an outage and can't be forced. Can be: {', '.join(FORCEABLE)}.", WRONG_USE)
+    length_ms = millis_ago(length)
+    if length_ms is None or length_ms > MAX_FORCE_S * 1000:
+        fail("--for is a number with s, m or h: 90s, 30m, 2h; at most 24h.", WRONG_USE)
+    if wanted is Mode.OUTAGE and not yes:
+        fail("In a forced outage nothing is sent, not even critical changes. Add --yes to do it.", WRONG_USE)
+    at = now()
+    _order(settings, destination, wanted, reason, at, Millis(at + length_ms))
+    console.print(
+        f"{destination}: {wanted.value} is ordered for {length}. `surgeline mode show {destination}` shows when it is in force."
+    )
+    console.print(f'To end it before: surgeline mode release {destination} --reason "why"')
+
+
+@mode.command("release")
+def mode_release(destination: Destination, reason: Why, config: Config = None) -> None:
+    """Let the figures decide again."""
+    settings = settings_of(config)
+    _check_known(settings, destination)
+    at = now()
+    _order(settings, destination, None, reason, at, at)
+    console.print(f"{destination}: released; the figures decide within a second or two.")
+
+
+def _order(settings: Settings, destination: str, wanted: Mode | None, reason: str, at: Millis, until: Millis) -> None:
+    from pipeline.roles.mode_orders import order_mode
+    from pipeline.roles.process import codec_of
+
+    if not reason.strip():
+        fail("Say why: --reason. It goes into the audit log.", WRONG_USE)
+    of_kafka(lambda: order_mode(settings, codec_of(settings), destination, wanted, actor(), reason.strip(), at, until))
+
+
+def _check_known(settings: Settings, destination: str | None) -> None:
+    if destination is not None and destination not in settings.writers:
+        fail(f"The settings name no such destination; known: {', '.join(sorted(settings.writers)) or 'none'}.", WRONG_USE)
