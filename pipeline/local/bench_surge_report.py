@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -186,3 +187,7 @@ def _table(title: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=SurgeReport)) + "\n")

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -22,10 +24,12 @@ from pipeline.local.bench_surge_fifo import FifoScheduler
 from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
 from pipeline.local.bench_surge_load import Load, Mix
 from pipeline.local.bench_surge_parts import queue_checks
-from pipeline.local.bench_surge_report import Check, Options, Part, markdown
+from pipeline.local.bench_surge_report import Check, Options, Part, SurgeReport, markdown
 from pipeline.local.standin import Behaviour, StandIn, Witness
 from tests.support.policies import shipped_policy
 
+DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
+REPORT: Final = DOCS / "reports" / "bench-surge.json"
 MIX = Mix.of(1_000, 50)
 
 
@@ -234,3 +238,13 @@ async def test_every_revision_that_was_ever_shown_is_remembered_in_its_order(sta
     shown = [revision for revision, _ in made.store.shown["Location/1"]]
     assert shown == [revision_of(1, 5), revision_of(1, 3)]
     assert of.stale_overwrites(Witness(made.store.shown, [])) == 1
+
+
+# -- the documentation
+
+
+def test_the_figures_in_the_documentation_are_those_of_the_report() -> None:
+    if not REPORT.exists():
+        pytest.skip("no run of the whole is committed")
+    report = msgspec.json.decode(REPORT.read_bytes(), type=SurgeReport)
+    assert markdown(report) in (DOCS / "performance.md").read_text(encoding="utf-8")
