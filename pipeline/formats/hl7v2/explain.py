@@ -9,38 +9,15 @@ from typing import Final
 
 import msgspec
 
-from pipeline.domain.event import Described, Encounter, Patient
+from pipeline.domain.event import Described
 from pipeline.formats.hl7v2.messages import NOT_YET
+from pipeline.formats.hl7v2.origins import FIELDS
 from pipeline.formats.hl7v2.patient import TABLE_0001
 from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement, Profile
 from pipeline.formats.hl7v2.triggers import MOVING_UPDATE, RULES, Rule
 from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.formats.hl7v2.visit import STATUS_BY_CLASS
 from pipeline.formats.markdown import table
-
-FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
-    Patient: {
-        "identifiers": "PID-3",
-        "name": "PID-5",
-        "birth_date": "PID-7",
-        "sex": "PID-8",
-        "deceased": "PID-30",
-    },
-    Encounter: {
-        "patient_class": "PV1-2",
-        "location": "PV1-3",
-        "prior_location": "PV1-6",
-        "service": "PV1-10",
-        "temporary_location": "PV1-11",
-        "disposition": "PV1-36",
-        "pending_location": "PV1-42",
-        "admitted_at": "PV1-44",
-        "discharged_at": "PV1-45",
-        "episode": "PV1-54",
-        "expected_discharge_at": "PV2-9",
-    },
-}
-"""Where each field is read; a test fills each position alone and looks where it ends up."""
 
 _INTRO: Final = """\
 # HL7 v2 ADT

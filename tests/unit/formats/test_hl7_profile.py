@@ -8,8 +8,9 @@ import pytest
 from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, Patient
-from pipeline.formats.hl7v2.explain import FIELDS, render
+from pipeline.formats.hl7v2.explain import render
 from pipeline.formats.hl7v2.mapping import map_hl7
+from pipeline.formats.hl7v2.origins import FIELDS
 from pipeline.formats.hl7v2.profile import profile_of
 from tests.support.hl7_samples import PROFILES, RECEIVED_AT, a20, adt, encounter, events_of, patient
 

@@ -1,0 +1,144 @@
+"""Where in a message each field of its events was read, and by which rule: for the person who onboards a feed. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from pipeline.domain.event import Bed, Encounter, Event, Patient, Payload, Procedure
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.hl7v2.header import type_of
+from pipeline.formats.hl7v2.mapping import map_bytes
+from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.siu import TRIGGERS
+from pipeline.formats.hl7v2.triggers import Rule, rule_of
+from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
+
+FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
+    Patient: {
+        "identifiers": "PID-3",
+        "name": "PID-5",
+        "birth_date": "PID-7",
+        "sex": "PID-8",
+        "deceased": "PID-30",
+    },
+    Encounter: {
+        "patient_class": "PV1-2",
+        "location": "PV1-3",
+        "prior_location": "PV1-6",
+        "service": "PV1-10",
+        "temporary_location": "PV1-11",
+        "disposition": "PV1-36",
+        "pending_location": "PV1-42",
+        "admitted_at": "PV1-44",
+        "discharged_at": "PV1-45",
+        "episode": "PV1-54",
+        "expected_discharge_at": "PV2-9",
+    },
+}
+"""Where each field of an ADT is read; a test fills each position alone and looks where it ends up."""
+
+_PROCEDURE: Final = {
+    "status": "the trigger, else SCH-25",
+    "start": "AIS-4, else TQ1-7, else SCH-11.4",
+    "end": "start and AIS-7 or SCH-9, else TQ1-8, else SCH-11.5",
+    "place": "AIL-3",
+    "patient": "PID-3",
+    "encounter": "PV1-19 or PID-18",
+    "service": "AIS-3.1",
+    "reason": "SCH-6.1",
+}
+_MASTER: Final = {
+    "place": "LOC-1",
+    "service": "MFE-1",
+    "licensed": "LCH-5 of LIC",
+    "staffed": "LCH-5 of STF",
+    "surge": "LCH-5 of OVR",
+    "level_of_care": "LCH-5 of LCR",
+}
+_STATUS: Final = "NPU-2 by the profile's bed_status"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One field of one event: its value as `surgeline map` prints it, and where it is from."""
+
+    field: str
+    value: Any
+    origin: str
+
+    def __repr__(self) -> str:
+        return f"Told({self.field}, <redacted>, {self.origin})"
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What became of one message: by which rule, the events with their fields, what of it could not be read."""
+
+    message: str
+    rule: str
+    events: tuple[tuple[Event, tuple[Told, ...]], ...] = ()
+    unread: tuple[str, ...] = ()
+    rejected: Rejected | None = None
+
+
+def explain(data: bytes, profile: Profile) -> Explained:
+    """One message under a profile. The tenant is the profile's own affair: it changes ids and no field."""
+    message, verdict = map_bytes(data, profile, "explained", Millis(0))
+    kind, trigger = type_of(message) if message is not None else ("", "")
+    name = f"{kind}^{trigger}" if kind else "no message"
+    match verdict:
+        case Rejected():
+            return Explained(name, verdict.reason.doc, rejected=verdict)
+        case Ignored(detail):
+            return Explained(name, detail)
+        case Mapped(events, unread):
+            rule = rule_of(trigger, profile.a08_moves) if kind == "ADT" else None
+            told = tuple((event, _told(event.payload, kind, rule)) for event in events)
+            return Explained(name, _meaning(kind, trigger, rule), told, unread)
+
+
+def _meaning(kind: str, trigger: str, rule: Rule | None) -> str:
+    if rule is not None:
+        return rule.meaning
+    return {"SIU": TRIGGERS.get(trigger, ("", None))[0], "MFN": "location master"}.get(kind, "bed status")
+
+
+def _told(payload: Payload, kind: str, rule: Rule | None) -> tuple[Told, ...]:
+    origins = _origins(payload, kind, rule)
+    stated = {name: value for name in payload.__struct_fields__ if (value := getattr(payload, name)) is not UNSET}
+    return tuple(Told(name, msgspec.to_builtins(value), origins[name]) for name, value in stated.items())
+
+
+def _origins(payload: Payload, kind: str, rule: Rule | None) -> Mapping[str, str]:
+    match payload:
+        case Procedure():
+            return _PROCEDURE
+        case Bed() if kind == "MFN":
+            return _MASTER
+        case Bed() if rule is None:
+            return dict.fromkeys(Bed.__struct_fields__, _STATUS)
+        case Bed():
+            return {"occupancy": "the trigger, for the bed of PV1-3 or PV1-6 and the visit"}
+        case Patient():
+            return FIELDS[Patient]
+        case _:
+            return FIELDS[Encounter] | _by_trigger(rule)
+
+
+def _by_trigger(rule: Rule | None) -> dict[str, str]:
+    if rule is None:
+        return {}
+    return (
+        {
+            "patient": "PID-3",
+            "status": f"the trigger: {rule.status.value}",
+            "discharged_at": rule.discharge,
+            "expected_discharge_at": rule.expected.value,
+            "admit_decision_at": "EVN-6, else EVN-2",
+        }
+        | ({"pending_location": "PV1-42, else PV1-3 of class P"} if rule.decides else {})
+        | dict.fromkeys(rule.clears, "the trigger clears it")
+    )

@@ -1,0 +1,62 @@
+"""What `surgeline hl7 explain` shows."""
+
+from typing import Any
+
+import msgspec
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.formats.hl7v2.origins import Explained
+from pipeline.formats.hl7v2.verdict import Rejected
+
+
+def tables_of(found: Explained, values: bool) -> list[RenderableType]:
+    """A heading, a table for each event, and what could not be read."""
+    if found.rejected is not None:
+        return [rejection(found.message, found.rejected)]
+    shown: list[RenderableType] = [f"[bold]{escape(found.message)}[/bold]: {escape(found.rule)}"]
+    for event, fields in found.events:
+        name = f"{event.namespace} {event.entity_id}" if values else ""
+        table = Table(title=Text(f"{event.entity_type.value} {name}, {event.event_type.value}"), title_justify="left")
+        for column in ("field", *(("value",) if values else ()), "read from"):
+            table.add_column(column, overflow="fold")
+        for told in fields:
+            table.add_row(told.field, *((Text(_text(told.value)),) if values else ()), told.origin)
+        shown.append(table)
+    if found.unread:
+        shown.append(f"not readable, left unsaid: {', '.join(found.unread)}")
+    return shown
+
+
+def rejection(name: str, why: Rejected) -> str:
+    """Why a message or a file was rejected, and what to do."""
+    return f"[bold]{escape(name)}[/bold]: rejected, {why.reason.value} at {why.field}: {why.detail}. {why.remedy}"
+
+
+def as_builtins(found: Explained, values: bool) -> dict[str, Any]:
+    """The same, ready for JSON."""
+    why = found.rejected
+    return {
+        "message": found.message,
+        "rule": found.rule,
+        "rejected": None if why is None else {"reason": why.reason.value, "field": why.field, "remedy": why.remedy},
+        "unread": found.unread,
+        "events": [
+            {
+                "entity_type": event.entity_type.value,
+                "event_type": event.event_type.value,
+                "fields": [
+                    {"field": told.field, "from": told.origin} | ({"value": told.value} if values else {}) for told in fields
+                ],
+            }
+            for event, fields in found.events
+        ],
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "cleared"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,60 @@
+"""`hl7 explain`: every field that a message states has a place where it was read."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.formats.hl7v2.mapping import messages_of
+from pipeline.formats.hl7v2.origins import explain
+from pipeline.formats.hl7v2.triggers import RULES
+from pipeline.formats.hl7v2.verdict import Rejected
+from tests.support.hl7_samples import DEFAULT, a20, adt
+
+RUN = CliRunner()
+
+
+def test_every_field_of_every_trigger_has_an_origin() -> None:
+    full = {6: "MED^2^B^MAIN", 10: "CAR", 11: "X^1^C", 36: "01", 42: "MED^3^C", 44: "20260101", 45: "20260102", 54: "E7"}
+    for rule in RULES:
+        found = explain(adt(rule.trigger, pv1=full, more=("PV2|||||||||20260103",)), DEFAULT)
+        if rule.trigger != "A17":
+            assert found.events, rule.trigger
+            assert found.rule == rule.meaning
+            assert all(told.origin for _, fields in found.events for told in fields)
+
+
+def test_every_real_message_is_explained_or_its_rejection_is(shared_data: Path) -> None:
+    for path in sorted((shared_data / "hl7v2").glob("*.hl7")):
+        parts = messages_of(path.read_bytes())
+        for part in [] if isinstance(parts, Rejected) else parts:
+            found = explain(part, DEFAULT)
+            assert found.events or found.rule, path.name
+            for event, fields in found.events:
+                assert {told.field for told in fields} <= set(event.payload.__struct_fields__), path.name
+
+
+def test_the_command_shows_where_each_field_is_from_and_hides_values_on_request(tmp_path: Path) -> None:
+    (tmp_path / "a.hl7").write_bytes(adt("A02", pid={5: "[bold]DOE^JANE"}))
+    (tmp_path / "b.hl7").write_bytes(a20("H"))
+    shown = RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), str(tmp_path / "b.hl7")])
+    assert shown.exit_code == 0, shown.output
+    assert "PV1-3" in shown.output
+    assert "[bold]DOE" in shown.output
+    assert "NPU-2" in shown.output
+    hidden = RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), "--no-values", "--json"])
+    (told,) = (json.loads(line) for line in hidden.output.splitlines())
+    assert {field["field"]: field["from"] for field in told["events"][1]["fields"]}["location"] == "PV1-3"
+    assert "DOE" not in hidden.output
+    assert "4711" not in hidden.output
+
+
+def test_a_rejection_says_what_to_do_and_the_command_fails(tmp_path: Path) -> None:
+    (tmp_path / "a.hl7").write_bytes(adt("A40"))
+    (tmp_path / "b.hl7").write_bytes(b"BHS|^~\\&\r" + adt("A01") + b"BTS|2\r")
+    shown = RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), str(tmp_path / "b.hl7")])
+    assert shown.exit_code == 1
+    assert "UNSUPPORTED_EVENT at MSH-9.2" in shown.output
+    assert "BTS-1" in shown.output
+    assert RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), "--profile", "no-such"]).exit_code != 0
