@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import threading
@@ -133,6 +134,7 @@ def run_role(settings: Settings, role: str, instance: str, build: Build) -> int:
     configure(settings, role, instance)
     report_with(_crashed)
     _end_at_sigterm()
+    _allow_many_files()
     emit(lines.ROLE_STARTED, version=__version__)
     try:
         process = _prepare(settings, role, instance)
@@ -151,6 +153,18 @@ def run_role(settings: Settings, role: str, instance: str, build: Build) -> int:
 def _end_at_sigterm() -> None:
     """Until the role serves, SIGTERM ends it: the first process of a container would otherwise not even notice it."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TRY_AGAIN))
+
+
+MAX_FILES: Final = 65_536
+"""Descriptors that a role asks for: connections of a way in, files of a table."""
+
+
+def _allow_many_files() -> None:
+    """Many systems begin at 1,024, fewer than a way in may have connections; the process may ask for what its owner allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _prepare(settings: Settings, role: str, instance: str) -> Process:
