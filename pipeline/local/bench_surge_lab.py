@@ -47,6 +47,9 @@ SCRAPE_S: Final = 2.0
 CALM_SAMPLES: Final = 3
 """The writer's figures are renewed every 2 s: nothing waits where so many samples in a row say so."""
 
+MACHINE: Final = "machine"
+"""In place of a process's name: whatever runs here."""
+
 HEALTHY: Final = Behaviour(singles_per_s=100_000.0, resources_per_s=100_000.0, latency_s=0.005)
 BURST_S: Final = 0.05
 
@@ -163,7 +166,7 @@ class Lab:
                 Sample(
                     now_ms(),
                     {name: memory for name, (memory, _) in looks.items()},
-                    {name: cpu_s for name, (_, cpu_s) in looks.items()},
+                    {name: cpu_s for name, (_, cpu_s) in looks.items()} | {MACHINE: _busy_s()},
                     **figures,
                 )
             )
@@ -222,6 +225,12 @@ class Lab:
         except KafkaUnavailable:
             return False
         return all((part.committed or 0) >= part.end for part in cut)
+
+
+def _busy_s() -> float:
+    """Processor time that anybody on this machine has used."""
+    user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return sum(map(int, (user, nice, system, *rest[:3]))) / _TICKS_PER_S
 
 
 def _look(pid: int) -> tuple[int, float]:

@@ -17,7 +17,7 @@ from pipeline.local import bench_surge_figures as of
 from pipeline.local.bench_surge_fifo import FifoReport
 from pipeline.local.bench_surge_fifo_child import fifo_beside
 from pipeline.local.bench_surge_figures import History, Phase, Span
-from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, WRITER, Lab, laboratory
+from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, MACHINE, WRITER, Lab, laboratory
 from pipeline.local.bench_surge_load import Load, Mix
 from pipeline.local.bench_surge_report import Check, Options, Part
 from pipeline.local.standin import Behaviour, Mode, Witness
@@ -128,9 +128,20 @@ class Run:
             checks=tuple(self.checks),
             figures=self.figures,
             cpu={span.name: of.cpu_between(samples, span.begin, span.end) for span in self.spans},
+            concurrency={span.name: self._concurrency(span) for span in self.spans},
             fifo=self.fifo,
         )
+        self._tell_others(part)
         return part, history, witness
+
+    def _tell_others(self, part: Part) -> None:
+        """The processor time of others, most in any phase: on a machine that is not quiet the lags say little."""
+        others = [cpu[MACHINE] - sum(share for name, share in cpu.items() if name != MACHINE) for cpu in part.cpu.values() if cpu]
+        self.figures["processors_used_by_others"] = round(max(others, default=0.0), 2)
+
+    def _concurrency(self, span: Span) -> float:
+        seen = [sample.concurrency for sample in self.lab.samples if span.begin <= sample.at < span.end and sample.concurrency]
+        return round(sum(seen) / len(seen), 1) if seen else 0.0
 
     def _prove(self) -> tuple[History, Witness]:
         lab, sender = self.lab, self.lab.sender

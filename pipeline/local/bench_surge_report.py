@@ -45,13 +45,15 @@ class Check(msgspec.Struct, frozen=True):
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part. `figures` are what is reported beside the checks, each with its unit in its name; `cpu` is of each phase the
-    processor seconds in a second by process."""
+    processor seconds in a second by process, and of the machine as a whole; `concurrency` the writes at once that the writer
+    allowed on average."""
 
     name: str
     phases: tuple[Phase, ...]
     checks: tuple[Check, ...]
     figures: dict[str, float]
     cpu: dict[str, dict[str, float]]
+    concurrency: dict[str, float]
     fifo: FifoReport | None = None
 
     @property
@@ -178,6 +180,9 @@ def tell(report: SurgeReport, console: Console) -> None:
     if rows:
         console.print(_table("A FIFO writer of the same parts beside it, ms", FIFO_COLUMNS, iter(rows)))
     for part in report.parts:
+        for phase, cpu in part.cpu.items():
+            told = ", ".join(f"{name} {share:.2f}" for name, share in cpu.items())
+            console.print(f"{part.name}, {phase}: writes at once {part.concurrency[phase]:.1f}; processors: {told}")
         for name, value in part.figures.items():
             console.print(f"{part.name}: {name.replace('_', ' ')} {value:,.2f}")
 

@@ -174,7 +174,7 @@ def test_each_promise_of_the_slow_phases_is_judged_by_its_own_bound(slow: Phase,
 def test_a_report_is_reached_only_where_every_promise_of_every_part_held() -> None:
     def part(*held: bool) -> Part:
         checks = tuple(Check("promise", each, "seen") for each in held)
-        return Part(name="queue", phases=(phase("slow", 1),), checks=checks, figures={}, cpu={})
+        return Part(name="queue", phases=(phase("slow", 1),), checks=checks, figures={}, cpu={}, concurrency={})
 
     assert report_of(Options(), [part(True), part(True, True)]).reached
     missed = report_of(Options(), [part(True), part(True, False)])
