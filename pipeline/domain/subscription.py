@@ -30,7 +30,6 @@ from pipeline.domain.subscription_state import (
     LATE_MS,
     MAX_FETCH,
     MAX_FETCHES,
-    MAX_GAPS,
     OVERLAP_MS,
     POLL_AFTER_MS,
     REREAD_SPACING_MS,
@@ -49,6 +48,7 @@ from pipeline.domain.subscription_state import (
     Tries,
     Why,
     backoff_ms,
+    bounded,
     decode_state,
     encode_state,
     first_state,
@@ -128,6 +128,10 @@ class Watch:
         if self.numbered:
             state = self._count(state, numbers, events_since_start, at, made_at)
         return self.on_tick(state, at)
+
+    def on_refused(self, state: State, at: Millis) -> tuple[State, tuple[Action, ...]]:
+        """A notification without the secret came. Nothing of it counts; but what the server wants to tell may be lost."""
+        return self.on_tick(_replace(state, refused_at=at), at)
 
     def on_fetched(
         self, state: State, action: Fetch, numbers: Sequence[int], at: Millis, made_at: Sequence[Millis | None] = ()
@@ -294,6 +298,8 @@ class Watch:
             return state
         if state.polling_since is not None and unproven >= self.poll_ms:
             return _miss(state, Why.POLLING, now)
+        if state.refused_at is not None and state.refused_at >= state.complete_to and unproven >= self.poll_ms:
+            return _miss(state, Why.REFUSED, now)
         if unproven >= self.sweep_ms:
             return _miss(state, Why.SWEEP, now)
         if self.audit_ms is not None and now - state.audited_to >= self.audit_ms:
@@ -343,7 +349,7 @@ def _heard(state: State, numbers: Sequence[int]) -> State:
     gaps = state.gaps
     for number in sorted(set(numbers)):
         gaps = tuple(part for gap in gaps for part in _without(gap, number))
-    return _replace(state, gaps=_bounded(gaps)) if gaps is not state.gaps else state
+    return _replace(state, gaps=bounded(gaps)) if gaps is not state.gaps else state
 
 
 def _without(gap: Gap, number: int) -> tuple[Gap, ...]:
@@ -357,16 +363,6 @@ def _advanced(state: State, numbers: Sequence[int], top: int, at: Millis, made_a
     new = Gap((state.front or 0) + 1, top, at, 0, Millis(at + GAP_GRACE_MS))
     state = _replace(state, gaps=(*state.gaps, new), front=top, front_at=at, front_made_at=made_at)
     return _heard(state, [number for number in numbers if number >= new.first])
-
-
-def _bounded(gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
-    """At most `MAX_GAPS`: the two with the least between them become one, as young as the younger."""
-    while len(gaps) > MAX_GAPS:
-        at = min(range(len(gaps) - 1), key=lambda index: gaps[index + 1].first - gaps[index].last)
-        left, right = gaps[at], gaps[at + 1]
-        one = Gap(left.first, right.last, Millis(max(left.since, right.since)), right.tried, right.next_at)
-        gaps = (*gaps[:at], one, *gaps[at + 2 :])
-    return gaps
 
 
 def _proved(state: State, count: int | None, at: Millis) -> State:

@@ -62,6 +62,7 @@ class Why(Described):
     RESTORED = "restored", "the subscription was broken for a while"
     SILENCE = "silence", "nothing was heard for longer than the heartbeat"
     POLLING = "polling", "there is no working subscription: the backup"
+    REFUSED = "refused", "notifications came without the secret, and were refused"
     SWEEP = "sweep", "nothing proved for a while that all was heard"
     AUDIT = "audit", "now and then, whatever the numbers say"
 
@@ -152,6 +153,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     polling_since: Millis | None = None
     checks: Tries = Tries()
     repairs: Tries = Tries()
+    refused_at: Millis | None = None
 
     @property
     def cursor(self) -> int:
@@ -199,3 +201,13 @@ def first_state(now: Millis, since: Millis | None = None) -> State:
 def backoff_ms(tried: int) -> int:
     """Wait before the next try after `tried` ones."""
     return int(min(RETRY_FIRST_MS << min(max(tried - 1, 0), 16), RETRY_MAX_MS))
+
+
+def bounded(gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
+    """At most `MAX_GAPS`: the two with the least between them become one, as young as the younger."""
+    while len(gaps) > MAX_GAPS:
+        at = min(range(len(gaps) - 1), key=lambda index: gaps[index + 1].first - gaps[index].last)
+        left, right = gaps[at], gaps[at + 1]
+        one = Gap(left.first, right.last, Millis(max(left.since, right.since)), right.tried, right.next_at)
+        gaps = (*gaps[:at], one, *gaps[at + 2 :])
+    return gaps

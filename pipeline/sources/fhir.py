@@ -213,6 +213,7 @@ class FhirSource:
             return _Said(404, "UNKNOWN_FEED")
         feed, secret = self._feeds[name]
         if not secret.known(request.headers.get("Authorization")):
+            feed.refused()
             return _Said(401, "UNAUTHENTICATED")
         if request.method not in ("POST", "PUT", "DELETE"):
             return _Said(405, "METHOD")

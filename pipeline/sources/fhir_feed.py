@@ -125,6 +125,13 @@ class Feed:
         self._life.heard(said, said.numbers, said.made_at, self._clock())
         return answer
 
+    def refused(self) -> None:
+        """A notification without the secret was refused: it counts for nothing, but what changed is read before long.
+
+        So a server that lost the secret, or that sends none, is not taken for a silent one.
+        """
+        self._life.refused(self._clock())
+
     async def deleted(self, reference: str) -> Answer:
         """A classic subscription says that a resource was deleted. That makes no event: what it was is over elsewhere already."""
         self._landing.gone("notified")

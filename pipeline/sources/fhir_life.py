@@ -64,6 +64,10 @@ class Life:
             return
         self._step(*self.watch.on_notification(self.state, numbers, said.events_since_start, at, made_at, said.status))
 
+    def refused(self, at: Millis) -> None:
+        """A notification without the secret was refused."""
+        self._step(*self.watch.on_refused(self.state, at))
+
     def fetched(self, action: Fetch, numbers: Sequence[int], made_at: Sequence[Millis | None], at: Millis) -> None:
         """`$events` answered, and its events are durable."""
         self._fetches.pop((action.first, action.last), None)
@@ -149,6 +153,7 @@ def show_state(state: State, subscription: str | None, now: Millis) -> dict[str,
         "subscription": subscription,
         "status": state.status.value,
         "last_heard_at": state.heard_at,
+        "last_refused_at": state.refused_at,
         "cursor": state.cursor,
         "front": state.front,
         "complete_to": state.complete_to,

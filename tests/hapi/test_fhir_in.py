@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from pipeline.domain.event import Bed, Environment
 from pipeline.domain.subscription import Watch
 from pipeline.formats.fhir.owned import Body
 from pipeline.local.hapi import Hapi
+from pipeline.local.ports import free_port
 from pipeline.sources.fhir_subscription import Channel, Content
 from tests.support.fhir_in import Elsewhere, Receiver, until
 from tests.support.fhir_in_server import SECRET, bed
@@ -117,7 +120,9 @@ def is_whole(receiver: Receiver) -> bool:
 async def started(tmp_path: Path) -> AsyncIterator[Start]:
     made: list[tuple[Hapi, Receiver]] = []
 
-    async def start(hapi: Hapi, content: Content = "full-resource", channel: Channel = "backport") -> Receiver:
+    async def start(
+        hapi: Hapi, content: Content = "full-resource", channel: Channel = "backport", port: int = 0, listen: int = 0
+    ) -> Receiver:
         await put(hapi, topic(hapi))
         await asyncio.to_thread(hapi.read_topics)
         by_topic = channel == "backport"
@@ -129,10 +134,11 @@ async def started(tmp_path: Path) -> AsyncIterator[Start]:
             watch=Watch(heartbeat_ms=None, numbered=by_topic, unique=False, fetches=by_topic),
             criteria=TOPIC if by_topic else "Location?status=active",
             filters=("Location?status=active",) if by_topic else (),  # HAPI refuses a topic without a filter (422)
+            port=port,
+            listen=listen,
         ).start()
         made.append((hapi, receiver))
         await until(goes_on(receiver, lambda: is_whole(receiver)), receiver.shown, BOUND_S)
-        await hears(receiver, hapi, f"probe-{channel}-{content}-")
         return receiver
 
     yield start
@@ -151,9 +157,31 @@ def latest(receiver: Receiver) -> dict[str, object]:
     return found
 
 
+@asynccontextmanager
+async def giving_the_secret(port: int, to: int) -> AsyncIterator[None]:
+    """A proxy before the receiver, as it is put there for a server that sends no header of its subscription."""
+
+    async def handle(request: web.Request) -> web.Response:
+        data, url = await request.read(), f"http://127.0.0.1:{to}{request.path}"
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as session,
+            session.request(request.method, url, data=data) as answer,
+        ):
+            return web.Response(status=answer.status)
+
+    app = web.Application(client_max_size=1_000_000)
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield
+    await runner.cleanup()
+
+
 async def every_change_lands(hapi: Hapi, receiver: Receiver, prefix: str) -> None:
     """Two changes of each bed, many at once: the later one of each lands, and nothing stays missing."""
     names = [f"{prefix}{number}" for number in range(BEDS)]
+    await hears(receiver, hapi, f"probe-{prefix}")
     before, read_again = len(receiver.observed.answers), list(receiver.observed.resources)
     await put_all(hapi, names, codes="KH")
     await until(lambda: all(latest(receiver).get(name) is Environment.DIRTY for name in names), receiver.shown, BOUND_S)
@@ -167,12 +195,31 @@ async def test_under_load_every_change_lands_and_no_gap_stays_open(hapi: Hapi, s
     await every_change_lands(hapi, await started(hapi, content), content[0])
 
 
-async def test_a_later_version_tells_by_topic_too(later: Hapi, started: Start) -> None:
+@pytest.mark.parametrize("later", ["R4B"], indirect=True)
+async def test_r4b_tells_by_topic_too(later: Hapi, started: Start) -> None:
     await every_change_lands(later, await started(later), "v")
+
+
+@pytest.mark.parametrize("later", ["R5"], indirect=True)
+async def test_r5_tells_by_topic_too_where_a_proxy_gives_the_secret_that_it_does_not_send(later: Hapi, started: Start) -> None:
+    port, behind = free_port(), free_port()
+    async with giving_the_secret(port, behind):
+        await every_change_lands(later, await started(later, port=port, listen=behind), "v")
+
+
+@pytest.mark.parametrize("later", ["R5"], indirect=True)
+async def test_what_r5_tells_without_the_secret_is_read_again_within_the_time_of_a_poll(later: Hapi, started: Start) -> None:
+    receiver = await started(later)
+    await put(later, bed("N1"))
+    await until(lambda: 401 in {status for status, _ in receiver.observed.answers}, receiver.shown, BOUND_S)
+    assert "N1" not in receiver.sink.beds()
+    receiver.server.clock.ahead_ms += receiver.watch.poll_ms
+    await until(lambda: "N1" in receiver.sink.beds(), receiver.shown, BOUND_S)
 
 
 async def test_a_classic_rest_hook_lands(hapi: Hapi, started: Start) -> None:
     receiver = await started(hapi, channel="classic")
+    await hears(receiver, hapi, "classic")
     await put(hapi, bed("K1"))
     await until(lambda: "K1" in receiver.sink.beds(), receiver.shown, BOUND_S)
     assert ("notified", "mapped") in receiver.observed.resources
@@ -180,6 +227,7 @@ async def test_a_classic_rest_hook_lands(hapi: Hapi, started: Start) -> None:
 
 async def test_what_was_not_taken_shows_as_missing_and_is_sent_again(hapi: Hapi, started: Start) -> None:
     receiver = await started(hapi)
+    await hears(receiver, hapi, "before-w")
     receiver.sink.away = True
     await put(hapi, bed("W1"))
     await until(lambda: 503 in {status for status, _ in receiver.observed.answers}, receiver.shown, BOUND_S)
@@ -191,6 +239,7 @@ async def test_what_was_not_taken_shows_as_missing_and_is_sent_again(hapi: Hapi,
 
 async def test_the_secret_is_rotated_and_notifications_go_on(hapi: Hapi, started: Start) -> None:
     receiver = await started(hapi)
+    await hears(receiver, hapi, "before-s")
     receiver.secret_file.write_text(f"{OTHER_SECRET}\n{SECRET}\n")
     at_server = goes_on(receiver, lambda: receiver.feed.status()["secret_at_server"] and is_whole(receiver))
     await until(at_server, receiver.shown, BOUND_S)
@@ -202,6 +251,7 @@ async def test_the_secret_is_rotated_and_notifications_go_on(hapi: Hapi, started
 
 async def test_a_receiver_that_was_killed_reads_what_it_did_not_hear(hapi: Hapi, started: Start) -> None:
     receiver = await started(hapi)
+    await hears(receiver, hapi, "before-d")
     await receiver.kill()
     names = [f"d{number}" for number in range(WRITERS)]
     await put_all(hapi, names)
@@ -212,6 +262,7 @@ async def test_a_receiver_that_was_killed_reads_what_it_did_not_hear(hapi: Hapi,
 
 async def test_a_kill_of_the_server_amid_notifications_loses_nothing(hapi: Hapi, started: Start) -> None:
     receiver = await started(hapi)
+    await hears(receiver, hapi, "before-x")
     names = [f"x{number}" for number in range(BEDS)]
     receiver.sink.away = True
     await put_all(hapi, names[: BEDS // 2])

@@ -464,6 +464,22 @@ def test_polling_takes_the_place_of_a_broken_subscription_and_shows() -> None:
     assert feed.state.polling_since is None
 
 
+def test_while_notifications_are_refused_what_changed_is_read_as_often_as_polling_would_and_no_more() -> None:
+    feed = Feed(Watch(poll_ms=20_000, sweep_ms=HOUR_MS, audit_ms=None))
+    reads = 0
+    for _ in range(600):
+        feed.take(feed.watch.on_refused(feed.state, feed.at))
+        feed.after(200)
+        reads += sum(action.why is Why.REFUSED for action in feed.told if isinstance(action, ReRead))
+        feed.reread_all()
+    assert 5 <= reads <= 7
+    feed.after(20_000)
+    feed.reread_all()
+    feed.told = ()
+    feed.after(10 * MINUTE_MS)
+    assert not [action for action in feed.told if isinstance(action, ReRead)], "none is refused any more"
+
+
 # -- what numbers can't prove
 
 

@@ -43,6 +43,20 @@ async def test_without_events_a_gap_is_closed_by_what_changed_since(make: Make) 
     assert receiver.feed.status()["fetches"] is False
 
 
+async def test_what_a_server_tells_without_the_secret_is_read_at_the_server_before_long(make: Make) -> None:
+    server, receiver = await make()
+    server.put(bed("A"))
+    for _ in range(20):  # as often as anybody likes: what it costs the server stays the same
+        assert await server.send(server.event_bundle(1), headers={}) == 401
+    assert receiver.sink.beds() == set()
+    assert receiver.state.front == 0, "what is not proven to be the server's does not count"
+    assert receiver.feed.status()["last_refused_at"]
+    reads = [each for each in server.asked if each.startswith("GET Location?")]
+    server.clock.ahead_ms += receiver.watch.poll_ms
+    await until(lambda: receiver.sink.beds() == {"A"} and receiver.state.missed is None, receiver.shown)
+    assert len([each for each in server.asked if each.startswith("GET Location?")]) == len(reads) + 1
+
+
 async def test_a_lost_last_event_is_seen_by_the_heartbeat(make: Make) -> None:
     server, receiver = await make()
     server.put(bed("A"))
