@@ -9,18 +9,21 @@ from typing import Final
 
 import msgspec
 
-from pipeline.domain.event import Described
-from pipeline.formats.hl7v2.messages import NOT_YET
-from pipeline.formats.hl7v2.origins import FIELDS
+from pipeline.domain.event import Described, ProcedureStatus
+from pipeline.formats.hl7v2.messages import IGNORED, NOT_YET
+from pipeline.formats.hl7v2.mfn import ACTIONS
+from pipeline.formats.hl7v2.origins import FIELDS, MASTER_FIELDS, PROCEDURE_FIELDS
 from pipeline.formats.hl7v2.patient import TABLE_0001
 from pipeline.formats.hl7v2.profile import BED_STATUS, BedStatement, Profile
+from pipeline.formats.hl7v2.siu import BOOKS
+from pipeline.formats.hl7v2.siu import TRIGGERS as SCHEDULE_TRIGGERS
 from pipeline.formats.hl7v2.triggers import MOVING_UPDATE, RULES, Rule
 from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.formats.hl7v2.visit import STATUS_BY_CLASS
 from pipeline.formats.markdown import table
 
 _INTRO: Final = """\
-# HL7 v2 ADT
+# HL7 v2
 
 What a message makes, as canonical events. Made from the tables in `pipeline/formats/hl7v2`; do not edit.
 
@@ -42,8 +45,11 @@ One message makes up to four events, in this order and with these ordinals: the 
 """
 
 _TRIGGER_NOTE: Final = """\
-The second A08 is that of a profile with `a08_moves`. The first A08 needs no visit number; all others do. A02 and A12 need
-PV1-3.
+The second A08 is that of a profile with `a08_moves`. The first A08 needs no visit number; A28 and A31 speak of the person
+alone; all others need one. A02, A12 and A17 need PV1-3.
+
+An A17 is two moves in one message, each with its PID and PV1; the second patient's ordinals follow the first's. A bed that the
+other one takes is not said to be vacant in between. On a trip (A09, A10) or on leave (A21, A22) the bed is kept.
 """
 
 _A20_NOTE: Final = """\
@@ -58,6 +64,17 @@ A code states its own dimension and nothing else, because table 0116 is one list
 - `K` does not say that it is empty. `I` is isolation, whoever is in it.
 
 A service status set by A20 has no end and no reason but the profile's.
+"""
+
+
+_SIU_NOTE: Final = """\
+One event about one appointment, named by the filler's id, SCH-2. A trigger that ends an appointment is believed before an
+SCH-25 left from earlier. A blocked slot is nobody's; an appointment of several patients is no one's in particular.
+"""
+
+_MASTER_NOTE: Final = """\
+One event for each record that names a bed; rooms and units have no state of their own. A record that takes effect later is
+refused: it is to be sent when it does. A characteristic that beds have no field for is left unsaid and named in the result.
 """
 
 
@@ -81,9 +98,19 @@ def render() -> str:
         "## A20, bed status (NPU-2, table 0116)\n",
         table(("Code", "States"), ((code, _stated(said)) for code, said in BED_STATUS.items())),
         _A20_NOTE,
+        "## SIU, procedure schedule\n",
+        _SIU_NOTE,
+        table(("Trigger", "Meaning", "Status that it states"), (_appointment(*item) for item in SCHEDULE_TRIGGERS.items())),
+        table(("Field", "Read from"), PROCEDURE_FIELDS.items()),
+        "## MFN^M05, location master\n",
+        _MASTER_NOTE,
+        table(("MFE-1", "Service"), ((action, said.value if said else "not stated") for action, said in ACTIONS.items())),
+        table(("Field", "Read from"), MASTER_FIELDS.items()),
+        "## Ignored by their meaning\n",
+        table(("Message", "Meaning"), IGNORED.items()),
         "## Refused until mapped\n",
         table(("Message", "Meaning"), NOT_YET.items()),
-        "Ignored by name is what the profile's `ignored` lists. Whatever is neither mapped nor listed is refused.\n",
+        "Ignored by name besides is what the profile's `ignored` lists. Whatever is neither mapped nor listed is refused.\n",
         "## Reasons\n",
         table(("Reason", "ERR-3", "Meaning"), ((r.value, str(r.code), r.doc) for r in Reason)),
         "## Profile\n",
@@ -119,6 +146,12 @@ def _rule(rule: Rule) -> tuple[str, ...]:
         rule.expected.value,
         ", ".join(rule.clears) or "nothing",
     )
+
+
+def _appointment(trigger: str, said: tuple[str, ProcedureStatus | None]) -> tuple[str, str, str]:
+    meaning, status = said
+    by_default = ", else BOOKED" if trigger in BOOKS else ""
+    return trigger, meaning, status.value if status else f"SCH-25 (table 0278){by_default}"
 
 
 def _fields() -> Iterator[tuple[str, ...]]:

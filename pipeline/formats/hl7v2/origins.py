@@ -40,7 +40,7 @@ FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
 }
 """Where each field of an ADT is read; a test fills each position alone and looks where it ends up."""
 
-_PROCEDURE: Final = {
+PROCEDURE_FIELDS: Final = {
     "status": "the trigger, else SCH-25",
     "start": "AIS-4, else TQ1-7, else SCH-11.4",
     "end": "start and AIS-7 or SCH-9, else TQ1-8, else SCH-11.5",
@@ -50,7 +50,9 @@ _PROCEDURE: Final = {
     "service": "AIS-3.1",
     "reason": "SCH-6.1",
 }
-_MASTER: Final = {
+"""Where each field of an SIU is read."""
+
+MASTER_FIELDS: Final = {
     "place": "LOC-1",
     "service": "MFE-1",
     "licensed": "LCH-5 of LIC",
@@ -58,6 +60,8 @@ _MASTER: Final = {
     "surge": "LCH-5 of OVR",
     "level_of_care": "LCH-5 of LCR",
 }
+"""Where each field of an MFN^M05 is read."""
+
 _STATUS: Final = "NPU-2 by the profile's bed_status"
 
 
@@ -115,9 +119,9 @@ def _told(payload: Payload, kind: str, rule: Rule | None) -> tuple[Told, ...]:
 def _origins(payload: Payload, kind: str, rule: Rule | None) -> Mapping[str, str]:
     match payload:
         case Procedure():
-            return _PROCEDURE
+            return PROCEDURE_FIELDS
         case Bed() if kind == "MFN":
-            return _MASTER
+            return MASTER_FIELDS
         case Bed() if rule is None:
             return dict.fromkeys(Bed.__struct_fields__, _STATUS)
         case Bed():
