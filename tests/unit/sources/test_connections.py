@@ -1,4 +1,4 @@
-"""The HTTP way in under connections that are many, idle, slow, or never read."""
+"""Ways in under connections that are many, idle, slow, or never read."""
 
 import asyncio
 import socket
@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.local.ports import HOST
 from pipeline.sources import connections, http
+from pipeline.sources.connections import peers_of
+from pipeline.sources.fhir import FhirSource, Listener, Silent
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_api import NoObserver
-from pipeline.sources.connections import peers_of
 from pipeline.sources.http_openapi import EXAMPLE
 from tests.support.http_fakes import MemorySink, headers, new_tracker, settings
 
@@ -100,3 +101,40 @@ async def test_it_ends_in_time_though_connections_stay_open_half_a_request_is_th
         await asyncio.sleep(0.1)
     for each in held:
         each.close()
+
+
+async def test_the_fhir_way_in_refuses_connections_beyond_its_ceiling_and_serves_another_address() -> None:
+    stop, cut = asyncio.Event(), Cut()
+    source = FhirSource(Listener(HOST, 0, 1_000_000, 8, 5.0, max_connections=CEILING), {}, cut)
+    running = asyncio.create_task(source.run(MemorySink(), stop))
+    await asyncio.wait_for(source.listening.wait(), BUSY_S)
+    held = await asyncio.to_thread(idle, source.port, CEILING * 3)
+    async with asyncio.timeout(BUSY_S):
+        while await status_of_nobody(source.port) != 404:
+            await asyncio.sleep(0.05)
+    assert cut.ended >= CEILING
+    assert source.connections <= CEILING
+    stop.set()
+    began = time.monotonic()
+    await asyncio.wait_for(running, BUSY_S)
+    assert time.monotonic() - began < http.DRAIN_S / 2
+    for each in held:
+        each.close()
+
+
+class Cut(Silent):
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def cut_off(self, connections: int) -> None:
+        self.ended += connections
+
+
+async def status_of_nobody(port: int) -> int:
+    """Status for a feed that there is not, asked from another address; 0 where the connection is not taken."""
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", transport=transport, timeout=BUSY_S) as client:
+        try:
+            return (await client.post("/fhir/nobody", content=b"{}")).status_code
+        except httpx.TransportError:
+            return 0

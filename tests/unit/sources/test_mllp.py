@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.formats.hl7v2.profile import profile_of
 from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
-from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
+from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 
 PROFILE = profile_of((Path(__file__).resolve().parents[3] / "pipeline/profiles/hl7/default.yaml").read_bytes())
 BOUND_S = 5.0
@@ -48,7 +49,7 @@ class MemorySink:
         self.entered = asyncio.Event()
         self.fault: Exception | None = None
 
-    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes) -> Receipted:
+    async def accept(self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()) -> Receipted:
         self.entered.set()
         await self.gate.wait()
         if self.fault:
@@ -409,6 +410,29 @@ async def test_a_long_message_that_gets_no_place_is_given_up_and_was_never_answe
         waiting.writer.write(long)
         assert await waiting.closed()
         assert run.notes.reasons == ["PEER_TIMEOUT"]
+
+
+async def test_a_sender_that_never_reads_its_answers_is_cut_off_and_its_messages_are_kept() -> None:
+    async with running(MllpLimits(write_timeout_s=0.3)) as run:
+        await asyncio.wait_for(run.source.listening.wait(), BOUND_S)
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        own.connect(("127.0.0.1", run.source.port))
+        deaf = Peer(*await asyncio.open_connection(sock=own, limit=1024))
+        await deaf.send(frame(message("C-first")))
+        await until(lambda: len(run.notes.codes) == 1)
+        (taken,) = run.source._connections.values()
+        taken.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with contextlib.suppress(ConnectionError):
+            for number in range(20_000):
+                deaf.writer.write(frame(message(f"C{number}")))
+                await asyncio.wait_for(deaf.writer.drain(), BOUND_S)
+                if run.notes.reasons:
+                    break
+        assert run.notes.reasons == ["PEER_TIMEOUT"]
+        other = await run.connect()
+        await other.send(frame(message("C-other")))
+        assert said(await other.answer())[0] == "AA"
 
 
 async def test_a_stop_does_not_wait_for_a_sender_that_waits_for_a_place() -> None:
