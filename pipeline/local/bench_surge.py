@@ -24,7 +24,8 @@ def bench_surge(
     options: Options, parts: Sequence[str], folder: Path, console: Console, json_file: Path | None, check: bool
 ) -> int:
     """Run the parts, each on a pipeline of its own in `folder`, which is emptied. The exit code: 1 where `check` and a
-    promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case."""
+    promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case, and so are
+    parts that it held before, of the same commit, machine and options."""
     LOG.setLevel(logging.CRITICAL)  # the client tells at length of a broker that is killed on purpose
     done: list[Part] = []
     try:
@@ -50,8 +51,26 @@ def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:
 
 
 def _keep(report: SurgeReport, json_file: Path | None) -> None:
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if json_file is None:
+        return
+    if json_file.exists():
+        report = joined(_report_in(json_file), report)
+    json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
-__all__ = ["PARTS", "bench_surge", "report_of"]
+def _report_in(file: Path) -> SurgeReport | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=SurgeReport)
+    except msgspec.DecodeError:
+        return None  # of another kind, or of an earlier shape: it is replaced
+
+
+def joined(before: SurgeReport | None, after: SurgeReport) -> SurgeReport:
+    """Both, in the order in which parts are run; of what can't be compared only the later."""
+    if before is None or (before.commit, before.machine, before.options) != (after.commit, after.machine, after.options):
+        return after
+    parts = {part.name: part for part in (*before.parts, *after.parts)}
+    return report_of(after.options, [parts[name] for name in PARTS if name in parts])
+
+
+__all__ = ["PARTS", "bench_surge", "joined", "report_of"]

@@ -19,7 +19,7 @@ from pipeline.domain.records import Lane
 from pipeline.domain.scheduler import Entry
 from pipeline.formats.fhir.revision import Mark, mark_extension
 from pipeline.local import bench_surge_figures as of
-from pipeline.local.bench_surge import report_of
+from pipeline.local.bench_surge import joined, report_of
 from pipeline.local.bench_surge_fifo import FifoScheduler
 from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
 from pipeline.local.bench_surge_load import Load, Mix
@@ -180,6 +180,19 @@ def test_a_report_is_reached_only_where_every_promise_of_every_part_held() -> No
     missed = report_of(Options(), [part(True), part(True, False)])
     assert not missed.reached
     assert "| queue | promise | **no** | seen |" in markdown(missed)
+
+
+def test_parts_that_are_run_singly_come_together_in_one_report_unless_they_differ_in_what_was_run() -> None:
+    def report(name: str, held: bool, options: Options) -> SurgeReport:
+        part = Part(name=name, phases=(), checks=(Check("promise", held, ""),), figures={}, cpu={}, concurrency={})
+        return report_of(options, [part])
+
+    same, other = Options(), Options(seconds=1)
+    kills, queue = report("kills", True, same), report("queue", True, same)
+    assert [part.name for part in joined(kills, queue).parts] == ["queue", "kills"]
+    assert joined(joined(kills, queue), report("kills", False, same)).reached is False
+    assert joined(kills, report("queue", True, other)).parts == report("queue", True, other).parts
+    assert joined(None, queue) == queue
 
 
 # -- the FIFO writer's scheduler
