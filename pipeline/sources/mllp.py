@@ -17,13 +17,14 @@ from typing import ClassVar, Final, assert_never
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.hl7v2 import ack
+from pipeline.formats.hl7v2 import ack, batch
 from pipeline.formats.hl7v2.er7 import Message
 from pipeline.formats.hl7v2.framing import Block, Deframer, Garbage, TooLong, frame
 from pipeline.formats.hl7v2.header import identity_digest, identity_of
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+from pipeline.sources.connections import Doorkeeper
 from pipeline.sources.errors import Oversize
 from pipeline.sources.mllp_observer import Observer, Silent
 from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
@@ -32,6 +33,8 @@ from pipeline.sources.shares import Shares
 READ_BYTES: Final = 64 * 1024
 LONG_FRAME_BYTES: Final = 64 * 1024
 """A message above this needs one of `max_long_frames` places before more of it is read."""
+HANDSHAKES_PER_CONNECTION: Final = 2
+"""Most sockets, those in the midst of a TLS handshake included, for each connection that is allowed; looked at now and then."""
 CONTENT_TYPE: Final = "x-application/hl7-v2+er7"
 
 
@@ -131,15 +134,28 @@ class MllpSource:
             limit=READ_BYTES,
         )
         self.port = server.sockets[0].getsockname()[1]
+        door = asyncio.create_task(self._door().run(), name="mllp-door")
         self.listening.set()
         try:
-            await _first(stop.wait(), self._wake.wait())
+            await _first(stop.wait(), self._wake.wait(), asyncio.shield(door))
+            if door.done():
+                self._failure = door.exception()
         finally:
             self._stopping.set()
+            door.cancel()
             server.close()
             await self._drain()
         if self._failure:
             raise self._failure
+
+    def _door(self) -> Doorkeeper:
+        """Watches what is not yet a connection of ours: a TLS handshake that was begun, and may never be ended."""
+
+        def cut_off(count: int) -> None:
+            for _ in range(count):
+                self._observer.rejected("TOO_MANY_CONNECTIONS")
+
+        return Doorkeeper(self.port, HANDSHAKES_PER_CONNECTION * self._limits.max_connections, cut_off)
 
     async def _drain(self) -> None:
         for task, connection in self._connections.items():
@@ -267,8 +283,28 @@ class MllpSource:
             self._observer.long_frames(self._long_held)
 
     async def _answer(self, sink: Sink, body: bytes) -> bytes:
+        """The answer to a message, or to a batch the batch of its messages' answers.
+
+        Once a message of a batch could not be stored none behind it is: the sender repeats them all, in their order. A stop
+        ends it likewise after the message in hand.
+        """
+        whole = batch.read(body) if batch.is_batch(body) else None
+        if not isinstance(whole, batch.Batches):
+            return await self._answer_one(sink, body, whole)
+        answers: list[bytes] = []
+        for data in whole.messages:
+            if answers and (self._stopping.is_set() or ack.code_of(answers[-1]) == ack.Code.AE):
+                answers.append(ack.try_again(ack.header_only(data, self._profile.charset_fallback)))
+            else:
+                answers.append(await self._answer_one(sink, data))
+        return batch.acknowledgement(whole, answers)
+
+    async def _answer_one(self, sink: Sink, body: bytes, refused: Rejected | None = None) -> bytes:
         received_at = self._clock()
-        message, verdict = map_bytes(body, self._profile, self._tenant, received_at)
+        message: Message | None = None
+        verdict: Verdict | None = refused
+        if verdict is None:
+            message, verdict = map_bytes(body, self._profile, self._tenant, received_at)
         named = message or ack.header_only(body, self._profile.charset_fallback)
         events, answer = self._said(named, verdict)
         raw = RawMessage("mllp", self._identity(message, verdict, body), body, CONTENT_TYPE, received_at)

@@ -109,7 +109,7 @@ UNREADABLE_REMEDY: Final = {
     Malformed.TRUNCATED: "send the whole MSH",
     Malformed.BAD_DELIMITERS: "send five different delimiters in MSH-1 and MSH-2, as |^~\\&",
     Malformed.UNDECODABLE: "send the character set that MSH-18 declares, or name it in the profile's charset_fallback",
-    Malformed.BATCH: "send the messages of the batch one by one",
+    Malformed.BATCH: "send a batch where one is taken: as a file, or as one frame by MLLP",
     Malformed.SEVERAL_MESSAGES: "send one message in each block",
 }
 
