@@ -134,7 +134,8 @@ class MllpSource:
             limit=READ_BYTES,
         )
         self.port = server.sockets[0].getsockname()[1]
-        door = asyncio.create_task(self._door().run(), name="mllp-door")
+        most = HANDSHAKES_PER_CONNECTION * self._limits.max_connections
+        door = asyncio.create_task(Doorkeeper(self.port, most, self._cut_off).run(), name="mllp-door")
         self.listening.set()
         try:
             await _first(stop.wait(), self._wake.wait(), asyncio.shield(door))
@@ -148,14 +149,10 @@ class MllpSource:
         if self._failure:
             raise self._failure
 
-    def _door(self) -> Doorkeeper:
-        """Watches what is not yet a connection of ours: a TLS handshake that was begun, and may never be ended."""
-
-        def cut_off(count: int) -> None:
-            for _ in range(count):
-                self._observer.rejected("TOO_MANY_CONNECTIONS")
-
-        return Doorkeeper(self.port, HANDSHAKES_PER_CONNECTION * self._limits.max_connections, cut_off)
+    def _cut_off(self, count: int) -> None:
+        """What is no connection of ours yet: TLS handshakes that were begun, and may never be ended."""
+        for _ in range(count):
+            self._observer.rejected("TOO_MANY_CONNECTIONS")
 
     async def _drain(self) -> None:
         for task, connection in self._connections.items():

@@ -19,6 +19,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.formats.hl7v2.profile import profile_of
+from pipeline.sources.connections import peers_of
 from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 
@@ -560,6 +561,21 @@ def client_context(server: Path, own: Path | None) -> ssl.SSLContext:
     if own:
         context.load_cert_chain(own)
     return context
+
+
+async def test_handshakes_that_are_begun_and_never_ended_keep_nobody_out(tmp_path: Path) -> None:
+    server, known = (certificate(tmp_path, name, None) for name in ("server", "known"))
+    limits = MllpLimits(max_connections=10, handshake_timeout_s=BOUND_S)
+    async with running(limits, tls=server_context(server, server, known)) as run:
+        await asyncio.wait_for(run.source.listening.wait(), BOUND_S)
+        held = [socket.create_connection(("127.0.0.1", run.source.port)) for _ in range(60)]
+        peer = await run.connect(client_context(server, known), address="127.0.0.2")
+        await peer.send(frame(message()))
+        assert said(await peer.answer())[0] == "AA"
+        await until(lambda: len(peers_of(run.source.port)) <= 2 * limits.max_connections)
+        assert len(run.notes.reasons) >= 60 - 2 * limits.max_connections
+        for each in held:
+            each.close()
 
 
 async def test_only_peers_with_a_certificate_of_the_named_authority_get_in(tmp_path: Path) -> None:
