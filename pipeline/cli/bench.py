@@ -79,6 +79,8 @@ def surge(
     unknown = set(part or ()) - PARTS.keys()
     if unknown:
         fail(f"{', '.join(sorted(unknown))}: there is no such part; known: {', '.join(PARTS)}", 2)
+    if critical_rate > rate:
+        fail("--critical-rate: what is critical is part of --rate", 2)
     options = Options(
         seconds=seconds,
         rate=rate,

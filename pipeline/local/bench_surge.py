@@ -18,6 +18,8 @@ from pipeline.local.errors import LocalPlatformError
 
 NOT_RUN: Final = 2
 INTERRUPTED: Final = 130
+LEFT_BY_US: Final = "kafka"
+"""Every part begins with the broker, whose data lie here."""
 
 
 def bench_surge(
@@ -30,8 +32,7 @@ def bench_surge(
     done: list[Part] = []
     try:
         for name in parts:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            _empty(folder)
             done.append(asyncio.run(run_part(name, options, folder, console)))
             _keep(report_of(options, done), json_file)
     except (LocalPlatformError, KafkaUnavailable) as error:
@@ -42,6 +43,14 @@ def bench_surge(
     report = report_of(options, done)
     tell(report, console)
     return 1 if check and not report.reached else 0
+
+
+def _empty(folder: Path) -> None:
+    """LocalPlatformError where it holds what no bench left there."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
+        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:

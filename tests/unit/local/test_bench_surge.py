@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
+from rich.console import Console
 
 from pipeline.domain.event import Event
 from pipeline.domain.gate import Accept, Position, decide
@@ -19,7 +21,7 @@ from pipeline.domain.records import Lane
 from pipeline.domain.scheduler import Entry
 from pipeline.formats.fhir.revision import Mark, mark_extension
 from pipeline.local import bench_surge_figures as of
-from pipeline.local.bench_surge import joined, report_of
+from pipeline.local.bench_surge import bench_surge, joined, report_of
 from pipeline.local.bench_surge_fifo import FifoScheduler
 from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
 from pipeline.local.bench_surge_load import Load, Mix
@@ -193,6 +195,13 @@ def test_parts_that_are_run_singly_come_together_in_one_report_unless_they_diffe
     assert joined(joined(kills, queue), report("kills", False, same)).reached is False
     assert joined(kills, report("queue", True, other)).parts == report("queue", True, other).parts
     assert joined(None, queue) == queue
+
+
+def test_a_folder_that_no_bench_has_left_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    console = Console(file=StringIO())
+    assert bench_surge(Options(), ["queue"], tmp_path, console, None, check=True) == 2
+    assert (tmp_path / "mine").exists()
 
 
 # -- the FIFO writer's scheduler
