@@ -95,6 +95,7 @@ class FifoWriter:
         self._read: deque[bytes] = deque()
         self._lags = {lane: Histogram() for lane in LANES}
         self._from_ms: Millis | None = None
+        self._fault: BaseException | None = None
         self._events = self._written = self._parked = 0
         self._delivery = Delivery(
             destination=self._destination,
@@ -121,6 +122,8 @@ class FifoWriter:
             for record, encoded in self._first.values():
                 self._enqueue(record, encoded)
             while not stop.is_set():
+                if self._fault is not None:
+                    raise self._fault
                 self._take_over(self._enqueue_new if self._from_ms is not None else self._enqueue)
                 if self._from_ms is None and not self._queues:
                     self._from_ms = now_ms()
@@ -238,7 +241,7 @@ class FifoWriter:
 
     def failed_inside(self, error: BaseException) -> None:
         """See `Observer`: a fault ends the process, and the bench with it."""
-        raise error
+        self._fault = error
 
 
 def _key(record: Accepted) -> bytes:

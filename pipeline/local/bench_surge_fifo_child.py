@@ -14,6 +14,7 @@ import msgspec
 from pipeline.local.bench_surge_fifo import FifoReport
 from pipeline.local.bench_surge_lab import EHR, HEALTHY, Lab
 from pipeline.local.child import Child
+from pipeline.local.errors import LocalPlatformError
 from pipeline.local.standin import Behaviour
 from pipeline.local.standin_child import StandInChild
 
@@ -38,10 +39,12 @@ class Beside:
             self.standin.behave(behaviour)
 
     def report(self) -> FifoReport | None:
-        """Ends it; None where there is none."""
+        """Ends it; None where there is none. LocalPlatformError where it had ended by itself."""
         if self.child is None or self.file is None:
             return None
         self.child.stop(STOP_S)
+        if not self.file.exists():
+            raise LocalPlatformError(f"{self.child.name} ended without a report. {self.child.log_tail()}")
         return msgspec.json.decode(self.file.read_bytes(), type=FifoReport)
 
 

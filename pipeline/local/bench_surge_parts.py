@@ -196,6 +196,8 @@ async def queue(run: Run, folder: Path) -> Part:
         await asyncio.to_thread(beside.behave, slow)
         await run.phase("slow", mix, options.seconds, slow)
         run.fifo = await asyncio.to_thread(beside.report)
+        if run.fifo is not None:
+            run.figures["fifo_backlog_would_take_s"] = run.fifo.waiting / options.ehr_rate
     await run.phase("slow, bulk doubled", mix.doubled(), options.seconds, slow)
     part, _, _ = await run.close()
     checks = (*part.checks, *queue_checks(part.phases, options))
