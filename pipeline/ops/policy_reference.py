@@ -16,6 +16,7 @@ from pipeline.domain.policy import LaneRule, Policy, policy_from
 from pipeline.formats import json_shapes
 from pipeline.formats.fhir import inbound_verdict, notification
 from pipeline.formats.hl7v2 import verdict as hl7_verdict
+from pipeline.formats.markdown import table
 
 PAGE: Final = Path("docs/policies.md")
 
@@ -112,26 +113,26 @@ def render(policy: Policy) -> str:
 
 
 def _systems(policy: Policy) -> str:
-    rows = [f"| `{system.system}` | {system.role} |" for system in policy.systems]
+    rows = [(f"`{system.system}`", system.role) for system in policy.systems]
     skew = f"\nA record dated more than {policy.future_skew_s} s after it lands is quarantined: it would win for good.\n"
-    return _SYSTEMS + "\n" + _table(("source system", "role"), rows) + skew
+    return _SYSTEMS + "\n" + table(("source system", "role"), rows) + skew
 
 
 def _fields(policy: Policy) -> str:
     parts = [_FIELDS]
     for entity_type, rules in policy.fields.items():
-        rows = [f"| `{field}` | {', '.join(rule.roles)} | {rule.condition} |" for field, rule in rules.items()]
-        parts.append(f"### {entity_type.value}: {entity_type.doc}\n\n" + _table(("field", "roles", "condition"), rows))
+        rows = [(f"`{field}`", ", ".join(rule.roles), rule.condition) for field, rule in rules.items()]
+        parts.append(f"### {entity_type.value}: {entity_type.doc}\n\n" + table(("field", "roles", "condition"), rows))
     return "\n".join(parts)
 
 
 def _lanes(policy: Policy) -> str:
-    meanings = [f"| `{lane.value}` | {lane.doc} |" for lane in records.LANES]
+    meanings = [(f"`{lane.value}`", lane.doc) for lane in records.LANES]
     rules = [
-        f"| {number} | `{rule.lane.value}` | {rule.why} | {'; '.join(conditions_of(rule)) or 'always'} |"
+        (str(number), f"`{rule.lane.value}`", rule.why, "; ".join(conditions_of(rule)) or "always")
         for number, rule in enumerate(policy.lanes, 1)
     ]
-    return "\n".join((_LANES, _table(("lane", "meaning"), meanings), _table(("", "lane", "because", "when"), rules)))
+    return "\n".join((_LANES, table(("lane", "meaning"), meanings), table(("", "lane", "because", "when"), rules)))
 
 
 def conditions_of(rule: LaneRule) -> list[str]:
@@ -160,21 +161,25 @@ def conditions_of(rule: LaneRule) -> list[str]:
 
 def _units(policy: Policy) -> str:
     rows = [
-        f"| `{site}` | {kind} | {', '.join(f'`{unit}`' for unit in units)} |"
+        (f"`{site}`", kind, ", ".join(f"`{unit}`" for unit in units))
         for site, kinds in policy.units.items()
         for kind, units in kinds.items()
     ]
-    return _UNITS + "\n" + _table(("facility", "kind", "units"), rows)
+    return _UNITS + "\n" + table(("facility", "kind", "units"), rows)
 
 
 def _ignored(policy: Policy) -> str:
     rows = [
-        f"| {rule.entity.value if rule.entity else 'any'} | {_any(rule.event_types) or 'any'} | "
-        f"{f'`{rule.source_system}`' if rule.source_system else 'any'} | {rule.reason} |"
+        (
+            rule.entity.value if rule.entity else "any",
+            _any(rule.event_types) or "any",
+            f"`{rule.source_system}`" if rule.source_system else "any",
+            rule.reason,
+        )
         for rule in policy.ignore
     ]
     head = "## Ignored by rule\n\nSuch events are acknowledged, kept and not applied.\n"
-    return head + "\n" + (_table(("entity", "event", "source system", "because"), rows) if rows else "No rule at present.\n")
+    return head + "\n" + (table(("entity", "event", "source system", "because"), rows) if rows else "No rule at present.\n")
 
 
 def _glossary() -> str:
@@ -182,8 +187,8 @@ def _glossary() -> str:
     for heading, enums in GLOSSARY.items():
         parts.append(f"### {heading}\n")
         for enum in enums:
-            rows = [f"| `{symbol.value}` | {symbol.doc} |" for symbol in enum]
-            parts.append(f"**{_words(enum)}.** {_first_sentence(enum.__doc__ or '')}\n\n" + _table(("symbol", "meaning"), rows))
+            rows = [(f"`{symbol.value}`", symbol.doc) for symbol in enum]
+            parts.append(f"**{_words(enum)}.** {_first_sentence(enum.__doc__ or '')}\n\n" + table(("symbol", "meaning"), rows))
     return "\n".join(parts)
 
 
@@ -200,10 +205,6 @@ def _first_sentence(text: str) -> str:
 
 def _any(values: Iterable[str]) -> str:
     return " or ".join(f"`{value}`" for value in values)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[str]) -> str:
-    return "\n".join((f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows)) + "\n"
 
 
 def main() -> None:
