@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 SECRET: Final = "a-hook-secret-for-the-flood-of-24-bytes"
 OTHER_TOKEN: Final = "a-token-of-the-ward"
 PAUSED_S: Final = 20.0
+AWAY_S: Final = 60.0
 MEMORY_MIB: Final[Mapping[str, int]] = {"http-0": 448, "mllp-0": 384, "fhir-0": 384}
 """Ceilings of docs/operating/intake-pressure.md, with few earlier answers and little history to keep."""
 FAIR_S: Final = 8.0
@@ -93,8 +94,26 @@ async def until_heard(*senders: Sender) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_broker_that_stands_still_amid_a_flood_costs_no_yes_and_no_more_memory_than_stated(
-    flooded: Stack, own_broker: Broker
+def stand_still(broker: Broker) -> None:
+    """Connections stay and nothing is answered: the longest wait for whoever asks."""
+    os.kill(broker.pid, signal.SIGSTOP)
+
+
+def go_on(broker: Broker) -> None:
+    os.kill(broker.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("takes", "gives", "for_s"),
+    [(stand_still, go_on, PAUSED_S), (Broker.kill, Broker.start, AWAY_S)],
+    ids=["stands-still-20-s", "is-away-a-minute"],
+)
+async def test_a_broker_that_is_not_there_amid_a_flood_costs_no_yes_and_no_more_memory_than_stated(
+    flooded: Stack,
+    own_broker: Broker,
+    takes: Callable[[Broker], None],
+    gives: Callable[[Broker], None],
+    for_s: float,
 ) -> None:
     flood = HttpSender(flooded, connections=80, padding=300_000)
     ward = HttpSender(flooded, connections=2, token=OTHER_TOKEN)
@@ -105,12 +124,12 @@ async def test_a_broker_that_stands_still_amid_a_flood_costs_no_yes_and_no_more_
         await until_heard(*senders)
         await asyncio.sleep(3)
         fair = (dict(ward.said), ward.slowest_s)
-        os.kill(own_broker.pid, signal.SIGSTOP)
+        takes(own_broker)
         try:
-            await asyncio.sleep(PAUSED_S)
+            await asyncio.sleep(for_s)
             live = [(await asyncio.to_thread(health, flooded, name, "/livez"))[0] for name in MEMORY_MIB]
         finally:
-            os.kill(own_broker.pid, signal.SIGCONT)
+            await asyncio.to_thread(gives, own_broker)
         await until_heard(*senders)
     peak = {name: memory_mib(flooded.roles[name].pid, "VmHWM") for name in MEMORY_MIB}
     summary = {type(sender).__name__: dict(sender.said) for sender in senders}
