@@ -12,6 +12,7 @@ from pipeline.domain.records import Lane
 from pipeline.formats.fhir.profile import BundleProfile, Profile
 from pipeline.local.ehr import Ehr
 from pipeline.local.faults import Fault, FaultKind
+from tests.chaos import clinician
 from tests.chaos.clinician import session
 from tests.hazards.harness import SHORT
 from tests.support.bundle_faults import BundleFault
@@ -105,15 +106,23 @@ async def test_a_planted_old_version_a_second_write_and_a_lost_edit_are_caught(s
 
 
 @pytest.mark.timeout(300)
-async def test_a_writer_that_repeats_blindly_where_no_answer_came_is_caught(server: Server) -> None:
-    async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True, make=BlindRepeater) as run:
-        run.proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=3))
+async def test_a_writer_that_repeats_blindly_where_no_answer_came_is_caught(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was done, and the clinician writes before the second."""
+    monkeypatch.setattr(clinician, "THINK_S", 0.0)
+    async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True, make=BlindRepeater) as run, session() as http:
         run.begin()
         await run.settled()
-        run.publish(run.world.first())
+        bed = next(iter(run.log.heads.values()))
+        shown = await run.judge.shown(http, bed)
+        run.proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=1))
+        run.publish([run.world.again(bed.entity_type, bed.entity_id)], Lane.ROUTINE)
+        await run.until(lambda: run.proxy.faults.struck(FaultKind.RESET_AFTER_COMMIT) > 0, "a write without an answer")
+        await run.clinician.edit(http, f"Location/{shown[0]['id']}")
         await run.settled()
         problems = await run.problems()
-        assert any("written twice" in problem for problem in problems), problems
+        assert any(p.startswith("bed 0: ") and "changed what is the EHR's" in p for p in problems), problems
 
 
 @pytest.mark.timeout(300)
@@ -154,7 +163,7 @@ async def test_a_stay_whose_arrival_had_no_answer_keeps_its_bed_until_it_is_know
         (moves,) = (stay for stay, bed in ward.lies.items() if bed == 0)
         run.proxy.faults.set(
             Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=1),
-            Fault(kind=FaultKind.UNAVAILABLE, methods=("GET", "PUT"), times=12),
+            Fault(kind=FaultKind.UNAVAILABLE, methods=("GET", "PUT"), times=6),
         )
         run.publish([ward.moved(moves, 1)], Lane.ROUTINE)
         await run.until(lambda: run.proxy.faults.struck(FaultKind.UNAVAILABLE) > 0, "an arrival without an answer")

@@ -1,13 +1,18 @@
 """Destinations that make one mistake each, of those that a hostile run exists to catch."""
 
+import asyncio
 from dataclasses import replace
+from typing import Final
 
 from pipeline.destinations import fhir_bundles
 from pipeline.destinations.fhir_entries import Part, parts_of
 from pipeline.destinations.fhir_http import Answer
 from pipeline.destinations.protocol import Ambiguous, Outcome, Request
 from pipeline.formats.fhir.profile import Profile
-from tests.support.hostile_writer import Freezable
+from tests.support.hostile_writer import ATTEMPT_TIMEOUT_S, Freezable
+
+REPEATS_AFTER_S: Final = ATTEMPT_TIMEOUT_S / 2
+"""Late enough for somebody else to have written meanwhile."""
 
 
 class BlindRepeater(Freezable):
@@ -17,6 +22,7 @@ class BlindRepeater(Freezable):
         outcome = await super().send(request)
         if not isinstance(outcome, Ambiguous):
             return outcome
+        await asyncio.sleep(REPEATS_AFTER_S)
         unfenced = tuple((name, value) for name, value in request.headers if not name.lower().startswith("if-"))
         return await super().send(replace(request, headers=unfenced))
 
