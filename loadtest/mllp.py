@@ -35,9 +35,10 @@ class MllpConnection:
 
     def _connected(self) -> socket.socket:
         if self._socket is None:
-            plain = socket.create_connection((self._host, self._port), self._answer_s)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket = self._tls.wrap_socket(plain, server_hostname=self._host) if self._tls is not None else plain
+            self._socket = socket.create_connection((self._host, self._port), self._answer_s)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                self._socket = self._tls.wrap_socket(self._socket, server_hostname=self._host)
         return self._socket
 
     def _answer(self, connection: socket.socket) -> bytes:

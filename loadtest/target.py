@@ -90,10 +90,10 @@ class Opened:
         """The HTTP client's token."""
         return self.path(self.target.http.token_file).read_text().strip()
 
-    def http_tls(self) -> ssl.SSLContext:
-        """Checks the server against `ca_file`, or against the system's."""
+    def http_tls(self, cafile: str | None = None) -> ssl.SSLContext:
+        """Checks the server against the target's `ca_file` alone; without one against `cafile`, which the client brings."""
         ca_file = self.target.http.ca_file
-        return ssl.create_default_context(cafile=str(self.path(ca_file)) if ca_file else None)
+        return ssl.create_default_context(cafile=str(self.path(ca_file)) if ca_file else cafile)
 
     def mllp_tls(self) -> ssl.SSLContext | None:
         """None where MLLP is spoken in the clear."""

@@ -25,6 +25,9 @@ from pipeline.local.drive import ANSWER_S, GIVE_UP_S, NEVER, RETRY_S
 from pipeline.roles.intake import hl7_profile
 
 MAX_RETRY_S: Final = 2.0
+MAX_ASKED_S: Final = 30.0
+"""A server that asks for a longer pause is asked again after this one."""
+
 POLL_S: Final = 0.002
 """Longer, and what is measured is the poll: 45 ms were read for 6."""
 
@@ -105,7 +108,7 @@ class HttpSender(FastHttpUser):
             except msgspec.DecodeError:
                 return 0, None, 0.0
         asked = str(response.headers.get("retry-after", "")) if response.headers else ""
-        return status, None, min(float(asked), MAX_RETRY_S) if asked.isdecimal() else 0.0
+        return status, None, min(float(asked), MAX_ASKED_S) if asked.isdecimal() else 0.0
 
 
 class MllpSender(User):
