@@ -19,7 +19,7 @@ from pipeline.local.bench_surge_fifo_child import fifo_beside
 from pipeline.local.bench_surge_figures import History, Phase, Span
 from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, MACHINE, WRITER, Lab, laboratory
 from pipeline.local.bench_surge_load import Load, Mix
-from pipeline.local.bench_surge_report import Check, Options, Part
+from pipeline.local.bench_surge_report import OTHERS, Check, Options, Part
 from pipeline.local.standin import Behaviour, Mode, Witness
 from pipeline.ops.books import exit_code
 from pipeline.ops.topics import KafkaTopics
@@ -137,7 +137,7 @@ class Run:
     def _tell_others(self, part: Part) -> None:
         """The processor time of others, most in any phase: on a machine that is not quiet the lags say little."""
         others = [cpu[MACHINE] - sum(share for name, share in cpu.items() if name != MACHINE) for cpu in part.cpu.values() if cpu]
-        self.figures["processors_used_by_others"] = round(max(others, default=0.0), 2)
+        self.figures[OTHERS] = round(max(others, default=0.0), 2)
 
     def _concurrency(self, span: Span) -> float:
         seen = [sample.concurrency for sample in self.lab.samples if span.begin <= sample.at < span.end and sample.concurrency]

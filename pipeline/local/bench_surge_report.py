@@ -101,6 +101,9 @@ def commit() -> str:
 
 # -- as tables
 
+OTHERS: Final = "processors_used_by_others"
+"""Name of a figure."""
+
 PHASE_COLUMNS: Final = (
     *("part", "phase", "events/s", "critical p50", "critical p99", "urgent p99", "routine p99", "bulk p99"),
     *("writes", "saved", "superseded p50", "superseded p99", "drained in"),
@@ -153,14 +156,26 @@ def check_rows(report: SurgeReport) -> Iterator[tuple[str, ...]]:
             yield part.name, check.name, "yes" if check.held else "**no**", check.seen
 
 
+def headline(report: SurgeReport) -> str:
+    """What was run, and on what."""
+    options = report.options
+    others = max((part.figures.get(OTHERS, 0.0) for part in report.parts), default=0.0)
+    return (
+        f"{options.rate:,.0f} events/s for {options.seconds:g} s over {options.entities:,} entities, {options.critical_rate:g} of "
+        f"them critical; the stand-in takes {options.ehr_rate:g} requests/s. Outage: {options.outage_seconds:g} s at "
+        f"{options.outage_rate:,.0f} events/s. {report.machine['cores']} cores, of which others used up to {others:.1f} "
+        f"meanwhile; Python {report.machine['python']}; commit {report.commit[:12]}. Lags in ms from receipt to confirmation."
+    )
+
+
 def markdown(report: SurgeReport) -> str:
-    """The three tables of the documentation."""
+    """The headline and the three tables of the documentation."""
     tables = (
         (("part", "promise", "held", "seen"), check_rows(report)),
         (PHASE_COLUMNS, phase_rows(report)),
         (FIFO_COLUMNS, fifo_rows(report)),
     )
-    return "\n\n".join(_markdown(columns, tuple(rows)) for columns, rows in tables)
+    return "\n\n".join((headline(report), *(_markdown(columns, tuple(rows)) for columns, rows in tables)))
 
 
 def _markdown(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
