@@ -182,9 +182,14 @@ class LaneScheduler:
             elif was_frozen and key not in self._in_flight:
                 self._push(key)
 
-    def sweep(self) -> None:
-        """Drop the places of what was frozen at once: one by one they would hold up the turn that comes upon them."""
-        self._clean()
+    def sweep(self) -> Iterator[None]:
+        """Drop the places of what was frozen, a heap at each step: else they would hold up the turn that comes upon them."""
+        for heap in list(self._heaps()):
+            before = len(heap)
+            heap[:] = filter(self._is_live, heap)
+            heapq.heapify(heap)
+            self._places -= before - len(heap)
+            yield
 
     def thaw(self, count: int) -> int:
         """Let the `count` frozen ones that have waited longest compete again; how many there were."""
@@ -194,12 +199,20 @@ class LaneScheduler:
         return len(keys)
 
     def turn_since(self, lanes: Iterable[Lane]) -> Millis | None:
-        """Since when something has waited in these lanes for nothing but its turn, None if nothing does; linear in what is there.
+        """Since when something has waited in these lanes for nothing but its turn; None if nothing does.
 
-        What came up from a lower lane counts from then on: its older changes were in no hurry.
+        What came up from a lower lane counts from then on: its older changes were in no hurry. Linear in what waits in the
+        lane where the first of it is such a one, else as fast as taking it.
         """
-        places = (place for lane in lanes for heap in self._ready[lane].values() for place in heap if self._is_live(place))
-        return min((place[2].lane_since or place[2].since for place in places), default=None)
+        tops = [(lane, tenant, self._top(lane, tenant)) for lane in lanes for tenant in tuple(self._ready[lane])]
+        return min((self._longest(lane, tenant, top[2]) for lane, tenant, top in tops if top is not None), default=None)
+
+    def _longest(self, lane: Lane, tenant: bytes, top: Entry) -> Millis:
+        """`top` is the one with the oldest change: if that is its lane's own, no other has waited longer."""
+        if not top.lane_since:
+            return top.since
+        places = (place[2] for place in self._ready[lane][tenant] if self._is_live(place))
+        return min(entry.lane_since or entry.since for entry in places)
 
     def awake_since(self, but: Container[bytes] = ()) -> Millis | None:
         """As `oldest_since`, of what is neither frozen nor among `but`."""

@@ -57,7 +57,8 @@ class Freezing:
         for start in range(0, len(keys), AT_ONCE):
             self._scheduler.reconsider(keys[start : start + AT_ONCE])
             await asyncio.sleep(0)
-        self._scheduler.sweep()
+        for _ in self._scheduler.sweep():
+            await asyncio.sleep(0)
 
     def _rule(self, rules: Sequence[FreezeRule]) -> Freezes | None:
         if not rules:

@@ -154,7 +154,7 @@ def test_whatever_freezes_and_thaws_nothing_is_lost_nothing_is_taken_twice_and_n
             case "rule":
                 frozen_by(scheduler, first)
                 if second:
-                    scheduler.sweep()
+                    list(scheduler.sweep())
             case "take":
                 found = scheduler.take(Millis(now), critical_only=first)
                 if found is not None:
