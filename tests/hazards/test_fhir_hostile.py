@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from pipeline.destinations.fhir_profile import load_profile
+from pipeline.domain.event import EntityType
 from pipeline.domain.records import Lane
 from pipeline.formats.fhir.profile import BundleProfile, Profile
 from pipeline.local.ehr import Ehr
@@ -114,15 +115,15 @@ async def test_a_writer_that_repeats_blindly_where_no_answer_came_is_caught(
     async with hostile(server.base_url, server.profile, 1, WARD_BEDS, ward=True, make=BlindRepeater) as run, session() as http:
         run.begin()
         await run.settled()
-        bed = next(iter(run.log.heads.values()))
-        shown = await run.judge.shown(http, bed)
+        person = next(head for head in run.log.heads.values() if head.entity_type is EntityType.PATIENT)
+        shown = await run.judge.shown(http, person)
         run.proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=1))
-        run.publish([run.world.again(bed.entity_type, bed.entity_id)], Lane.ROUTINE)
+        run.publish([run.world.again(person.entity_type, person.entity_id)], Lane.ROUTINE)
         await run.until(lambda: run.proxy.faults.struck(FaultKind.RESET_AFTER_COMMIT) > 0, "a write without an answer")
-        await run.clinician.edit(http, f"Location/{shown[0]['id']}")
+        await run.clinician.edit(http, f"Patient/{shown[0]['id']}")
         await run.settled()
         problems = await run.problems()
-        assert any(p.startswith("bed 0: ") and "changed what is the EHR's" in p for p in problems), problems
+        assert any(p.startswith("patient 0: ") and "changed what is the EHR's" in p for p in problems), problems
 
 
 @pytest.mark.timeout(300)
