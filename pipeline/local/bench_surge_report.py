@@ -160,11 +160,12 @@ def headline(report: SurgeReport) -> str:
     """What was run, and on what."""
     options = report.options
     others = max((part.figures.get(OTHERS, 0.0) for part in report.parts), default=0.0)
+    machine_is = f"{report.machine['cores']} cores, of which others used up to {others:.1f} meanwhile"
     return (
         f"{options.rate:,.0f} events/s, {options.critical_rate:g} of them critical, for {options.seconds:g} s over "
         f"{options.entities:,} entities; the stand-in takes {options.ehr_rate:g} requests/s. "
-        f"Outage: {options.outage_seconds:g} s at {options.outage_rate:,.0f} events/s. {report.machine['cores']} cores, of which others used up to {others:.1f} "
-        f"meanwhile; Python {report.machine['python']}; commit {report.commit[:12]}. Lags in ms from receipt to confirmation."
+        f"Outage: {options.outage_seconds:g} s at {options.outage_rate:,.0f} events/s. {machine_is}; "
+        f"Python {report.machine['python']}; commit {report.commit[:12]}. Lags in ms from receipt to confirmation."
     )
 
 
