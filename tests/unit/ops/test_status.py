@@ -10,8 +10,9 @@ from rich.console import Console
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis, Revision, revision_of
-from pipeline.domain.records import LagReport, Lane, LaneWindow, ModeChange, Reason, Stuck
+from pipeline.domain.records import LagReport, Lane, LaneWindow, ModeChange, ModeOrder, Reason, Stuck
 from pipeline.kafka.client import KafkaUnavailable
+from pipeline.ops.render_modes import modes_json, render_modes
 from pipeline.ops.render_status import render_status, status_json, watch
 from pipeline.ops.status import DestinationStatus, FeedStatus, Status, Verdict, assemble, read_status
 from pipeline.ops.words import age_of, duration_of
@@ -118,6 +119,53 @@ def test_figures_of_all_instances_add_up_and_the_worst_mode_is_shown() -> None:
     assert [(row.count, row.p99_ms) for row in shown.windows] == [(4, 20)]
 
 
+def test_what_is_frozen_adds_up_over_instances_and_severe_counts_as_worse_than_recovery() -> None:
+    one = report("0", partitions=(0, 1, 2, 3), frozen={"bulk bed": 2, "routine patient": 1}, mode="severe")
+    other = report("1", partitions=(4, 5, 6, 7), frozen={"bulk bed": 3}, mode="recovery")
+    shown = ehr(one, other, modes=(mode("severe", 9_000, "0", cause="TURNS_WAIT"),))
+    assert (shown.mode, shown.frozen) == ("severe", {"bulk bed": 5, "routine patient": 1})
+    text = text_of(status_of(one, other, modes=(mode("severe", 9_000, "0", cause="TURNS_WAIT"),)))
+    assert "severe, entered 9.0 s ago: a critical or urgent change has waited too long for its turn" in text
+    assert "6 entities stay pending until the mode ends (5 bulk bed, 1 routine patient)" in text
+
+
+@pytest.mark.parametrize(
+    ("orders", "forced"),
+    [
+        ([("severe", 60_000, 60_000)], "severe"),
+        ([("severe", 60_000, -1)], None),
+        ([("severe", 60_000, 60_000), (None, 30_000, 0)], None),
+        ([(None, 60_000, 0), ("slow", 30_000, 60_000)], "slow"),
+    ],
+)
+def test_an_order_is_shown_as_long_as_it_holds_with_who_gave_it_and_why(
+    orders: list[tuple[str | None, int, int]], forced: str | None
+) -> None:
+    told = [
+        ModeOrder(
+            destination="ehr", mode=name, actor="operator:a", reason="calm [b]", at=Millis(NOW - age), until=Millis(NOW + left)
+        )
+        for name, age, left in orders
+    ]
+    for given in (told, told[::-1]):
+        status = assemble(NOW, [report()], [], [], ["ehr"], given)
+        order = status.destinations[0].order
+        assert (order.mode if order else None) == forced
+        assert ("by operator:a, for 1 min yet: calm [b]" in text_of(status)) is (forced is not None)
+
+
+def test_the_modes_alone_are_shown_with_the_figures_that_caused_them() -> None:
+    change = msgspec.structs.replace(mode("slow", 9_000, cause="WAITS"), figures={"oldest_wait_s": 5.5})
+    status = status_of(report(mode="slow"), modes=(change,))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(render_modes(status))
+    assert isinstance(console.file, io.StringIO)
+    for words in ("slow, entered 9.0 s ago: a change has waited too long", "oldest_wait_s 5.5", "Frozen", "nothing", "Forced"):
+        assert words in console.file.getvalue()
+    (shown,) = msgspec.json.decode(modes_json(status))
+    assert (shown["mode"], shown["cause"], shown["figures"]) == ("slow", "WAITS", {"oldest_wait_s": 5.5})
+
+
 def test_an_instance_whose_partitions_went_to_another_says_nothing_any_more() -> None:
     gone = report("old", age_ms=20_000, pending={"critical": 9}, parked=4, stuck=(WAITS,))
     shown = ehr(gone, report("new"))
@@ -152,12 +200,15 @@ def test_status_is_read_from_the_tails_of_the_topics(topics: Any) -> None:
         topics.put("lag", 0, b"ehr|0", report(age_ms=age_ms))
     topics.put("modes", 0, b"ehr|0", mode("normal", 60_000, cause="start"))
     topics.put("modes", 0, b"ehr|1", None)
+    order = ModeOrder(destination="ehr", mode="slow", actor="operator:a", reason="r", at=Millis(NOW - 9), until=Millis(NOW + 9))
+    topics.put("modes", 0, b"ehr", order)
     topics.put("lag", 0, b"?", b"rubbish")
     status = read_status(topics, topics.codec, ["ehr", "hl7"], lambda: NOW)
     assert [(shown.destination, shown.verdict) for shown in status.destinations] == [
         ("ehr", Verdict.CURRENT),
         ("hl7", Verdict.UNKNOWN),
     ]
+    assert status.destinations[0].order == order
     assert msgspec.json.decode(status_json(status), type=Status) == status
 
 
