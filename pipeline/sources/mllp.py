@@ -15,19 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, assert_never
 
-from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.hl7v2 import ack, batch
-from pipeline.formats.hl7v2.er7 import Message
+from pipeline.formats.hl7v2 import ack
 from pipeline.formats.hl7v2.framing import Block, Deframer, Garbage, TooLong, frame
-from pipeline.formats.hl7v2.header import identity_digest, identity_of
-from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
-from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
+from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.sources.connections import Doorkeeper
-from pipeline.sources.errors import Oversize
+from pipeline.sources.mllp_answers import Answers
 from pipeline.sources.mllp_observer import Observer, Silent
-from pipeline.sources.protocol import OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
+from pipeline.sources.protocol import Sink
 from pipeline.sources.shares import Shares
 
 READ_BYTES: Final = 64 * 1024
@@ -35,7 +31,6 @@ LONG_FRAME_BYTES: Final = 64 * 1024
 """A message above this needs one of `max_long_frames` places before more of it is read."""
 HANDSHAKES_PER_CONNECTION: Final = 2
 """Most sockets, those in the midst of a TLS handshake included, for each connection that is allowed; looked at now and then."""
-CONTENT_TYPE: Final = "x-application/hl7-v2+er7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +97,16 @@ class MllpSource:
     ) -> None:
         self._host = host
         self._port = port
-        self._tenant = tenant
         self._profile = profile
         self._tls = tls
         self._limits = limits or MllpLimits()
         self._observer: Observer = observer or Silent()
-        self._clock = clock
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._shares: Shares[str] = Shares(self._limits.max_connections)
         self._long_frames = asyncio.Semaphore(self._limits.max_long_frames)
         self._long_held = 0
         self._stopping = asyncio.Event()
+        self._answers = Answers(profile, tenant, self._limits.ack_timeout_s, self._observer, clock, self._stopping)
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self.listening = asyncio.Event()
@@ -223,7 +217,10 @@ class MllpSource:
                 case Block(body):
                     self._observer.message_in()
                     begun = asyncio.get_running_loop().time()
-                    await self._send(connection, await self._answer(sink, body), begun)
+                    answer = await self._answers.to(sink, body)
+                    if answer is None:
+                        return
+                    await self._send(connection, answer, begun)
                 case TooLong(head):
                     await self._too_long(connection, head)
                     return
@@ -279,79 +276,6 @@ class MllpSource:
             self._long_held -= 1
             self._observer.long_frames(self._long_held)
 
-    async def _answer(self, sink: Sink, body: bytes) -> bytes:
-        """The answer to a message, or to a batch the batch of its messages' answers.
-
-        Once a message of a batch could not be stored none behind it is: the sender repeats them all, in their order. A stop
-        ends it likewise after the message in hand.
-        """
-        whole = batch.read(body) if batch.is_batch(body) else None
-        if not isinstance(whole, batch.Batches):
-            return await self._answer_one(sink, body, whole)
-        answers: list[bytes] = []
-        for data in whole.messages:
-            if answers and (self._stopping.is_set() or ack.code_of(answers[-1]) == ack.Code.AE):
-                answers.append(ack.try_again(ack.header_only(data, self._profile.charset_fallback)))
-            else:
-                answers.append(await self._answer_one(sink, data))
-        return batch.acknowledgement(whole, answers)
-
-    async def _answer_one(self, sink: Sink, body: bytes, refused: Rejected | None = None) -> bytes:
-        received_at = self._clock()
-        message: Message | None = None
-        verdict: Verdict | None = refused
-        if verdict is None:
-            message, verdict = map_bytes(body, self._profile, self._tenant, received_at)
-        named = message or ack.header_only(body, self._profile.charset_fallback)
-        events, answer = self._said(named, verdict)
-        raw = RawMessage("mllp", self._identity(message, verdict, body), body, CONTENT_TYPE, received_at)
-        receipt: Receipted
-        try:
-            async with asyncio.timeout(self._limits.ack_timeout_s):
-                receipt = await sink.accept(raw, events, answer)
-        except TimeoutError:
-            receipt = Unavailable(self._limits.ack_timeout_s)
-        except Oversize:
-            self._observer.rejected(Reason.TOO_LONG.value)
-            return ack.too_large(named)
-        return self._receipted(named, receipt)
-
-    def _said(self, message: Message | None, verdict: Verdict) -> tuple[tuple[Event, ...], bytes]:
-        """Events to store and the answer once they are. A rejected message is stored too: its bytes may be replayed."""
-        match verdict:
-            case Mapped(events):
-                return events, ack.accepted(_read(message))
-            case Ignored():
-                return (), ack.accepted(_read(message))
-            case Rejected(reason):
-                self._observer.rejected(reason.value)
-                return (), ack.refused(message, verdict)
-            case _:
-                assert_never(verdict)
-
-    def _receipted(self, message: Message | None, receipt: Receipted) -> bytes:
-        match receipt:
-            case Stored(answer) | Repeated(answer):
-                return answer
-            case OtherContent():
-                self._observer.rejected(Reason.OTHER_CONTENT.value)
-                return ack.conflict(message)
-            case Unavailable():
-                self._observer.rejected(Reason.UNAVAILABLE.value)
-                return ack.try_again(message)
-            case _:
-                assert_never(receipt)
-
-    def _identity(self, message: Message | None, verdict: Verdict, body: bytes) -> str:
-        """Key of the receipt. A rejected message is named by its bytes: it promised and published nothing, so the sender may
-        send a corrected one under the same control id, or the same one once the profile has been corrected.
-        """
-        if message is None or isinstance(verdict, Rejected):
-            identity: tuple[str, ...] = ("rejected", hashlib.sha256(body).hexdigest())
-        else:
-            identity = identity_of(message, body)
-        return identity_digest(self._tenant, self._profile.source_system, identity)
-
     async def _too_long(self, connection: _Connection, head: bytes) -> None:
         """AR, then close: what follows of the frame can't be told from the next one. Too large to be kept.
 
@@ -368,7 +292,8 @@ class MllpSource:
                     pass
 
     async def _send(self, connection: _Connection, answer: bytes, begun: float) -> None:
-        connection.writer.write(frame(answer))
+        for part in ack.each(answer):
+            connection.writer.write(frame(part))
         async with asyncio.timeout(self._limits.write_timeout_s):
             await connection.writer.drain()
         self._observer.answered(ack.code_of(answer), asyncio.get_running_loop().time() - begun)
@@ -382,12 +307,6 @@ def _peer_of(writer: asyncio.StreamWriter) -> str:
         return hashlib.sha256(certificate).hexdigest()
     name = writer.get_extra_info("peername")
     return str(name[0]) if isinstance(name, tuple) else ""
-
-
-def _read(message: Message | None) -> Message:
-    """A message that was mapped or ignored has been read."""
-    assert message is not None
-    return message
 
 
 async def _first(*waits: Awaitable[object]) -> None:

@@ -83,10 +83,10 @@ def test_a_damaged_message_is_mapped_ignored_or_rejected_and_answered(noise: byt
     message, verdict = map_bytes(good[:at] + noise + good[at + cut :], PROFILE, "t", Millis(1))
     assert isinstance(verdict, Mapped | Ignored | Rejected)
     if isinstance(verdict, Rejected):
-        assert ack.code_of(ack.refused(message, verdict)) == "AR"
+        assert ack.code_of(ack.refused(message, verdict, "original")) == "AR"
     else:
         assert message is not None
-        assert ack.code_of(ack.accepted(message)) == "AA"
+        assert ack.code_of(ack.accepted(message, "original")) == "AA"
 
 
 @given(st.lists(st.binary(max_size=40).filter(lambda body: b"\x1c\r" not in body and b"\x0b" not in body), max_size=5), st.data())

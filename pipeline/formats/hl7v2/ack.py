@@ -1,6 +1,9 @@
-"""Acknowledgements of original mode (chapter 2.9): MSH, MSA and, where something is wrong, ERR.
+"""Acknowledgements (chapter 2.9): MSH, MSA and, where something is wrong, ERR.
 
-The text is a function of the message and the verdict alone, so that a repeat is answered byte for byte the same.
+In enhanced mode (MSH-15 or MSH-16 valued, table 0155) the sender says of which answers it wants to hear: of the commit
+(CA, CE, CR), and of the application (AA, AE, AR). What is refused at the commit gets no second answer; one who wants to hear
+nothing of the commit hears of it from the application. The text is a function of the message and the verdict alone, so that
+a repeat is answered byte for byte the same.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from typing import Final
 from pipeline.formats.hl7v2.delimiters import STANDARD
 from pipeline.formats.hl7v2.er7 import FieldContent, Malformed, Message, Segment, Verbatim, build, parse
 from pipeline.formats.hl7v2.header import type_of
+from pipeline.formats.hl7v2.profile import Acknowledgement
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 
 APPLICATION: Final = "SURGELINE"
@@ -19,11 +23,24 @@ MAX_ECHO_CHARS: Final = 199
 
 
 class Code(StrEnum):
-    """Table 0008, original mode. AE asks to send again, AR never to."""
+    """Table 0008. AE and CE ask to send again, AR and CR never to."""
 
     AA = "AA"
     AE = "AE"
     AR = "AR"
+    CA = "CA"
+    CE = "CE"
+    CR = "CR"
+
+
+COMMIT: Final = {Code.AA: Code.CA, Code.AE: Code.CE, Code.AR: Code.CR}
+"""What the commit is answered with, by what original mode would say."""
+
+UNTOLD: Final = "NE"
+"""Stands for the code where the sender wants no answer."""
+
+_WANTS: Final = {"NE": (False, False), "ER": (False, True), "SU": (True, False)}
+"""Table 0155: whether success and error are told. AL tells both, and so does a code that isn't in the table."""
 
 
 TEXT_0357: Final = {
@@ -54,24 +71,49 @@ OTHER_CONTENT: Final = Rejected(
 )
 
 
-def accepted(message: Message) -> bytes:
-    """AA."""
-    return _ack(message, Code.AA, None)
+def accepted(message: Message, mode: Acknowledgement = "by_message") -> bytes:
+    """AA, in enhanced mode what the sender wants to hear of it."""
+    return _answer(message, Code.AA, None, mode)
 
 
-def refused(message: Message | None, rejected: Rejected) -> bytes:
+def refused(message: Message | None, rejected: Rejected, mode: Acknowledgement = "by_message") -> bytes:
     """AR with the reason; `message` is None where not even its header could be read."""
-    return _ack(message, Code.AR, rejected)
+    return _answer(message, Code.AR, rejected, mode)
 
 
-def try_again(message: Message | None) -> bytes:
+def try_again(message: Message | None, mode: Acknowledgement = "original") -> bytes:
     """AE: nothing was stored, the sender should send again."""
-    return _ack(message, Code.AE, RETRY)
+    return _answer(message, Code.AE, RETRY, mode)
 
 
-def conflict(message: Message | None) -> bytes:
+def conflict(message: Message | None, mode: Acknowledgement = "by_message") -> bytes:
     """AR 205: this identity was answered before with other content."""
-    return _ack(message, Code.AR, OTHER_CONTENT)
+    return _answer(message, Code.AR, OTHER_CONTENT, mode)
+
+
+def each(answer: bytes) -> list[bytes]:
+    """The messages of an answer: in enhanced mode none, one or two."""
+    if not answer or answer.startswith(b"BHS"):
+        return [answer] if answer else []
+    second = answer.find(b"\rMSH") + 1
+    return [answer[:second], answer[second:]] if second else [answer]
+
+
+def _answer(message: Message | None, code: Code, rejected: Rejected | None, mode: Acknowledgement) -> bytes:
+    header = message.segment("MSH") if message else None
+    commit, application = (header.raw(15).strip().upper(), header.raw(16).strip().upper()) if header else ("", "")
+    if mode == "original" or not (commit or application):
+        return _ack(message, code, rejected)
+    said = [_ack(message, COMMIT[code], rejected)] if _wants(commit, code) else []
+    if _wants(application, code) and (code is Code.AA or not said):
+        said.append(_ack(message, code, rejected))
+    return b"".join(said)
+
+
+def _wants(asked: str, code: Code) -> bool:
+    """Whether the sender wants to hear this; where only one of MSH-15 and MSH-16 is valued, the other is NE."""
+    success, error = _WANTS.get(asked or "NE", (True, True))
+    return success if code is Code.AA else error
 
 
 def _ack(message: Message | None, code: Code, rejected: Rejected | None) -> bytes:
@@ -181,12 +223,13 @@ def too_long(head: bytes, fallback: tuple[str, ...]) -> bytes:
     return refused(header_only(head, fallback), rejected)
 
 
-def too_large(message: Message | None) -> bytes:
+def too_large(message: Message | None, mode: Acknowledgement) -> bytes:
     """AR 104 to a message within the limit whose record is beyond what is stored or judged: again it would be the same."""
-    return refused(message, Rejected(Reason.TOO_LONG, "MSH", "what it makes is larger than a record", "send smaller messages"))
+    rejected = Rejected(Reason.TOO_LONG, "MSH", "what it makes is larger than a record", "send smaller messages")
+    return refused(message, rejected, mode)
 
 
 def code_of(answer: bytes) -> str:
-    """AA, AE or AR of an answer that was built here."""
+    """Code of the first acknowledgement of an answer that was built here."""
     at = answer.find(b"\rMSA")
-    return answer[at + 5 : at + 7].decode("ascii", "replace") if at >= 0 else ""
+    return answer[at + 5 : at + 7].decode("ascii", "replace") if at >= 0 else UNTOLD

@@ -1,7 +1,7 @@
 """What one sender's HL7 v2 means here: the file `profiles/hl7/*.yaml`, one per feed."""
 
 import codecs
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -13,6 +13,9 @@ from pipeline.formats.hl7v2.charsets import DEFAULT_FALLBACK
 VISIT_FIELDS: Final = ("PV1-19", "PID-18")
 PLACE_PARTS: Final = ("point_of_care", "room", "bed")
 TABLE_0116: Final = frozenset("CHOUKI")
+
+
+Acknowledgement = Literal["by_message", "original"]
 
 
 class BedStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -60,6 +63,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     charset_fallback: Annotated[tuple[str, ...], Meta(description="where MSH-18 is empty or wrong")] = DEFAULT_FALLBACK
     max_message_bytes: Annotated[int, Meta(description="largest message", ge=1024, le=64 << 20)] = 1 << 20
     processing_ids: Annotated[tuple[str, ...], Meta(description="MSH-11.1 that count; an empty MSH-11 is P")] = ("P",)
+    acknowledgement: Annotated[
+        Acknowledgement, Meta(description="by_message: as MSH-15 and 16 ask; original: AA, AE or AR whatever they say")
+    ] = "by_message"
     ignored: Annotated[tuple[str, ...], Meta(description="message types (ORU) or triggers (ADT^A60) that move no capacity")] = ()
 
     def __post_init__(self) -> None:

@@ -79,3 +79,37 @@ def test_the_header_of_a_message_that_is_too_long_is_enough_for_an_answer() -> N
 def test_an_answer_repeats_nothing_of_the_patient() -> None:
     message = read(adt("A01", pid={3: "canary", 5: "canary"}))
     assert b"canary" not in ack.refused(message, REJECTED) + ack.accepted(message)
+
+
+@pytest.mark.parametrize(
+    ("commit", "application", "accepted", "refused"),
+    [
+        ("", "", ["AA"], ["AR"]),
+        ("AL", "NE", ["CA"], ["CR"]),
+        ("AL", "", ["CA"], ["CR"]),
+        ("AL", "AL", ["CA", "AA"], ["CR"]),
+        ("NE", "AL", ["AA"], ["AR"]),
+        ("", "AL", ["AA"], ["AR"]),
+        ("ER", "AL", ["AA"], ["CR"]),
+        ("SU", "ER", ["CA"], ["AR"]),
+        ("ER", "SU", ["AA"], ["CR"]),
+        ("SU", "SU", ["CA", "AA"], []),
+        ("ER", "ER", [], ["CR"]),
+        ("NE", "NE", [], []),
+        ("XX", "NE", ["CA"], ["CR"]),
+    ],
+)
+def test_in_enhanced_mode_the_sender_hears_what_it_asked_for(
+    commit: str, application: str, accepted: list[str], refused: list[str]
+) -> None:
+    message = read(adt("A01", msh={15: commit, 16: application}))
+    assert [read(part).field("MSA", 1) for part in ack.each(ack.accepted(message))] == accepted
+    assert [read(part).field("MSA", 1) for part in ack.each(ack.refused(message, REJECTED))] == refused
+    assert [read(part).field("MSA", 1) for part in ack.each(ack.accepted(message, "original"))] == ["AA"]
+
+
+def test_both_answers_name_the_message_and_are_told_apart() -> None:
+    parts = ack.each(ack.accepted(read(adt("A01", msh={15: "AL", 16: "AL"}))))
+    assert [read(part).field("MSA", 2) for part in parts] == ["C1", "C1"]
+    assert len({read(part).field("MSH", 10) for part in parts}) == 2
+    assert all(part.endswith(b"\r") for part in parts)

@@ -67,7 +67,8 @@ def test_every_sample_gets_a_verdict_and_an_answer(samples: list[Path]) -> None:
         message, verdict = map_bytes(path.read_bytes(), DEFAULT, "t1", RECEIVED_AT)
         counts[type(verdict).__name__] += 1
         assert list(map_hl7(path.read_bytes(), profile=DEFAULT, tenant="t1", received_at=RECEIVED_AT, file=path.name))
-        answer = ack.refused(message, verdict) if isinstance(verdict, Rejected) else ack.accepted(required(message))
+        refused = isinstance(verdict, Rejected)
+        answer = ack.refused(message, verdict, "original") if refused else ack.accepted(required(message), "original")
         assert isinstance(parse(answer), Message), path.name
     assert counts == {"Mapped": 45, "Ignored": 132, "Rejected": 59}
 
