@@ -42,10 +42,10 @@ OUT = Behaviour(out=True)
 
 
 @contextmanager
-def surroundings(broker: Broker, folder: Path) -> Iterator[tuple[Site, StandInChild]]:
+def surroundings(broker: Broker, folder: Path, severe_after_s: float = 4) -> Iterator[tuple[Site, StandInChild]]:
     """A site before a stand-in, with a quick policy of modes."""
     policy = folder / "modes.yaml"
-    policy.write_text(yaml.safe_dump(QUICK))
+    policy.write_text(yaml.safe_dump(QUICK | {"severe": QUICK["severe"] | {"enter_after_s": severe_after_s}}))
     writer = {"modes_file": str(policy), "concurrency": 4, "attempt_timeout_s": 5}
     with (
         StandInChild(folder) as ehr,
@@ -180,6 +180,38 @@ def test_outage_severe_recovery_normal_with_the_writer_killed_on_the_way_loses_n
         assert float(severe.detail["turn_wait_s"]) > QUICK["severe"]["enter_after_s"]
         assert float(severe.detail["pending_urgent"]) > 0
         assert {"arriving_per_s", "confirmed_per_s", "breaker_open", "oldest_wait_s"} <= set(severe.detail)
+
+
+@pytest.mark.timeout(280)
+def test_a_writer_killed_in_slow_and_in_recovery_comes_back_into_it_and_the_recovery_is_ended_once(
+    broker: Broker, tmp_path: Path
+) -> None:
+    with surroundings(broker, tmp_path, severe_after_s=3_600) as (to, ehr):
+        to.start("gate", wait=False)
+        writer = to.start("writer", OWNER)
+
+        def killed_in(mode: str) -> None:
+            until(lambda: entered(to)[-1:] != [] and entered(to)[-1][0] == mode, mode)
+            to.kill(writer)
+            killed_at = time.time() * 1000
+            to.start("writer", OWNER)
+            until(lambda: reported_since(to, killed_at) is not None, "a report of the new process")
+            first = next(r for _, r in to.records(LAG) if isinstance(r, LagReport) and r.window_start > killed_at)
+            assert first.mode == mode
+
+        ehr.behave(SLOW)
+        changed = published(to, routine(to, 40, "S"), Lane.ROUTINE)
+        killed_in("slow")
+        ehr.behave(OUT)
+        until(lambda: entered(to)[-1][0] == "outage", "an outage")
+        changed += published(to, urgent(to, 40, "U"), Lane.URGENT)
+        ehr.behave(SLOW)
+        killed_in("recovery")
+        ehr.behave(HEALTHY)
+        until(lambda: are_confirmed(to, changed), "everything at the EHR")
+        until(lambda: entered(to)[-1][0] == Mode.NORMAL.value, "normal")
+        assert [cause for _, cause in entered(to)].count(Cause.DRAINED.value) == 1
+        check_books(to)
 
 
 def shown(to: Site) -> dict[str, Any]:
