@@ -76,6 +76,10 @@ CODE: Final = _label(
         "AA",
         "AE",
         "AR",
+        "CA",
+        "CE",
+        "CR",
+        "NE",
     ),
 )
 CAUSE: Final = _label("cause", ("line", "field", "value"))

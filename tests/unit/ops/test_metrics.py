@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.records import DecisionKind, Lane, Reason
+from pipeline.formats.hl7v2 import ack
 from pipeline.ops import metrics
 from pipeline.ops.metrics import CATALOGUE, DESTINATION_LIMIT, OTHER
 from pipeline.ops.reference import DOCUMENTS
@@ -56,3 +57,8 @@ def test_a_name_says_what_it_is_and_in_which_unit(metric: metrics.Declared) -> N
 def test_the_reference_says_what_the_catalogue_says(name: str) -> None:
     committed = (REPOSITORY / "docs" / "operating" / name).read_text(encoding="utf-8")
     assert committed == DOCUMENTS[name](), "run: python -m pipeline.ops.reference"
+
+
+def test_every_answer_of_mllp_can_be_counted() -> None:
+    assert metrics.CODE.values is not None
+    assert {*ack.Code, ack.UNTOLD} <= metrics.CODE.values
