@@ -1,6 +1,7 @@
 """`surgeline mode`: what mode a destination is in, and forcing one."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -44,6 +45,25 @@ def mode_show(
         sys.stdout.buffer.write(modes_json(shown) + b"\n")
     else:
         console.print(render_modes(shown))
+
+
+@mode.command("check")
+def mode_check(
+    file: Annotated[Path | None, typer.Argument(help="Policy of modes; else the shipped one.")] = None,
+) -> None:
+    """Check a policy of modes before a writer is started with it. Exit code 1, and all that is wrong, if it can't be used."""
+    from pipeline.domain.policy import BadPolicy
+    from pipeline.roles.policies import load_modes
+
+    try:
+        policy = load_modes(file)
+    except BadPolicy as bad:
+        fail("\n".join(bad.problems))
+    console.print(f"version {policy.version}: good")
+    for name, rules in (("slow", policy.slow.freezes), ("severe", policy.severe.freezes), ("outage", policy.outage.freezes)):
+        for rule in rules:
+            what = [*rule.lanes, *(rule.entity_types or ("every type but encounter",)), *rule.event_types]
+            console.print(f"{name} freezes {', '.join(what)}: {rule.why}", markup=False)
 
 
 @mode.command("force")

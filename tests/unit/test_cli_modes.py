@@ -97,6 +97,15 @@ def test_a_release_is_audited_and_names_no_mode(settings: Path, said: tuple[list
     assert (entry["action"], entry["reason"], order.mode) == ("mode.release", "calm", None)
 
 
+def test_a_policy_is_checked_before_a_writer_is_started_with_it(tmp_path: Path) -> None:
+    bad = tmp_path / "modes.yaml"
+    bad.write_text("version: 1\nslow: {}\n")
+    good, refused = (CliRunner().invoke(cli.app, ["mode", "check", *files]) for files in ([], [str(bad)]))
+    assert (good.exit_code, refused.exit_code) == (0, 1)
+    assert "severe freezes bulk, every type but encounter" in good.output
+    assert "enter_after_s" in refused.output
+
+
 def test_a_broker_that_is_away_is_a_reason_to_try_again(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any) -> None:
         raise KafkaUnavailable("no broker")
