@@ -21,7 +21,7 @@ from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port
 from pipeline.local.stack import Stack, Target
 from pipeline.roles.process import SERVING, specs_of
-from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib
+from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib, rude_connections
 from tests.support.stacks import ANSWER_S, TERM_S, health, records, stack_at, stopped_at_end, surgeline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
@@ -223,12 +223,15 @@ async def test_every_role_that_there_is_ends_in_time_under_load_unready_first_an
     unready = 0
     async with sending(http, engine, notifier):
         await until_heard(http, engine, notifier)
+        held = await asyncio.to_thread(rude_connections, whole)
         await asyncio.sleep(3)
         for role in sorted(ROLES, key=lambda role: role in WAYS_IN):
             ending = Ending(whole, names[role])
             ended[role] = await asyncio.to_thread(ending.terminate)
             assert not [each for each in ending.said if each[0] > UNREADY_S and each[1] == 200], role
             unready += any(serves_no_more for _, _, serves_no_more in ending.said)
+    for connection in held:
+        connection.close()
     assert {role: code for role, (code, _) in ended.items()} == dict.fromkeys(ROLES, 0)
     assert max(took for _, took in ended.values()) < TERM_S, ended
     assert unready, "no role was seen to be unready before it was gone"

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pipeline.local.stack import Stack
 
 NUMBERS: Final = itertools.count(1)
 ANSWER_S: Final = 40.0
+DEAF_REQUESTS: Final = 5_000
+"""Enough to fill what the kernel keeps of answers that nobody reads."""
 PAUSE_S: Final = 0.2
 """After a refusal; a real sender would wait for Retry-After, and this one is no kind one."""
 
@@ -155,6 +158,24 @@ class MllpSender(Sender):
     async def answer(self, reader: asyncio.StreamReader) -> str:
         said = await reader.readuntil(b"\x1c\r")
         return said.partition(b"\rMSA|")[2][:2].decode()
+
+
+def rude_connections(stack: Stack) -> list[socket.socket]:
+    """Connections to each way in that stay open: silent ones, half a message at each, and one that reads no answer."""
+    ports = (stack.http_port, stack.mllp_port, stack.settings.fhir.port)
+    begun = (request("/v1/events", b"x" * 500, stack.token, "half")[:-200], b"\x0bMSH|^~", b"POST /fhir/flood HTTP/1.1\r\nHo")
+    held = []
+    for port, half in zip(ports, begun, strict=True):
+        held += [socket.create_connection((HOST, port), timeout=ANSWER_S) for _ in range(10)]
+        held[-1].sendall(half)
+    deaf = held[0]
+    deaf.settimeout(PAUSE_S)
+    try:
+        for _ in range(DEAF_REQUESTS):
+            deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+    except OSError:
+        return held
+    return held
 
 
 def request(path: str, body: bytes, token: str, key: str) -> bytes:
