@@ -8,16 +8,18 @@ import inspect
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from msgspec import structs
 
 from pipeline.destinations.fhir import FhirDestination
 from pipeline.destinations.fhir_profile import load_profile
-from pipeline.destinations.protocol import Absent, Ambiguous, Confirmed, Current, Request, Retry, VersionMismatch
-from pipeline.domain.records import Reason
+from pipeline.destinations.protocol import Absent, Ambiguous, Confirmed, Current, Request, Retry, Suppressed, VersionMismatch
+from pipeline.domain.event import EntityType, Name, Patient, Sex
+from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.profile import Profile
+from pipeline.formats.fhir.revision import read_mark
 from pipeline.local.delay import FaultProxy
 from pipeline.local.faults import Fault, FaultKind
 from pipeline.local.hapi import Hapi
@@ -144,16 +146,76 @@ async def test_what_was_answered_survives_a_kill(hapi: Hapi, lab: Lab, bed_id: s
     assert found.revision == record.revision
 
 
-async def test_a_server_of_a_later_version_takes_beds_by_the_same_rules(later: Hapi, bed_id: str) -> None:
+PROFILES: Final = {"R4B": "hapi-replica", "R5": "hapi-replica-r5"}
+PERSON: Final = Patient(name=Name("FAMILY", "GIVEN"), birth_date="1970-01-31", sex=Sex.FEMALE)
+
+
+async def test_a_server_of_a_later_version_takes_beds_and_people_by_the_same_rules(later: Hapi, bed_id: str) -> None:
     with urllib.request.urlopen(f"{later.base_url}/metadata", timeout=60) as answer:
         assert (b'"4.3.0"' if later.version == "R4B" else b'"5.0.0"') in answer.read()
     async with lab_at(later.base_url, None, "hapi") as lab:
-        done = await confirm(lab.replica, accepted(FREE, bed_id, 5))
-        stale = await request_for(lab.replica, pending(accepted(TAKEN, bed_id, 6), done.remote_id))
-        await lab.edit(f"Location/{done.remote_id}", lambda body: body.update(description="near the window"))
-        assert isinstance(await lab.replica.send(stale), VersionMismatch)
-        await confirm(lab.replica, accepted(TAKEN, bed_id, 7), done.remote_id)
-        assert (await lab.get(f"Location/{done.remote_id}"))["description"] == "near the window"
+        lab.replica = FhirDestination("replica", later.base_url, load_profile(PROFILES[later.version]), DIGEST_KEY)
+        renamed = structs.replace(PERSON, name=Name("FAMILY", "OTHER"))
+        for kind, states in ((EntityType.BED, (FREE, TAKEN)), (EntityType.PATIENT, (PERSON, renamed))):
+            first, stale, second, third = (accepted(states[n > 5], bed_id, n, kind) for n in (5, 6, 7, 8))
+            done = await confirm(lab.replica, first)
+            await _is_shown(lab, first, done.remote_id)
+            path = f"{lab.replica.builder.subject(first).resource.resource_type}/{done.remote_id}"
+            await _a_clinician_is_faster(lab, stale, path)
+            await confirm(lab.replica, second, done.remote_id)
+            await _an_answer_is_lost(lab, third, done.remote_id)
+            await _a_create_without_an_answer_is_made_once(lab, accepted(states[0], f"{bed_id}-next", 9, kind))
+            await _twenty_creates_make_one(lab, accepted(states[0], f"{bed_id}-raced", 10, kind))
+            bodies = [entry["resource"] for entry in (await lab.get(f"{path}/_history"))["entry"]]
+            ours = {mark.revision for body in bodies if (mark := read_mark(body)) is not None}
+            assert ours == {record.revision for record in (first, second, third)}
+            await _is_shown(lab, third, done.remote_id)
+            assert {"system": "urn:theirs", "value": "7"} in (await lab.get(path))["identifier"]
+
+
+async def _is_shown(lab: Lab, record: Accepted, remote_id: str) -> None:
+    """A second look at the same revision finds nothing to write."""
+    current = await lab.replica.read(pending(record, remote_id))
+    assert isinstance(current, Current)
+    assert lab.replica.build(pending(record, remote_id), current) == Suppressed(Reason.ALREADY_THERE, record.revision)
+
+
+async def _a_clinician_is_faster(lab: Lab, record: Accepted, path: str) -> None:
+    stale = await request_for(lab.replica, pending(record, path.rpartition("/")[2]))
+    await lab.edit(path, lambda body: body["identifier"].append({"system": "urn:theirs", "value": "7"}))
+    assert isinstance(await lab.replica.send(stale), VersionMismatch)
+
+
+async def _an_answer_is_lost(lab: Lab, record: Accepted, remote_id: str) -> None:
+    async with FaultProxy(lab.base_url) as proxy:
+        through = FhirDestination("through", proxy.url, lab.replica.builder.profile, DIGEST_KEY)
+        request = await request_for(through, pending(record, remote_id))
+        proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("PUT",), times=1))
+        assert await through.send(request) == Ambiguous()
+        told = await through.read_back(request)
+        assert isinstance(told, Confirmed)
+        assert told.revision == record.revision
+        assert isinstance(await through.send(request), VersionMismatch), "what was done can't be done again"
+        await through.close()
+
+
+async def _a_create_without_an_answer_is_made_once(lab: Lab, record: Accepted) -> None:
+    async with FaultProxy(lab.base_url) as proxy:
+        through = FhirDestination("through", proxy.url, lab.replica.builder.profile, DIGEST_KEY)
+        request = await request_for(through, pending(record))
+        proxy.faults.set(Fault(kind=FaultKind.RESET_AFTER_COMMIT, methods=("POST",), times=1))
+        assert await through.send(request) == Ambiguous()
+        assert isinstance(await through.read_back(request), Confirmed)
+        assert isinstance(await through.send(request), VersionMismatch)
+        await through.close()
+    assert len(await lab.matching(record)) == 1
+
+
+async def _twenty_creates_make_one(lab: Lab, record: Accepted) -> None:
+    requests = [await request_for(lab.replica, pending(record)) for _ in range(20)]
+    outcomes = await asyncio.gather(*(lab.replica.send(request) for request in requests))
+    assert [type(outcome) for outcome in outcomes].count(Confirmed) == 1
+    assert len(await lab.matching(record)) == 1
 
 
 async def _versions(lab: Lab, remote_id: str) -> list[dict[str, Any]]:
