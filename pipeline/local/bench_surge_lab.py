@@ -143,6 +143,10 @@ class Lab:
     samples: list[Sample] = field(default_factory=list)
     watched: dict[str, Callable[[], int]] = field(default_factory=dict)
     """Process ids by name; LocalPlatformError while a process is away."""
+    restarts: int = 0
+    is_supervised: bool = False
+    is_struck: bool = False
+    """A process is away on purpose at this moment."""
 
     @property
     def memory(self) -> dict[str, int]:
@@ -213,10 +217,21 @@ class Lab:
             await asyncio.sleep(SAMPLE_S / 4)
         return False
 
+    async def supervise(self) -> None:
+        """Start a role again that has ended by itself, as an orchestrator does, until cancelled: without a broker for long a
+        role ends, since what it can't publish must not be taken for done."""
+        self.is_supervised = True
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            for child in self.stack.roles.values():
+                if not child.running and not self.is_struck:
+                    await asyncio.to_thread(child.start)
+                    self.restarts += 1
+
     def _all_run(self) -> None:
-        """LocalPlatformError where a role has ended by itself."""
+        """LocalPlatformError where a role has ended by itself and nobody starts it again."""
         for name, child in self.stack.roles.items():
-            if not child.running:
+            if not child.running and not self.is_supervised:
                 raise LocalPlatformError(f"{name} ended. {child.log_tail()}")
 
     def _gate_is_through(self) -> bool:

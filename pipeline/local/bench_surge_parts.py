@@ -331,10 +331,19 @@ async def kills(run: Run, _folder: Path) -> Part:
         for share, who in KILLS:
             await asyncio.sleep(max(0.0, began + share * options.seconds - time.monotonic()))
             took = time.monotonic()
-            await asyncio.to_thread(deeds[who])
+            run.lab.is_struck = True
+            try:
+                await asyncio.to_thread(deeds[who])
+            finally:
+                run.lab.is_struck = False
             run.figures[f"{who}_away_s"] = time.monotonic() - took
 
-    await run.phase("kill -9 of each", mix, options.seconds, capped(options, "queue"), strike())
+    supervising = asyncio.create_task(run.lab.supervise())
+    try:
+        await run.phase("kill -9 of each", mix, options.seconds, capped(options, "queue"), strike())
+    finally:
+        supervising.cancel()
+    run.figures["roles_that_ended_and_were_started_again"] = float(run.lab.restarts)
     run.figures["publishes_repeated"] = float(run.lab.sender.retries)
     part, _, _ = await run.close()
     return part
