@@ -20,7 +20,7 @@ from pipeline.local.bench_surge_figures import History, Phase, Span
 from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, MACHINE, WRITER, Lab, laboratory
 from pipeline.local.bench_surge_load import Load, Mix
 from pipeline.local.bench_surge_report import OTHERS, Check, Options, Part
-from pipeline.local.standin import Behaviour, Mode, Witness
+from pipeline.local.standin import BUCKET_S, Behaviour, Mode, Witness
 from pipeline.ops.books import exit_code
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.accounts import close_books
@@ -178,9 +178,10 @@ def read_history(lab: Lab) -> History:
 
 
 def capped(options: Options, mode: Mode, retry_after_s: int = 0) -> Behaviour:
-    """The stand-in as it is in a surge: it takes so many requests and no more."""
-    rate = options.ehr_rate
-    return Behaviour(rate, rate, mode, burst_s=BURST_S, latency_s=HEALTHY.latency_s, retry_after_s=retry_after_s)
+    """The stand-in as it is in a surge: it takes so many requests and no more. Who refuses counts by a bucket, as limits of
+    the field do, of a quarter of a second; who queues has none to speak of."""
+    rate, burst_s = options.ehr_rate, BURST_S if mode == "queue" else BUCKET_S
+    return Behaviour(rate, rate, mode, burst_s=burst_s, latency_s=HEALTHY.latency_s, retry_after_s=retry_after_s)
 
 
 # -- the parts
