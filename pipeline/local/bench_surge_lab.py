@@ -21,6 +21,7 @@ from pipeline.formats.avro import Codec
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.local.bench_surge_load import Load, Mix
+from pipeline.local.bench_surge_report import MACHINE
 from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import HOST
@@ -46,9 +47,6 @@ SAMPLE_S: Final = 1.0
 SCRAPE_S: Final = 2.0
 CALM_SAMPLES: Final = 3
 """The writer's figures are renewed every 2 s: nothing waits where so many samples in a row say so."""
-
-MACHINE: Final = "machine"
-"""In place of a process's name: whatever runs here."""
 
 HEALTHY: Final = Behaviour(singles_per_s=100_000.0, resources_per_s=100_000.0, latency_s=0.005)
 BURST_S: Final = 0.05

@@ -17,9 +17,9 @@ from pipeline.local import bench_surge_figures as of
 from pipeline.local.bench_surge_fifo import FifoReport
 from pipeline.local.bench_surge_fifo_child import fifo_beside
 from pipeline.local.bench_surge_figures import History, Phase, Span
-from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, MACHINE, WRITER, Lab, laboratory
+from pipeline.local.bench_surge_lab import BURST_S, GATE, HEALTHY, WRITER, Lab, laboratory
 from pipeline.local.bench_surge_load import Load, Mix
-from pipeline.local.bench_surge_report import OTHERS, Check, Options, Part
+from pipeline.local.bench_surge_report import Check, Options, Part, others_in
 from pipeline.local.standin import BUCKET_S, Behaviour, Mode, Witness
 from pipeline.ops.books import exit_code
 from pipeline.ops.topics import KafkaTopics
@@ -131,13 +131,8 @@ class Run:
             concurrency={span.name: self._concurrency(span) for span in self.spans},
             fifo=self.fifo,
         )
-        self._tell_others(part)
+        self.figures["processors_used_by_others"] = others_in(part)
         return part, history, witness
-
-    def _tell_others(self, part: Part) -> None:
-        """The processor time of others, most in any phase: on a machine that is not quiet the lags say little."""
-        others = [cpu[MACHINE] - sum(share for name, share in cpu.items() if name != MACHINE) for cpu in part.cpu.values() if cpu]
-        self.figures[OTHERS] = round(max(others, default=0.0), 2)
 
     def _concurrency(self, span: Span) -> float:
         seen = [sample.concurrency for sample in self.lab.samples if span.begin <= sample.at < span.end and sample.concurrency]
