@@ -288,11 +288,16 @@ class LaneScheduler:
             self._clean()
         place = self._entries[key]
         at, _, entry = place
-        self._places += 1
         if entry.not_before and at == entry.not_before:
+            self._places += 1
             heapq.heappush(self._delayed, place)
-            return
-        tenant = tenant_of(key)
+        else:
+            self._line_up(place)
+
+    def _line_up(self, place: Place) -> None:
+        entry = place[2]
+        self._places += 1
+        tenant = tenant_of(entry.key)
         heapq.heappush(self._ready[entry.lane].setdefault(tenant, []), place)
         if entry.lane in AGEING_S:
             self._ageing.setdefault(tenant)
@@ -304,8 +309,8 @@ class LaneScheduler:
             place = self._delayed[0]
             entry = self._popped(self._delayed)
             if self._is_live(place):
-                self._entries[entry.key] = (entry.since, place[1], entry)
-                self._push(entry.key)
+                woken = self._entries[entry.key] = (entry.since, place[1], entry)
+                self._line_up(woken)
 
     def _top(self, lane: Lane, tenant: bytes) -> Place | None:
         """First live place of a tenant in a lane; the tenant leaves the lane where it has none."""

@@ -98,6 +98,13 @@ def test_a_delayed_entry_waits_for_its_time_and_says_when() -> None:
     assert scheduler.wait_ms(Millis(500)) is None
 
 
+def test_what_came_at_the_very_time_until_which_it_is_delayed_is_taken() -> None:
+    scheduler = filled(entry("a", since=500, not_before=500))
+    for now in (500, 600):
+        assert order(scheduler, now) == ["a"]
+        scheduler.release(b"a")
+
+
 def test_postponing_keeps_what_is_known_and_never_brings_forward() -> None:
     scheduler = filled(entry("a", Lane.CRITICAL, 7))
     scheduler.postpone(b"a", Millis(300))
@@ -107,6 +114,32 @@ def test_postponing_keeps_what_is_known_and_never_brings_forward() -> None:
     taken = scheduler.take(Millis(300))
     assert taken is not None
     assert (taken.lane, taken.since) == (Lane.CRITICAL, 7)
+
+
+def test_what_was_promoted_goes_in_that_lane_as_old_as_it_is_until_it_is_put_again() -> None:
+    leaves = entry("leaves", Lane.BULK, 1)
+    scheduler = filled(leaves, entry("u", Lane.URGENT, 0), entry("c", Lane.CRITICAL, 2), entry("d", Lane.CRITICAL, 0))
+    scheduler.promote((b"leaves", b"d", b"unknown"), Lane.CRITICAL)
+    scheduler.promote((b"leaves",), Lane.ROUTINE)
+    assert scheduler.counts()[Lane.CRITICAL] == 3
+    assert order(scheduler, 5) == ["d", "leaves", "c", "u"]
+    scheduler.put(leaves)
+    scheduler.release(b"leaves")
+    taken = scheduler.take(Millis(5))
+    assert taken is not None
+    assert taken.lane is Lane.BULK
+
+
+def test_what_was_hastened_waits_no_longer_and_one_under_way_is_not_taken_twice() -> None:
+    scheduler = filled(entry("a", not_before=500), entry("b"))
+    assert order(scheduler, 1) == ["b"]
+    scheduler.hasten((b"a", b"b", b"unknown"))
+    assert order(scheduler, 1) == ["a"]
+    scheduler.postpone(b"a", Millis(900))
+    scheduler.hasten((b"a",))
+    assert order(scheduler, 1) == []
+    scheduler.release(b"a")
+    assert order(scheduler, 1) == ["a"]
 
 
 def test_urgent_gets_a_turn_under_a_flood_of_critical() -> None:
