@@ -22,7 +22,7 @@ class Stays:
     """Follows the history where the destination is told where somebody lies; else there is no order to keep."""
 
     def __init__(self, process: Process, destination: str, lets_write: Callable[[Facts], bool]) -> None:
-        """`lets_write`: what the flags say of a stay; asked on the loop's thread."""
+        """On the loop's thread. `lets_write`: what the flags say of a stay; asked there."""
         self._destination = destination
         self._occupants = Occupants(destination, lets_write, threading.Lock())
         profile = profile_for(destination, process.settings.writers[destination])
@@ -31,7 +31,8 @@ class Stays:
         if EntityType.ENCOUNTER in profile.resources and _WHERE in profile.fields_of(EntityType.ENCOUNTER):
             follower = follow_stays(process.settings.kafka, process.codec, self._occupants, now_ms())
             self._follower = follower
-            self.order = VacateFirst(self._occupants, lambda: is_current(follower))
+            soon = asyncio.get_running_loop().call_soon_threadsafe
+            self.order = VacateFirst(self._occupants, lambda: is_current(follower), soon)
 
     def double_occupied(self) -> int:
         """Beds that more than one stay claims; shown as a metric as well."""

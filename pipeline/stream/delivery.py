@@ -92,6 +92,7 @@ class Delivery:
         self._draw = draw
         self._scribe = Scribe(destination.name, writer)
         self._order = order or AnyOrder()
+        self._order.watch(self._freed)
         self._rollout = rollout or Unrestricted()
         self.shadows = Shadows(self._rollout, decode)
         self.freezing = Freezing(self.scheduler, decode)
@@ -183,6 +184,10 @@ class Delivery:
             del self._awaiting[change.key]
             self.scheduler.release(change.key)
 
+    def _freed(self, keys: Collection[bytes]) -> None:
+        self.scheduler.hasten(keys)
+        self._wake.set()
+
     # -- the loop
 
     async def run(self) -> None:
@@ -235,7 +240,7 @@ class Delivery:
             return
 
     def _start(self, entry: Entry, probe: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._write(entry.key, probe))
+        task = asyncio.get_running_loop().create_task(self._write(entry, probe))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -245,8 +250,9 @@ class Delivery:
 
     # -- one write
 
-    async def _write(self, key: bytes, probe: int) -> None:
+    async def _write(self, entry: Entry, probe: int) -> None:
         """One write. Whatever goes wrong in it, the entity stays known and the other writes go on."""
+        key = entry.key
         try:
             job = self._job(key)
             if job is None:
@@ -255,6 +261,8 @@ class Delivery:
                 self._give_back(key, probe)
                 return
             turn = self._order.turn(key, job.accepted, self._clock())
+            # Else what is urgent would wait behind what is not, or is frozen.
+            self.scheduler.promote(self._order.ahead(key), entry.lane)
             if turn is Turn.LATER:
                 self._put_off(key, STEP_MS, probe)
                 return

@@ -1,5 +1,6 @@
 """A bed is vacated at a destination before it is occupied there, whoever writes which stay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -89,6 +90,43 @@ def test_a_stay_that_is_over_leaves_its_bed_though_its_location_stays_named(stat
     assert ward.turn(coming) is Turn.LATER
     ward.confirm(over)
     assert ward.turn(coming) is Turn.NOW
+
+
+def test_who_waits_is_told_as_soon_as_the_departure_is_confirmed_and_nobody_else_is() -> None:
+    ward, freed, later = Ward(), list[bytes](), list[Callable[[], None]]()
+    ward.order = VacateFirst(ward.occupants, lambda: True, later.append)
+    ward.order.watch(freed.extend)
+    for n, bed in enumerate("XYZ"):
+        ward.lies(n, f"A{n}", bed)
+    leaving = [ward.accept(stay(10 + n, f"A{n}", None)) for n in range(3)]
+    coming = [ward.accept(stay(20 + n, f"B{n}", bed)) for n, bed in enumerate("XYZ")]
+    assert [ward.turn(each) for each in coming[:2]] == [Turn.LATER, Turn.LATER]
+    assert list(ward.order.ahead(key("B0"))) == [key("A0")]
+    for each in (leaving[0], leaving[2]):
+        ward.confirm(each)
+    assert not freed, "what is told on another thread waits for ours"
+    for do in later:
+        do()
+    assert freed == [key("B0")]
+    assert ward.turn(coming[0]) is Turn.NOW
+    assert not ward.order.ahead(key("B0"))
+
+
+def test_who_waits_no_more_is_told_nothing_and_leaves_no_trace() -> None:
+    ward, freed = Ward(), list[bytes]()
+    ward.order.watch(freed.extend)
+    ward.lies(1, "A", "X")
+    ward.lies(2, "C", "X")
+    leaving = ward.accept(stay(3, "A", None))
+    for n in range(3):
+        assert ward.turn(ward.accept(stay(4 + n, f"B{n}", "X"))) is Turn.LATER
+    elsewhere = ward.accept(stay(10, "B0", "Y"))
+    assert ward.turn(elsewhere) is Turn.NOW
+    ward.order.forget((key("B1"),))
+    ward.confirm(leaving)
+    assert freed == [key("B2")]
+    ward.order.forget((key("B2"),))
+    assert ward.order._behind == ward.order._ahead == {}
 
 
 def test_a_departure_that_does_not_come_shows_as_stuck_and_is_waited_for_all_the_same() -> None:

@@ -1,7 +1,7 @@
 """What one destination's delivery promises, with a fake destination, ledger and table, and a clock moved by hand."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +24,7 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.domain.occupants import STEP_MS, Order, Turn
+from pipeline.domain.occupants import STEP_MS, Freed, Order, Turn
 from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
@@ -753,12 +753,20 @@ class Gatekeeper:
     def __init__(self) -> None:
         self.says: dict[str, Turn] = {}
         self.forgotten: list[bytes] = []
+        self.first: dict[bytes, set[bytes]] = {}
+        self.freed: Freed = lambda keys: None
 
     def turn(self, key: bytes, accepted: Accepted, now: Millis) -> Turn:
         return self.says.get(accepted.entity_id, Turn.NOW)
 
+    def ahead(self, key: bytes) -> Collection[bytes]:
+        return self.first.get(key, ())
+
     def forget(self, keys: Iterable[bytes]) -> None:
         self.forgotten += keys
+
+    def watch(self, freed: Freed) -> None:
+        self.freed = freed
 
 
 async def test_what_waits_for_another_entity_holds_up_nobody_and_leaves_no_trace() -> None:
@@ -775,6 +783,34 @@ async def test_what_waits_for_another_entity_holds_up_nobody_and_leaves_no_trace
     world.clock.now += STEP_MS
     await world.live()
     assert [target for target, _ in world.ehr.history] == ["B", "A"]
+
+
+async def test_what_waits_for_another_entity_goes_at_once_when_that_has_come() -> None:
+    order = Gatekeeper()
+    world = World(order=order)
+    order.says["A"] = Turn.LATER
+    world.accept(change(5, "A", lane=Lane.CRITICAL))
+    await world.run()
+    order.says.clear()
+    await world.run()
+    assert not world.ehr.history, "it is looked at every so often only"
+    order.freed((A, key_of("another worker's")))
+    await world.run()
+    assert world.ehr.history == [("A", revision_of(1, 5))]
+
+
+async def test_what_something_critical_waits_for_goes_before_all_that_is_not() -> None:
+    """Else a bed that somebody from the emergency department waits for would be left in the turn of a routine change."""
+    order = Gatekeeper()
+    world = World(order=order, concurrency=1)
+    order.says["A"], order.first[A] = Turn.LATER, {key_of("LEAVES"), key_of("another worker's")}
+    world.accept(change(5, "A", lane=Lane.CRITICAL))
+    for number in range(5):
+        world.accept(change(10 + number, f"U{number}", lane=Lane.URGENT))
+    world.accept(change(20, "LEAVES", lane=Lane.BULK))
+    await world.run(turns=200)
+    assert world.ehr.history[0] == ("LEAVES", revision_of(1, 20))
+    assert len(world.ehr.history) == 6, "and all others after it"
 
 
 async def test_what_waits_for_too_long_shows_as_stuck_and_is_never_given_up() -> None:
