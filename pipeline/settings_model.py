@@ -267,9 +267,9 @@ class FhirSettings(Section):
     instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
     max_body_bytes: Annotated[int, Field(description="greatest notification", ge=1_000, le=RAW_BODY_LIMIT_BYTES)] = 1_000_000
     max_requests: Annotated[Count, Field(description="most notifications taken at once", le=10_000)] = 64
-    max_bytes_in_flight: Annotated[int, Field(description="most bytes of notifications held at once", ge=RAW_BODY_LIMIT_BYTES)] = (
-        16 * 1024 * 1024
-    )
+    max_bytes_in_flight: Annotated[
+        int, Field(description="most bytes of notifications held at once", ge=RAW_BODY_LIMIT_BYTES)
+    ] = 16 * 1024 * 1024
     max_connections: Annotated[Count, Field(description="most connections at once", le=10_000)] = 256
     answer_s: Annotated[Seconds, Field(description="answer 503 when a notification isn't durable by then")] = 10.0
     feeds: Annotated[dict[Name, FhirFeed], Field(description="subscriptions by name")] = {}
