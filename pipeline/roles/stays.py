@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.occupants import AnyOrder, Occupants, Order, VacateFirst
+from pipeline.domain.occupants import Occupants
 from pipeline.domain.rollout import Facts
+from pipeline.domain.turns import AnyOrder, Order, VacateFirst
 from pipeline.kafka.projections import follow_stays, is_current, outlived
 from pipeline.ops import metrics
 from pipeline.roles.destinations import profile_for

@@ -13,10 +13,10 @@ from typing import Final
 from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Breaker, Limiter
-from pipeline.domain.occupants import STEP_MS, AnyOrder, Order, Turn
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry, LaneScheduler
+from pipeline.domain.turns import STEP_MS, AnyOrder, Order, Turn
 from pipeline.stream.attempt import Attempt, Verdict
 from pipeline.stream.bodies import Bodies
 from pipeline.stream.freezing import Freezing

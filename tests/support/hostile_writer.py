@@ -20,9 +20,10 @@ from pipeline.destinations.protocol import Outcome as Sent
 from pipeline.domain.event import EntityType, Payload
 from pipeline.domain.identifiers import EntityKey, Millis, Revision
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.domain.occupants import AnyOrder, Occupants, Order, VacateFirst
+from pipeline.domain.occupants import Occupants
 from pipeline.domain.pending import Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
+from pipeline.domain.turns import AnyOrder, Order, VacateFirst
 from pipeline.formats.fhir.profile import Profile
 from pipeline.stream.delivery import Change, Delivery, Limits
 from tests.support.changes import decoded, encoded

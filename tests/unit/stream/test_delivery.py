@@ -24,10 +24,10 @@ from pipeline.destinations.protocol import (
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
 from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.domain.occupants import STEP_MS, Freed, Order, Turn
 from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
+from pipeline.domain.turns import STEP_MS, Freed, Order, Turn
 from pipeline.stream.delivery import FAULT_WAIT_MS, Change, Delivery, Limits
 from pipeline.stream.shadows import Rollout
 from tests.support import changes
