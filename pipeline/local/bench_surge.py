@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +29,13 @@ def bench_surge(
     """Run the parts, each on a pipeline of its own in `folder`, which is emptied. The exit code: 1 where `check` and a
     promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case, and so are
     parts that it held before, of the same commit, machine and options."""
-    LOG.setLevel(logging.CRITICAL)  # the client tells at length of a broker that is killed on purpose
     done: list[Part] = []
     try:
-        for name in parts:
-            _empty(folder)
-            done.append(asyncio.run(run_part(name, options, folder, console)))
-            _keep(report_of(options, done), json_file)
+        with _quiet():
+            for name in parts:
+                _empty(folder)
+                done.append(asyncio.run(run_part(name, options, folder, console)))
+                _keep(report_of(options, done), json_file)
     except (LocalPlatformError, KafkaUnavailable) as error:
         console.print(Text(f"The bench could not be run: {error}", style="bold red"))
         return NOT_RUN
@@ -43,6 +44,17 @@ def bench_surge(
     report = report_of(options, done)
     tell(report, console)
     return 1 if check and not report.reached else 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The client tells at length of a broker that is killed on purpose."""
+    before = LOG.level
+    LOG.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        LOG.setLevel(before)
 
 
 def _empty(folder: Path) -> None:
