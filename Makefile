@@ -52,7 +52,7 @@ hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi
 
 hazards: $(READY) ## one test per way to lose, double or reorder, named by it
-	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hazards
+	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) --numprocesses 2 --dist loadfile tests/hazards
 
 chaos: $(READY) ## kill processes at random while events flow, then balance the books
 	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS) $(ARGS)
