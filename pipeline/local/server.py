@@ -44,10 +44,9 @@ class Server(ABC):
 
     def start(self, timeout_s: float | None = None) -> None:
         """Start and wait until it answers. The bound is for the start, not for what a first start fetches and compiles."""
-        if self._child is None:
-            self._child = Child(self.name, self._command(), self._folder, self.log)
-        if not self._child.running:
+        if self._child is None or not self._child.running:
             refuse_taken(self.port, self.name)
+            self._child = Child(self.name, self._command(), self._folder, self.log)
             self._child.start()
         self._child.wait_until(self._answers, self.start_timeout_s if timeout_s is None else timeout_s)
 
@@ -70,7 +69,7 @@ class Server(ABC):
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """How it is started; asked once, and makes what the first start needs."""
+        """How it is started; asked at each start, and writes what the start needs."""
 
     @abstractmethod
     def _answers(self) -> bool:

@@ -163,7 +163,8 @@ async def test_keys_are_rotated_at_both_ends_without_a_restart_of_ours(keys: dic
         async with destination_for("rotated", section(tmp_path, ehr, smart=smart(key_file))) as destination:
             assert isinstance(await bring(destination, accepted(BED, "a", 5)), Confirmed)
             ehr.keys = {"ES384": new}
-            await in_thread(ehr.restart)
+            await in_thread(ehr.stop)
+            await in_thread(ehr.start)
             await asyncio.sleep(SHORT_S)  # until the token of the old key has ended
             missing = await bring(destination, accepted(BED, "a", 6))
             assert isinstance(missing, Retry)
@@ -185,7 +186,8 @@ async def test_a_bearer_token_is_rotated_without_a_restart_of_ours(keys: dict[st
         async with destination_for("static", section(tmp_path, ehr, token_file=str(token_file))) as destination:
             assert isinstance(await bring(destination, accepted(BED, "a", 5)), Confirmed)
             ehr.bearer_tokens = ["another-bearer-token"]
-            await in_thread(ehr.restart)
+            await in_thread(ehr.stop)
+            await in_thread(ehr.start)
             assert await bring(destination, accepted(BED, "a", 6)) == Retry(Reason.UNAUTHENTICATED)
             write(token_file, "another-bearer-token")
             assert isinstance(await bring(destination, accepted(BED, "a", 6)), Confirmed)  # the 401 has us look at once

@@ -24,7 +24,7 @@ from pipeline.roles.process import SERVING, specs_of
 from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib, rude_connections
 from tests.support.stacks import ANSWER_S, TERM_S, health, records, stack_at, stopped_at_end, surgeline
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 
 SECRET: Final = "a-hook-secret-for-the-flood-of-24-bytes"
 OTHER_TOKEN: Final = "a-token-of-the-ward"
@@ -66,11 +66,11 @@ def overrides(folder: Path, ehr: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def flooded(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
+def flooded(broker: Broker, tmp_path: Path) -> Iterator[Stack]:
     """The ways in alone: what they answered yes to is on landing, whoever judges it."""
     target = Target("ehr", "replica", "sekmet-replica", f"http://{HOST}:1/fhir")
     made = overrides(tmp_path, f"http://{HOST}:1/fhir")
-    with stopped_at_end(stack_at(tmp_path, own_broker.bootstrap, target, overrides=made)) as stack:
+    with stopped_at_end(stack_at(tmp_path, broker.bootstrap, target, overrides=made)) as stack:
         stack.wait_ready(*(stack.start(role) for role in ("http", "mllp", "fhir")))
         yield stack
 
@@ -105,12 +105,14 @@ def go_on(broker: Broker) -> None:
 
 @pytest.mark.parametrize(
     ("takes", "gives", "for_s"),
-    [(stand_still, go_on, PAUSED_S), (Broker.kill, Broker.start, AWAY_S)],
-    ids=["stands-still-20-s", "is-away-a-minute"],
+    [
+        pytest.param(stand_still, go_on, PAUSED_S, id="stands-still-20-s"),
+        pytest.param(Broker.kill, Broker.start, AWAY_S, id="is-away-a-minute", marks=pytest.mark.long),
+    ],
 )
 async def test_a_broker_that_is_not_there_amid_a_flood_costs_no_yes_and_no_more_memory_than_stated(
     flooded: Stack,
-    own_broker: Broker,
+    broker: Broker,
     takes: Callable[[Broker], None],
     gives: Callable[[Broker], None],
     for_s: float,
@@ -124,12 +126,12 @@ async def test_a_broker_that_is_not_there_amid_a_flood_costs_no_yes_and_no_more_
         await until_heard(*senders)
         await asyncio.sleep(3)
         fair = (dict(ward.said), ward.slowest_s)
-        takes(own_broker)
+        takes(broker)
         try:
             await asyncio.sleep(for_s)
             live = [(await asyncio.to_thread(health, flooded, name, "/livez"))[0] for name in MEMORY_MIB]
         finally:
-            await asyncio.to_thread(gives, own_broker)
+            await asyncio.to_thread(gives, broker)
         await until_heard(*senders)
     peak = {name: memory_mib(flooded.roles[name].pid, "VmHWM") for name in MEMORY_MIB}
     summary = {type(sender).__name__: dict(sender.said) for sender in senders}
@@ -167,9 +169,9 @@ UNREADY_S: Final = 1.0
 
 
 @pytest.fixture
-def whole(broker: Broker, ehr_replica: Ehr, tmp_path: Path) -> Iterator[Stack]:
+def whole(broker: Broker, replica: Ehr, tmp_path: Path) -> Iterator[Stack]:
     """Every role once."""
-    target = Target("ehr", "replica", "sekmet-replica", ehr_replica.base_url)
+    target = Target("ehr", "replica", "sekmet-replica", replica.base_url)
     made = overrides(tmp_path, f"http://{HOST}:1/fhir")
     with stopped_at_end(stack_at(tmp_path, broker.bootstrap, target, overrides=made)) as stack:
         start_every_role(stack)
