@@ -12,7 +12,7 @@ from pipeline.formats.hl7v2 import ack, batch
 from pipeline.formats.hl7v2.er7 import Message
 from pipeline.formats.hl7v2.header import identity_digest, identity_of
 from pipeline.formats.hl7v2.mapping import map_bytes
-from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.profile import Acknowledgement, Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Verdict
 from pipeline.sources.errors import Oversize
 from pipeline.sources.mllp_observer import Observer
@@ -56,18 +56,15 @@ class Answers:
         is_stored = True
         for data in whole.messages:
             is_stored = is_stored and not (answers and self._stopping.is_set())
-            named = ack.header_only(data, self._profile.charset_fallback)
             answer = await self._stored(sink, data) if is_stored else None
             is_stored = answer is not None
-            answers.append(ack.try_again(named) if answer is None else answer)
+            answers.append(self._try_again(data, "original") if answer is None else answer)
         return batch.acknowledgement(whole, [part for answer in answers for part in ack.each(answer)])
 
     async def _to_one(self, sink: Sink, body: bytes, refused: Rejected | None) -> bytes | None:
         """Who is not told of a failure never sends again: such a message is stored before anything else is read."""
-        named = ack.header_only(body, self._profile.charset_fallback)
-        try_again = ack.try_again(named, self._profile.acknowledgement)
         while (answer := await self._stored(sink, body, refused)) is None:
-            if try_again:
+            if try_again := self._try_again(body, self._profile.acknowledgement):
                 return try_again
             if self._stopping.is_set():
                 return None
@@ -75,6 +72,9 @@ class Answers:
                 async with asyncio.timeout(UNTOLD_RETRY_S):
                     await self._stopping.wait()
         return answer
+
+    def _try_again(self, body: bytes, mode: Acknowledgement) -> bytes:
+        return ack.try_again(ack.header_only(body, self._profile.charset_fallback), mode)
 
     async def _stored(self, sink: Sink, body: bytes, refused: Rejected | None = None) -> bytes | None:
         """The answer to what is durable; None where it could not be stored."""

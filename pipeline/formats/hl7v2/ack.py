@@ -81,7 +81,7 @@ def refused(message: Message | None, rejected: Rejected, mode: Acknowledgement =
     return _answer(message, Code.AR, rejected, mode)
 
 
-def try_again(message: Message | None, mode: Acknowledgement = "original") -> bytes:
+def try_again(message: Message | None, mode: Acknowledgement = "by_message") -> bytes:
     """AE: nothing was stored, the sender should send again."""
     return _answer(message, Code.AE, RETRY, mode)
 
