@@ -14,8 +14,9 @@ from rich.text import Text
 
 from pipeline.kafka.client import LOG, KafkaUnavailable
 from pipeline.local.bench_surge_parts import PARTS, run_part
-from pipeline.local.bench_surge_report import Options, Part, SurgeReport, commit, machine, tell
+from pipeline.local.bench_surge_report import Options, Part, SurgeReport, tell
 from pipeline.local.errors import LocalPlatformError
+from pipeline.local.provenance import commit, machine
 
 NOT_RUN: Final = 2
 INTERRUPTED: Final = 130
@@ -68,7 +69,7 @@ def _empty(folder: Path) -> None:
 def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:
     """Of the parts that were run."""
     reached = all(part.reached for part in parts)
-    return SurgeReport(commit=commit(), machine=machine(), options=options, parts=tuple(parts), reached=reached)
+    return SurgeReport(commit=commit("pipeline"), machine=machine(), options=options, parts=tuple(parts), reached=reached)
 
 
 def _keep(report: SurgeReport, json_file: Path | None) -> None:

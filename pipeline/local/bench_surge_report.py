@@ -1,8 +1,5 @@
 """What `surgeline bench surge` reports: as JSON, for the terminal, and as the tables of the documentation."""
 
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +13,6 @@ from rich.text import Text
 from pipeline.domain.records import Lane
 from pipeline.local.bench_surge_fifo import FifoReport
 from pipeline.local.bench_surge_figures import Phase
-
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,33 +65,6 @@ class SurgeReport(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
     parts: tuple[Part, ...]
     reached: bool
-
-
-def machine() -> dict[str, str | int]:
-    """What it ran on."""
-    system = f"{platform.system()} {platform.machine()}"
-    return {"cores": os.cpu_count() or 0, "python": platform.python_version(), "system": system}
-
-
-def commit() -> str:
-    """The commit that ran, with a mark where the tree differs from it; `unknown` for an installation without a repository."""
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(  # noqa: S603 - our own arguments, no shell
-                ["git", *arguments],  # noqa: S607 - git is where the system has it
-                cwd=REPOSITORY,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError:
-            return ""
-        return done.stdout.strip()
-
-    head = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "pipeline")
-    return f"{head}{'+changes' if changed else ''}" if head else "unknown"
 
 
 # -- as tables

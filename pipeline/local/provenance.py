@@ -4,14 +4,15 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, str | int]:
     """What it ran on."""
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
+    return {"cores": os.cpu_count() or 0, "python": platform.python_version(), "system": system}
 
 
 def commit(*rooms: str) -> str:
