@@ -136,7 +136,7 @@ class _Module:
             case inspect.UnionType(types=types):
                 return [f"mark, write = {self._branches(types, 'write')}[type({value})]", "out += mark", f"write({value}, out)"]
             case _:
-                raise NotImplementedError(kind)
+                raise TypeError(f"a record field has no Avro form: {kind}")
 
     def _read_field(self, target: str, kind: inspect.Type, payload: bool) -> list[str]:
         inner = _nullable(kind)
@@ -182,7 +182,7 @@ class _Module:
                 branches = self._branches(types, "read")
                 return [f"read = {branches}[data[at]]", f"{target}, at = read(data, at + 1)"]
             case _:
-                raise NotImplementedError(kind)
+                raise TypeError(f"a record field has no Avro form: {kind}")
 
     def _symbols(self, cls: type[enum.Enum], *, present: bool) -> str:
         name = f"{'PRESENT_' if present else ''}{cls.__name__}_INDEX"
