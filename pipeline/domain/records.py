@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.domain.event import Described, EntityType, Event, EventType, Payload, Redacted, Time
+from pipeline.domain.event import Described, EntityType, Event, EventType, Payload, Redacted, Reference, Time
 from pipeline.domain.identifiers import EventId, Revision
 
 
@@ -53,6 +53,12 @@ class Reason(Described):
     HEAD_MOVED = "HEAD_MOVED", "a newer state was accepted since the repair was asked for"
     NOT_EXPIRED = "NOT_EXPIRED", "the value was changed or prolonged before its end"
     POLICY = "POLICY", "a policy takes effect"
+    FORWARDED = "FORWARDED", "about a retired identity: handed on to the log of the one that survives"
+    RELEASE = "RELEASE", "an identity that was merged into this one, or no longer is, tells of its end"
+    ALIAS = "ALIAS", "references to a retired identity mean its survivor from here on"
+    REPOINT = "REPOINT", "an entity's references were looked at again after a merge, and are as they should be"
+    REOPEN = "REOPEN", "a merge that was to be taken back is no longer in force"
+    MERGE_CYCLE = "MERGE_CYCLE", "merges would retire an identity into itself, or too many into one another"
     NULL_KEY = "NULL_KEY", "the record has no key"
     BAD_KEY = "BAD_KEY", "the key is not tenant|type|namespace|id"
     NULL_VALUE = "NULL_VALUE", "the record has no value"
@@ -71,6 +77,7 @@ class Reason(Described):
     UNAVAILABLE = "UNAVAILABLE", "the destination is unavailable (5xx)"
     VERSION_MISMATCH = "VERSION_MISMATCH", "somebody else wrote first (409, 412)"
     PREREQUISITE = "PREREQUISITE", "its bed is not vacated at the destination yet; tried again until it is"
+    MERGE_OPEN = "MERGE_OPEN", "an identity that was merged into it isn't closed at the destination yet; tried again until it is"
     AMBIGUOUS = "AMBIGUOUS", "sent, no answer; will be read back"
     REFUSED_INVALID = "REFUSED_INVALID", "the destination refuses the content (400, 422)"
     UNAUTHENTICATED = "UNAUTHENTICATED", "the destination does not know our credentials (401); tried again until it does"
@@ -89,6 +96,9 @@ class Reason(Described):
     SHADOW = "SHADOW", "compared only; a flag keeps this write or feed from being live"
     FORK = "FORK", "one revision with two states"
     INTERNAL = "INTERNAL", "a fault of the pipeline; see the log"
+    ASKED_AGAIN = "ASKED_AGAIN", "the destination wants it to be sent again (HL7 v2 AE, CE)"
+    UNTELLABLE = "UNTELLABLE", "the destination's format has no word for this state; what was told before stays there"
+    NOT_IN_CHARSET = "NOT_IN_CHARSET", "a value has a character that the destination's character set lacks"
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -96,6 +106,14 @@ class Dropped(msgspec.Struct, frozen=True):
 
     field: Annotated[str, Meta(description="field")]
     reason: Annotated[Reason, Meta(description="why")]
+
+
+class Await(Redacted, frozen=True):
+    """An identity that was merged into this one: it is closed at a destination before this one is written there."""
+
+    loser: Annotated[Reference, Meta(description="the identity that is retired")]
+    revision: Annotated[Revision, Meta(description="revision that closes it; 0 until its gate has told")]
+    since: Annotated[Time, Meta(description="landing time of the first word of the merge")]
 
 
 class Accepted(Redacted, frozen=True, kw_only=True):
@@ -128,6 +146,7 @@ class Accepted(Redacted, frozen=True, kw_only=True):
     policy_version: Annotated[str, Meta(description="policy that judged it")]
     sequence_reset: Annotated[bool, Meta(description="the source's sequence fell while its time rose")] = False
     trace_id: Annotated[str | None, Meta(description="W3C trace id")] = None
+    awaits: Annotated[tuple[Await, ...], Meta(description="identities to be closed at a destination before this is written")] = ()
 
 
 class Decision(Redacted, frozen=True, kw_only=True):
@@ -198,6 +217,10 @@ class Outcome(Redacted, frozen=True, kw_only=True):
     recorded_at: Annotated[Time, Meta(description="when the source recorded this revision's event")]
     at: Annotated[Time, Meta(description="when it was so; the lag ends here if confirmed")]
     writer: Annotated[str, Meta(description="instance that wrote it")]
+    survivor: Annotated[
+        Reference | None,
+        Meta(description="identity that this one is merged into; the same record then lies in the survivor's partition as well"),
+    ] = None
 
 
 class ControlKind(Described):
@@ -206,6 +229,19 @@ class ControlKind(Described):
     POLICY = "POLICY", "a policy takes effect in this partition from here on"
     REASSERT = "REASSERT", "send the entity's current state again"
     EXPIRE = "EXPIRE", "a field has come to its `until`"
+    RELEASE = "RELEASE", "to a survivor: an identity merged into it is closed, or the merge did not come to pass"
+    ALIAS = "ALIAS", "to a whole partition: references to a retired identity mean its survivor"
+    REPOINT = "REPOINT", "look at the entity's references again"
+    REOPEN = "REOPEN", "take back a merge that closes a circle"
+
+
+class MergeLink(Redacted, frozen=True):
+    """One merge on a release's way along a chain of them."""
+
+    loser: Annotated[Reference, Meta(description="the identity that is retired")]
+    survivor: Annotated[Reference, Meta(description="the identity that it is merged into")]
+    recorded_at: Annotated[Time, Meta(description="when the source recorded the merge")]
+    event_id: Annotated[EventId, Meta(description="event that closed the loser")]
 
 
 class Control(Redacted, frozen=True, kw_only=True):
@@ -222,6 +258,11 @@ class Control(Redacted, frozen=True, kw_only=True):
     until: Annotated[Time | None, Meta(description="EXPIRE: the end that was reached")] = None
     policy_version: Annotated[str | None, Meta(description="POLICY: version")] = None
     policy: Annotated[str | None, Meta(description="POLICY: the rules themselves, JSON")] = None
+    closed_revision: Annotated[
+        Revision, Meta(description="RELEASE, ALIAS: the loser's revision; a RELEASE of 0 says that the merge did not come to pass")
+    ] = Revision(0)
+    trail: Annotated[tuple[MergeLink, ...], Meta(description="RELEASE, ALIAS, REOPEN: the merges that it tells of")] = ()
+    reopened: Annotated[bool, Meta(description="ALIAS: the identity stands for itself again")] = False
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +343,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     last_confirmed_revision: Annotated[Revision, Meta(description="revision of the last confirmation")] = Revision(0)
     concurrency: Annotated[int, Meta(description="writes allowed at once")] = 0
     double_occupied: Annotated[int, Meta(description="beds that more than one stay claims, all partitions")] = 0
+    unread: Annotated[int, Meta(description="records of the history that a destination told of each is still to read")] = 0
     windows: Annotated[tuple[LaneWindow, ...], Meta(description="lag per lane and entity type")] = ()
     stuck: Annotated[tuple[Stuck, ...], Meta(description="longest stuck first, bounded")] = ()
 
