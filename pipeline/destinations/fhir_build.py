@@ -274,7 +274,7 @@ def _placed(subject: Subject, accepted: Accepted, body: Body, known: Mapping[Ide
     """`body`, and what has to be made in the same transaction because `body` refers to it: places, an episode of care."""
     state = accepted.state
     if isinstance(state, Bed) and state.place:
-        return with_known_place(body, subject.naming.chain(state.place), known)
+        return with_known_place(body, state.place, subject.naming, known)
     if isinstance(state, Encounter):
         return body, episode.entries_of(state, subject.naming, body)
     return body, []

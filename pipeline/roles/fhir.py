@@ -10,6 +10,7 @@ from pipeline.destinations.fhir_profile import InvalidProfile, load_profile
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import FeedState
 from pipeline.domain.subscription import State, SubscriptionStatus, Watch
+from pipeline.formats.fhir.forms import FORMS
 from pipeline.formats.fhir.inbound import events_of, needed
 from pipeline.formats.fhir.inbound_verdict import Origin, Verdict
 from pipeline.formats.fhir.owned import Body
@@ -149,6 +150,8 @@ def servers_of(settings: Settings) -> dict[str, tuple[Profile, Access]]:
         place = f"fhir.feeds.{name}"
         try:
             profile = load_profile(section.profile)
+            if FORMS[section.version] is not profile.form:
+                problems.append(f"{place}.version: {section.version}, and the profile is one of FHIR {profile.fhir}")
             found[name] = profile, access_to(place, name, section, profile)
         except InvalidProfile as error:
             problems.append(f"{place}.profile: {error}")

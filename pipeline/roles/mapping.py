@@ -9,6 +9,7 @@ from typing import Any, Final
 from pipeline.destinations.fhir_profile import InvalidProfile, load_profile
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.fhir.forms import FORMS
 from pipeline.formats.fhir.inbound import Ignored, Mapped, Origin, Rejected, events_of
 from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.formats.fhir.owned import Body, elements
@@ -42,6 +43,8 @@ def ehr_of(profile: str, tenant: str, facility: str, server: str, version: FhirV
         raise Refused([str(error)]) from None
     except OSError as error:
         raise Refused([f"{digest_key}: {error.strerror or 'can not be read'}"]) from None
+    if FORMS[version] is not loaded.form:
+        raise Refused([f"the files are said to be of FHIR {version}, and profile {profile} is one of {loaded.fhir}"])
     return Ehr(loaded, Origin(tenant, facility, server, MAPPER, version), key)
 
 

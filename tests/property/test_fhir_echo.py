@@ -20,7 +20,7 @@ from tests.support.fhir_lab import DIGEST_KEY, accepted, pending
 OWNER, REPLICA = load_profile("sekmet-owner"), load_profile("sekmet-replica")
 CASES = [
     (profile, entity_type)
-    for profile in (OWNER, REPLICA, structs.replace(REPLICA, revision="tag"))
+    for profile in (OWNER, REPLICA, structs.replace(REPLICA, revision="tag"), structs.replace(REPLICA, fhir="R5"))
     for entity_type in profile.resources
     if entity_type in SAMPLES
 ]
@@ -40,7 +40,7 @@ def sent(profile: Profile, entity_type: EntityType, state: Payload, current: Bod
 
 
 def back(profile: Profile, body: Body) -> Verdict:
-    return events_of(body, Origin("t1", "MAIN", "ehr", "fhir"), profile, DIGEST_KEY, Millis(1_769_846_500_000))
+    return events_of(body, Origin("t1", "MAIN", "ehr", "fhir", profile.fhir), profile, DIGEST_KEY, Millis(1_769_846_500_000))
 
 
 def part(state: Payload, fields: set[str]) -> Payload:

@@ -17,10 +17,10 @@ from pipeline.formats.fhir.codec import decode, encode
 from pipeline.formats.fhir.inbound import events_of
 from pipeline.formats.fhir.inbound_verdict import Ignored, IgnoredBecause, Origin
 from tests.property.test_fhir_owned import ENTITY, KEY, beds, encounters, patients, procedures, resolved, transfers
+from tests.support.fhir_checks import check
 from tests.support.fhir_lab import accepted, pending
 
 REPLICA = load_profile("sekmet-replica")
-ORIGIN = Origin("t1", "MAIN", "ehr", "fhir")
 histories = st.one_of(*(st.lists(each, min_size=1, max_size=3) for each in (beds, encounters, patients, transfers, procedures)))
 
 
@@ -42,15 +42,17 @@ def stored(builder: Builder, state: Payload, offset: int, current: dict[str, Any
     return {**body, "id": "7", "meta": meta}
 
 
+@pytest.mark.parametrize("version", ["R4", "R5"])
 @pytest.mark.parametrize("carrier", ["extension", "tag"])
 @given(history=histories)
-def test_whatever_we_wrote_comes_back_as_an_echo(carrier: Any, history: list[Payload]) -> None:
-    profile = structs.replace(REPLICA, revision=carrier)
+def test_whatever_we_wrote_comes_back_as_an_echo(carrier: Any, version: Any, history: list[Payload]) -> None:
+    profile, origin = structs.replace(REPLICA, revision=carrier, fhir=version), Origin("t1", "MAIN", "ehr", "fhir", version)
     builder = Builder(profile, KEY)
     body: dict[str, Any] | None = None
     for number, state in enumerate(itertools.accumulate(history, merged)):
         body = stored(builder, state, 5 + number, body) or body
         if body is not None:
-            verdict = events_of(body, ORIGIN, profile, KEY, Millis(0))
+            check(body, version)
+            verdict = events_of(body, origin, profile, KEY, Millis(0))
             assert isinstance(verdict, Ignored), type(verdict)
             assert verdict.reason is IgnoredBecause.ECHO

@@ -1,8 +1,9 @@
-"""Whether a resource is valid FHIR R4: the published models, and what these let pass: codes, invariants, reference targets."""
+"""Whether a resource is valid FHIR, R4 or R5: the published models, and what these let pass: codes, invariants, targets."""
 
 from typing import Any, Final
 
-from fhir.resources.R4B import get_fhir_model_class
+from fhir.resources import get_fhir_model_class as model_of_r5
+from fhir.resources.R4B import get_fhir_model_class as model_of_r4b
 
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.times import same_moment
@@ -26,6 +27,14 @@ CODES: Final[dict[str, frozenset[str]]] = {
 }  # fmt: skip
 """R4's value sets with required binding for `status`, written down a second time."""
 
+CODES_OF_R5: Final = CODES | {
+    "Encounter": frozenset(
+        ("planned", "in-progress", "on-hold", "discharged", "completed", "cancelled", "discontinued", "entered-in-error",
+         "unknown")
+    ),
+}  # fmt: skip
+CANCEL_REASON: Final = {"R4": "cancelationReason", "R5": "cancellationReason"}
+
 ENCOUNTER_LOCATION: Final = frozenset(("planned", "active", "reserved", "completed"))
 PARTICIPATION: Final = frozenset(("accepted", "declined", "tentative", "needs-action"))
 
@@ -41,18 +50,20 @@ TARGETS: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("Task", "location"): frozenset({"Location"}),
     ("Task", "valueReference"): frozenset({"Location"}),
     ("Appointment", "actor"): frozenset({"Patient", "Location"}),
+    ("Appointment", "subject"): frozenset({"Patient"}),
     ("Appointment", "supportingInformation"): frozenset({"Encounter"}),
     ("EpisodeOfCare", "patient"): frozenset({"Patient"}),
 }
 """What a reference of ours may point to, by resource and element."""
 
 
-def check(body: Body) -> None:
-    """Fail where the resource is not valid R4."""
+def check(body: Body, version: str = "R4") -> None:
+    """Fail where the resource is not valid in this version."""
     kind = body["resourceType"]
-    get_fhir_model_class(kind).model_validate(body)
-    if kind in CODES:
-        assert body.get("status", "active" if kind == "Location" else None) in CODES[kind]
+    (model_of_r5 if version == "R5" else model_of_r4b)(kind).model_validate(body)
+    codes = CODES_OF_R5 if version == "R5" else CODES
+    if kind in codes:
+        assert body.get("status", "active" if kind == "Location" else None) in codes[kind]
     if kind == "Location":
         assert body.get("operationalStatus", {}).get("code", "U") in "CHOUKI"
     if kind == "Encounter":
@@ -60,7 +71,7 @@ def check(body: Body) -> None:
     if kind == "Task":
         _check_task(body)
     if kind == "Appointment":
-        _check_appointment(body)
+        _check_appointment(body, CANCEL_REASON[version])
     _walk(body, kind)
 
 
@@ -70,14 +81,14 @@ def _check_task(body: Body) -> None:
     assert body["intent"] == "order"
 
 
-def _check_appointment(body: Body) -> None:
+def _check_appointment(body: Body, cancel_reason: str) -> None:
     start, end = body.get("start"), body.get("end")
     assert all("type" in item or "actor" in item for item in body["participant"]), "app-1"
     assert all(item["status"] in PARTICIPATION for item in body["participant"])
     assert (start is None) == (end is None), "app-2"
     assert start is not None or body["status"] in ("proposed", "cancelled", "waitlist"), "app-3"
     # R4 writes the status of a no-show wrongly here, so that cancelled is the only one that can be meant.
-    assert "cancelationReason" not in body or body["status"] == "cancelled", "app-4"
+    assert cancel_reason not in body or body["status"] == "cancelled", "app-4"
     assert body.get("minutesDuration", 1) > 0
 
 

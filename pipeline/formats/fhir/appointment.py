@@ -12,10 +12,19 @@ from msgspec import UNSET
 
 from pipeline.domain.event import EntityType, Place, Procedure, ProcedureStatus, Reference
 from pipeline.formats.fhir import terms
-from pipeline.formats.fhir.naming import Ident, Naming, logical_reference
+from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
 from pipeline.formats.fhir.owned import Body, Json, Member, Misshapen, Owned, Path, dotted_value, elements, value_at
-from pipeline.formats.fhir.resource import ResourceMap, carries, code, extension, identifier_of, shown_extension, text
-from pipeline.formats.fhir.terms import ACTOR_ROLE, APPOINTMENT_STATUS, HELD, PARTICIPANT, PROCEDURE_SERVICE, TIMELESS
+from pipeline.formats.fhir.resource import (
+    ResourceMap,
+    carries,
+    code,
+    extension,
+    identifier_of,
+    reference,
+    shown_extension,
+    text,
+)
+from pipeline.formats.fhir.terms import ACTOR_ROLE, APPOINTMENT_STATUS, HELD, PARTICIPANT, TIMELESS
 from pipeline.formats.fhir.times import date_time, same_moment
 
 EXTENSIONS: Final = terms.EXTENSIONS[EntityType.PROCEDURE]
@@ -28,13 +37,6 @@ CANCELLED: Final = "cancelled"
 UNDECIDED: Final = frozenset({"proposed", "pending", "waitlist"})
 """Appointment.status in which a participant whom we add has yet to say yes."""
 
-_SERVICE: Final[Path] = (
-    "serviceType",
-    Member((("coding[].system", PROCEDURE_SERVICE),)),
-    "coding",
-    Member((("system", PROCEDURE_SERVICE),)),
-    "code",
-)
 _NOBODY: Final = Member((("type[].coding[].system", PARTICIPANT),))
 
 
@@ -67,8 +69,9 @@ def _desired(procedure: Procedure, ident: Ident, naming: Naming, current: Body) 
         *_status(procedure, status, naming),
         *_times(procedure, times, naming),
         *_Participants(procedure, naming, current, status).owned(),
+        *_subject(procedure, naming, current),
         *_encounter(procedure, naming, current),
-        *_service(procedure),
+        *_service(procedure, naming),
         *_reason(procedure, status, naming),
     )
 
@@ -99,7 +102,7 @@ def _status(procedure: Procedure, status: str, naming: Naming) -> tuple[Owned, .
     if procedure.status is UNSET:
         return ()
     raw = procedure.status.value if procedure.status else None
-    withdrawn = () if status == CANCELLED else (Owned("status", ("cancelationReason",), None),)
+    withdrawn = () if status == CANCELLED else (Owned("status", (naming.profile.form.cancel_reason,), None),)
     return (Owned("status", ("status",), status), *withdrawn, *extension("status", _url("status", naming), "Code", raw))
 
 
@@ -167,6 +170,21 @@ class _Participants:
         )
 
 
+def _subject(procedure: Procedure, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    """R5 names the patient a second time, as the subject; a subject of the EHR's own is left alone until we name one."""
+    if not naming.profile.form.names_subject or procedure.patient is UNSET:
+        return ()
+    if procedure.patient is None and _shown_subject(current, naming) is None:
+        return ()
+    return reference("patient", ("subject",), EntityType.PATIENT, procedure.patient, naming, current)
+
+
+def _shown_subject(body: Body, naming: Naming) -> Json:
+    """The subject, where it is by a name of ours."""
+    system = dotted_value(body, "subject.identifier.system")
+    return referenced(body.get("subject")) if isinstance(system, str) and naming.names(EntityType.PATIENT, system) else None
+
+
 def _nobody() -> Body:
     """A subject of whom nothing is known: Appointment.participant is mandatory, and an actor isn't (app-1)."""
     codes = [{"system": ACTOR_ROLE, "code": "SBJ"}, {"system": PARTICIPANT, "code": "not-known-yet"}]
@@ -216,8 +234,9 @@ def _stay_path(ident: Ident) -> Path:
     return ("supportingInformation", Member((("identifier.system", ident.system), ("identifier.value", ident.value))))
 
 
-def _service(procedure: Procedure) -> tuple[Owned, ...]:
-    return () if procedure.service is UNSET else (Owned("service", _SERVICE, code(procedure.service)),)
+def _service(procedure: Procedure, naming: Naming) -> tuple[Owned, ...]:
+    path = naming.profile.form.appointment_service
+    return () if procedure.service is UNSET else (Owned("service", path, code(procedure.service)),)
 
 
 def _reason(procedure: Procedure, status: str, naming: Naming) -> tuple[Owned, ...]:
@@ -230,7 +249,7 @@ def _reason(procedure: Procedure, status: str, naming: Naming) -> tuple[Owned, .
     reason = text(procedure.reason)
     if status != CANCELLED:
         return extension("reason", _url("reason", naming), "String", reason)
-    given = Owned("reason", ("cancelationReason", "text"), reason)
+    given = Owned("reason", (naming.profile.form.cancel_reason, "text"), reason)
     return (given, *extension("reason", _url("reason", naming), "String", None))
 
 
@@ -244,6 +263,9 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         field: sorted([who.system, who.value] for element in taking_part if (who := _actor(element, field, naming)) is not None)
         for field in ("patient", "place")
     }
+    form = naming.profile.form
+    if form.names_subject:
+        named["patient"].append(_shown_subject(body, naming))
     return {
         "identifier": carries(body, ident),
         "status": [body.get("status"), shown_extension(body, _url("status", naming))],
@@ -251,8 +273,8 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         "end": [same_moment(body.get("end")), body.get("minutesDuration"), shown_extension(body, _url("end", naming))],
         **named,
         "encounter": sorted([ident.system, ident.value] for ident in _stays(body, naming)),
-        "service": value_at(body, _SERVICE),
-        "reason": [dotted_value(body, "cancelationReason.text"), shown_extension(body, _url("reason", naming))],
+        "service": value_at(body, form.appointment_service),
+        "reason": [value_at(body, (form.cancel_reason, "text")), shown_extension(body, _url("reason", naming))],
     }
 
 

@@ -1,20 +1,22 @@
 """Renders docs/mapping/fhir.md from the maps and tables themselves: each path is one that a full state was really written to."""
 
+import itertools
 from typing import Final
 
 from pipeline.domain.bed import LOSSES, BedStatusCode
 from pipeline.domain.event import Encounter, EntityType
 from pipeline.formats.fhir import episode
+from pipeline.formats.fhir.forms import R4, R5
+from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.outcome import classify
 from pipeline.formats.fhir.owned import Body, Json, Member, Path, apply_owned
 from pipeline.formats.fhir.profile import NO_PLACE, OWNER_FIELDS, OWNER_FIRST
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.samples import NAMING, SAMPLES
-from pipeline.formats.fhir.statuses import STATUSES
+from pipeline.formats.fhir.samples import NAMING, NAMING_R5, SAMPLES
+from pipeline.formats.fhir.statuses import STATUSES_OF
 from pipeline.formats.fhir.terms import (
     APPOINTMENT_STATUS,
     CLASS_OF,
-    ENCOUNTER_STATUS,
     EXTENSIONS,
     HELD,
     LEVEL_TYPE,
@@ -35,10 +37,20 @@ Rendered from `pipeline/formats/fhir` by `python -m pipeline.formats.fhir.docume
 We write paths, not resources. A write starts from the resource as it was read, replaces the paths below, and carries the
 version of that read; everything else keeps its bytes, decimals included. An element of a list is addressed by its system, url
 or reference, never by position. A field that the state leaves unset touches nothing; a cleared one clears our element. A
-profile (`pipeline/profiles/ehr/`) names the fields that go out. An **owner**, the EHR of record, may be told the fields marked
+profile (`pipeline/profiles/ehr/`) names the fields that go out, and the version of FHIR (`fhir`, R4 or R5; R4B has R4's form
+in all of this). An **owner**, the EHR of record, may be told the fields marked
 so and no others: start-up refuses a profile that names more. A field marked `first` is written to an owner only while it
 shows nothing there or what we wrote ourselves: what the EHR says of it stands. A new bed has its identifier, kind and place
 besides, any other new resource its identifier.
+"""
+
+_VERSIONS: Final = """## R4 and R5
+
+The tables show where a field goes in R4, and in R5 where that is another place. Besides, R5 has other words for a stay's
+status, says of a stay's subject in `subjectStatus` what R4 says in the status, and names a procedure's patient a second time,
+as the subject. Of `subjectStatus` the code of the standard's own system is ours, unless it is one that goes with the status
+anyway; other systems' are left alone. Classes are a list in R5, of which the codes of the two systems that we write under are
+ours; there nobody needs one, so that an unstated class makes none.
 """
 
 _NOWHERE: Final = """## What goes to no EHR
@@ -113,8 +125,8 @@ alone and nothing is made.
 
 _OWN_CODES: Final = """## An EHR's own statuses
 
-A profile's `statuses` map a code of ours to the EHR's, by field, with the EHR's code system where the element has one. Where R4
-binds the element, only R4's codes are allowed.
+A profile's `statuses` map a code of ours to the EHR's, by field, with the EHR's code system where the element has one. Where the
+standard binds the element, only its codes are allowed.
 """
 
 _MARK: Final = f"""## The mark
@@ -137,7 +149,7 @@ one hour.
 
 def render() -> str:
     """The page."""
-    parts = [_HEAD, _REFERENCES]
+    parts = [_HEAD, _VERSIONS, _REFERENCES]
     parts += [_resource(entity_type) for entity_type in RESOURCES]
     parts += [_LOCATIONS, _episodes(), _bed_status(), _transfers(), _procedures(), _codes(), _own_codes()]
     parts += [_NOWHERE.format(types=" and ".join(sorted(each.value.capitalize() for each in NO_PLACE))), _MARK, _answers()]
@@ -157,20 +169,24 @@ def _member(member: Member) -> str:
 
 
 def _resource(entity_type: EntityType) -> str:
-    resource, ident = RESOURCES[entity_type], NAMING.entity(entity_type, "AUTHORITY", "ID")
+    r4, r5 = _paths(entity_type, NAMING), _paths(entity_type, NAMING_R5)
     rows = []
-    for owned in resource.desired(SAMPLES[entity_type], ident, NAMING, resource.created(SAMPLES[entity_type], NAMING)):
+    for field in dict.fromkeys([*r4, *r5]):
+        for (path, example), (later, _) in itertools.zip_longest(r4.get(field, []), r5.get(field, []), fillvalue=("", "")):
+            elsewhere = later if later != path else ""
+            rows.append((f"`{field}`", path, elsewhere, example, _owner(entity_type, field)))
+    head = f"## {entity_type.value.capitalize()}: {RESOURCES[entity_type].resource_type}\n"
+    return head + "\n" + table(("field", "R4 path", "R5 path", "example", "owner"), rows)
+
+
+def _paths(entity_type: EntityType, naming: Naming) -> dict[str, list[tuple[str, str]]]:
+    """By field: each path with an example of what is written there."""
+    resource, ident, state = RESOURCES[entity_type], naming.entity(entity_type, "AUTHORITY", "ID"), SAMPLES[entity_type]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for owned in resource.desired(state, ident, naming, resource.created(state, naming)):
         if owned.value is not None:
-            rows.append(
-                (
-                    f"`{owned.field}`",
-                    f"`{shown_path(owned.path)}`",
-                    f"`{_example(owned.value)}`",
-                    _owner(entity_type, owned.field),
-                )
-            )
-    head = f"## {entity_type.value.capitalize()}: {resource.resource_type}\n"
-    return head + "\n" + table(("field", "path", "example", "owner"), rows)
+            found.setdefault(owned.field, []).append((f"`{shown_path(owned.path)}`", f"`{_example(owned.value)}`"))
+    return found
 
 
 def _owner(entity_type: EntityType, field: str) -> str:
@@ -232,10 +248,12 @@ def _own_codes() -> str:
             element.element,
             ", ".join(element.ours),
             element.system or "",
-            "R4's" if element.bound else "any",
+            f"{version}'s" if element.bound else "any",
         )
-        for entity_type, fields in STATUSES.items()
+        for version, types in STATUSES_OF.items()
+        for entity_type, fields in types.items()
         for field, element in fields.items()
+        if version == R4.name or element != STATUSES_OF[R4.name][entity_type][field]
     ]
     return f"{_OWN_CODES}\n{table(('setting', 'element', 'our codes', 'our system', 'their codes'), rows)}"
 
@@ -247,8 +265,8 @@ def _codes() -> str:
         "Location.status:\n",
         table(("service", "status"), [(key.value, value) for key, value in LOCATION_STATUS.items()]),
         "Encounter.status:\n",
-        table(("status", "code"), [(key.value, value) for key, value in ENCOUNTER_STATUS.items()]),
-        "Location.physicalType. The guide leaves the point of care open; `wa` is R4's ward:\n",
+        table(("status", "R4", "R5", "R5 `subjectStatus`", "left there"), _encounter_statuses()),
+        "Location.physicalType, in R5 `form`. The guide leaves the point of care open; `wa` is R4's ward:\n",
         table(("level", "code", "display"), [(level, code, display) for level, (code, display) in LEVEL_TYPE.items()]),
         f"Our extensions, under `{OURS}` unless the profile gives one another URL:\n",
         table(
@@ -260,6 +278,15 @@ def _codes() -> str:
             ],
         ),
     ))  # fmt: skip
+
+
+def _encounter_statuses() -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for status, words in R5.encounter_status.items():
+        written, *left = words.subject
+        left_alone = ", ".join(code for code in left if code)
+        rows.append((status.value, R4.encounter_status[status].status, words.status, written or "", left_alone))
+    return rows
 
 
 def _answers() -> str:

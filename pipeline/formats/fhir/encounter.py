@@ -7,8 +7,9 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
 from pipeline.formats.fhir import episode, terms
+from pipeline.formats.fhir.forms import SUBJECT_STATUS_PATH, Form
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
-from pipeline.formats.fhir.owned import Body, Json, Member, Owned, dotted_value, elements, value_at
+from pipeline.formats.fhir.owned import Body, Json, Member, Owned, Path, dotted_value, elements, value_at
 from pipeline.formats.fhir.resource import (
     ResourceMap,
     carries,
@@ -20,12 +21,12 @@ from pipeline.formats.fhir.resource import (
     shown_extension,
 )
 from pipeline.formats.fhir.terms import (
+    ACT_CODE,
     CLASS_OF,
     DISCHARGE_DISPOSITION,
-    ENCOUNTER_STATUS,
-    HOSPITAL_SERVICE,
     LOCATION_CLASS_SYSTEM,
     LOCATION_CLASSIFICATION,
+    PATIENT_CLASS,
 )
 from pipeline.formats.fhir.times import date_time, same_moment
 
@@ -41,45 +42,70 @@ _TEMPORARY_MARK: Final = {
     "url": LOCATION_CLASSIFICATION,
     "valueCodeableConcept": {"coding": [{"system": LOCATION_CLASS_SYSTEM, "code": "temporary"}]},
 }
-_SERVICE: Final = ("serviceType", "coding", Member((("system", HOSPITAL_SERVICE),)), "code")
-_DISPOSITION: Final = ("hospitalization", "dischargeDisposition", "coding", Member((("system", DISCHARGE_DISPOSITION),)), "code")
+_DISPOSITION: Final[Path] = ("dischargeDisposition", "coding", Member((("system", DISCHARGE_DISPOSITION),)), "code")
 
 
 def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    form = naming.profile.form
     return (
         identifier_of("identifier", ident),
         *reference("patient", ("subject",), EntityType.PATIENT, encounter.patient, naming, current),
-        *_class(encounter),
-        *_status(encounter, naming),
+        *_class(encounter, form),
+        *_status(encounter, naming, current),
         *_locations(encounter, naming, current),
-        *_coded("service", _SERVICE, encounter.service),
-        *_coded("disposition", _DISPOSITION, encounter.disposition),
-        *moment("admitted_at", ("period", "start"), encounter.admitted_at),
-        *moment("discharged_at", ("period", "end"), _discharged_at(encounter, current)),
+        *_coded("service", form.encounter_service, encounter.service),
+        *_coded("disposition", (form.encounter_stay, *_DISPOSITION), encounter.disposition),
+        *moment("admitted_at", (form.encounter_period, "start"), encounter.admitted_at),
+        *moment("discharged_at", (form.encounter_period, "end"), _discharged_at(encounter, form, current)),
         *episode.owned_of(encounter, naming, current),
         *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field), naming)),
     )
 
 
-def _class(encounter: Encounter) -> tuple[Owned, ...]:
-    """Encounter.class is mandatory: a cleared class is unknown, not absent."""
+def _class(encounter: Encounter, form: Form) -> tuple[Owned, ...]:
+    """Encounter.class is mandatory in R4: a cleared class is unknown, not absent. In R5 it is a list of concepts, in which the
+    codes of the two systems that we write under are ours."""
     if encounter.patient_class is UNSET:
         return ()
     system, class_code = CLASS_OF[encounter.patient_class or PatientClass.UNKNOWN]
-    return (Owned("patient_class", ("class",), {"system": system, "code": class_code}),)
+    if not form.lists_classes:
+        return (Owned("patient_class", ("class",), {"system": system, "code": class_code}),)
+    other = PATIENT_CLASS if system == ACT_CODE else ACT_CODE
+    withdrawn = Owned("patient_class", _listed_class(other), None)
+    return withdrawn, Owned("patient_class", (*_listed_class(system), "code"), class_code)
 
 
-def _status(encounter: Encounter, naming: Naming) -> tuple[Owned, ...]:
+def _listed_class(system: str) -> Path:
+    return ("class", Member((("coding[].system", system),)), "coding", Member((("system", system),)))
+
+
+def _shown_class(body: Body, form: Form) -> Json:
+    if not form.lists_classes:
+        return [dotted_value(body, "class.system"), dotted_value(body, "class.code")]
+    return [value_at(body, (*_listed_class(system), "code")) for system in (ACT_CODE, PATIENT_CLASS)]
+
+
+def _status(encounter: Encounter, naming: Naming, current: Body) -> tuple[Owned, ...]:
     """Encounter.status is mandatory: a cleared status is unknown, not absent."""
     if encounter.status is UNSET:
         return ()
-    status = ENCOUNTER_STATUS[encounter.status or EncounterStatus.UNKNOWN]
-    return (Owned("status", ("status",), naming.profile.status(EntityType.ENCOUNTER, "status", status)),)
+    form = naming.profile.form
+    words = form.encounter_status[encounter.status or EncounterStatus.UNKNOWN]
+    status = Owned("status", ("status",), naming.profile.status(EntityType.ENCOUNTER, "status", words.status))
+    if not form.subject_read:
+        return (status,)
+    present = value_at(current, SUBJECT_STATUS_PATH)
+    return status, Owned("status", SUBJECT_STATUS_PATH, present if present in words.subject else words.subject[0])
 
 
-def _discharged_at(encounter: Encounter, current: Body) -> Json:
+def _shown_status(body: Body, form: Form) -> Json:
+    return [body.get("status"), value_at(body, SUBJECT_STATUS_PATH)] if form.subject_read else body.get("status")
+
+
+def _discharged_at(encounter: Encounter, form: Form, current: Body) -> Json:
     """The end of the period; none where it would be before the start (per-1): an EHR that checks would refuse the whole stay."""
-    start = same_moment(dotted_value(current, "period.start")) if encounter.admitted_at is UNSET else encounter.admitted_at
+    shown = same_moment(value_at(current, (form.encounter_period, "start")))
+    start = shown if encounter.admitted_at is UNSET else encounter.admitted_at
     end = encounter.discharged_at
     return None if isinstance(start, int) and isinstance(end, int) and end < start else end
 
@@ -89,7 +115,16 @@ def _coded(field: str, path: tuple[str | Member, ...], value: Json) -> tuple[Own
 
 
 def _extension(field: str, value: Json, naming: Naming) -> tuple[Owned, ...]:
+    """Our extension, or the element that this version has in its place."""
+    element = naming.profile.form.encounter_elements.get(field)
+    if element is not None:
+        return moment(field, (element,), value)
     return extension(field, _url(field, naming), "DateTime", date_time(value) if isinstance(value, int) else value)
+
+
+def _shown_extension(body: Body, field: str, naming: Naming) -> Json:
+    element = naming.profile.form.encounter_elements.get(field)
+    return shown_extension(body, _url(field, naming)) if element is None else same_moment(body.get(element))
 
 
 def _url(field: str, naming: Naming) -> str:
@@ -187,6 +222,7 @@ def _key(element: Body, naming: Naming) -> tuple[str, str] | None:
 
 
 def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
+    form = naming.profile.form
     places: dict[str, list[list[str]]] = {"location": [], "temporary_location": [], "pending_location": [], "prior_location": []}
     for element in elements(body, "location"):
         if (key := _key(element, naming)) is not None:
@@ -194,26 +230,28 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
     return {
         "identifier": carries(body, ident),
         "patient": referenced(body.get("subject")),
-        "patient_class": [dotted_value(body, "class.system"), dotted_value(body, "class.code")],
-        "status": body.get("status"),
+        "patient_class": _shown_class(body, form),
+        "status": _shown_status(body, form),
         **{field: sorted(found) for field, found in places.items()},
-        "service": value_at(body, _SERVICE),
-        "disposition": value_at(body, _DISPOSITION),
-        "admitted_at": same_moment(dotted_value(body, "period.start")),
-        "discharged_at": same_moment(dotted_value(body, "period.end")),
+        "service": value_at(body, form.encounter_service),
+        "disposition": value_at(body, (form.encounter_stay, *_DISPOSITION)),
+        "admitted_at": same_moment(value_at(body, (form.encounter_period, "start"))),
+        "discharged_at": same_moment(value_at(body, (form.encounter_period, "end"))),
         "episode": episode.shown_of(body, naming),
-        **{field: shown_extension(body, _url(field, naming)) for field in EXTENSIONS},
+        **{field: _shown_extension(body, field, naming) for field in EXTENSIONS},
     }
 
 
 def _created(encounter: Encounter, naming: Naming) -> Body:
-    """Status and class are mandatory; what the state doesn't say is unknown."""
+    """The status is mandatory, and in R4 the class; what the state doesn't say is unknown."""
     system, class_code = CLASS_OF[PatientClass.UNKNOWN]
-    return {
+    form = naming.profile.form
+    unknown = form.encounter_status[EncounterStatus.UNKNOWN].status
+    body: Body = {
         "resourceType": "Encounter",
-        "status": naming.profile.status(EntityType.ENCOUNTER, "status", ENCOUNTER_STATUS[EncounterStatus.UNKNOWN]),
-        "class": {"system": system, "code": class_code},
+        "status": naming.profile.status(EntityType.ENCOUNTER, "status", unknown),
     }
+    return body if form.lists_classes else body | {"class": {"system": system, "code": class_code}}
 
 
 ENCOUNTER: Final = ResourceMap(

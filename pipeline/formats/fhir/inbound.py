@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from msgspec import structs
+
 from pipeline.domain.event import PAYLOADS, EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Common, Draft
 from pipeline.formats.fhir import inbound_appointment, inbound_encounter, inbound_location, inbound_patient, inbound_task
 from pipeline.formats.fhir.codec import canonical
+from pipeline.formats.fhir.forms import FORMS
 from pipeline.formats.fhir.inbound_names import Names, literal_of
 from pipeline.formats.fhir.inbound_reading import Reading, Scope, missing
 from pipeline.formats.fhir.inbound_verdict import (
@@ -56,7 +59,7 @@ _REFERENCES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "Encounter": (("subject",), ("location", "location"), ("episodeOfCare",)),
     "Patient": (("link", "other"),),
     "Task": (("for",), ("encounter",), ("location",)),
-    "Appointment": (("participant", "actor"), ("supportingInformation",)),
+    "Appointment": (("participant", "actor"), ("subject",), ("supportingInformation",)),
 }
 """Elements by which a resource names others, by type."""
 
@@ -116,7 +119,8 @@ def _events_of(
     if kind not in _READERS:
         raise Ignorable(IgnoredBecause.NOT_MAPPED)
     entity_type, drafts_of = _READERS[kind]
-    naming = Naming(profile, origin.tenant, origin.facility)
+    spoken = profile if FORMS[origin.version] is profile.form else structs.replace(profile, fhir=FORMS[origin.version].name)
+    naming = Naming(spoken, origin.tenant, origin.facility)
     names = Names(naming, known, _contained(resource))
     recorded_at = _recorded_at(resource, kind)
     scope = _scope(resource, entity_type, names, key)

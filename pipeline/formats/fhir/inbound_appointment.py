@@ -120,13 +120,17 @@ def _kind(reference: Body) -> str:
 
 
 def _patient(reading: Reading) -> Reference | UnsetType | None:
-    found = {reading.names.reference(EntityType.PATIENT, "Patient", actor, path) for path, actor in _actors(reading, "Patient")}
+    named = _actors(reading, "Patient")
+    subject = reading.object(reading.body, "subject", "Appointment") if reading.form.names_subject else None
+    if subject is not None and _kind(subject) != "Group":
+        named.append(("Appointment.subject", subject))
+    found = {reading.names.reference(EntityType.PATIENT, "Patient", actor, path) for path, actor in named}
     if len(found) > 1:
         raise Refusal(
             RejectedBecause.CONTRADICTION,
             "Appointment.participant",
             "a procedure is for one patient",
-            "remove the other patients",
+            "name one patient, among the participants and as the subject",
         )
     return found.pop() if found else (None if "patient" in reading.scope.changed else UNSET)
 
@@ -168,7 +172,7 @@ def _service(reading: Reading) -> Any:
 
 
 def _reason(reading: Reading) -> Any:
-    name = "cancellationReason" if reading.version == "R5" else "cancelationReason"
+    name = reading.form.cancel_reason
     held = reading.object(reading.body, name, "Appointment")
     said = reading.text(held, "text", f"Appointment.{name}") if held else UNSET
     for path, element in _extension(reading, "reason") if said is UNSET else []:

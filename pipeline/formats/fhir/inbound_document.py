@@ -8,9 +8,10 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Described, Encounter, EncounterStatus, EntityType, Payload
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.fhir.forms import R5_ENCOUNTER_READ, R5_SUBJECT_READ
 from pipeline.formats.fhir.inbound import MAPPED_TYPES, Mapped, Origin, events_of
 from pipeline.formats.fhir.inbound_appointment import STATUS_OF
-from pipeline.formats.fhir.inbound_encounter import MORE_CLASSES, R5_STATUS, VACATED_WINDOW_MS
+from pipeline.formats.fhir.inbound_encounter import MORE_CLASSES, VACATED_WINDOW_MS
 from pipeline.formats.fhir.inbound_task import STAGE_OF
 from pipeline.formats.fhir.inbound_verdict import IgnoredBecause, RejectedBecause
 from pipeline.formats.fhir.owned import Body, Json, apply_owned, dotted_value
@@ -67,14 +68,25 @@ _LOCATION: Final = """`status` says `service` only where neither our extension n
 only where it contradicts our extension. A Location that is no single bed is ignored (`NOT_A_BED`).
 """
 
-_TASK: Final = """businessStatus is the stage. Where somebody changed Task.status and left businessStatus as it was, the
-status decides. A task of another code is ignored.
+_R5: Final = """## R5
+
+The tables above name R4's elements. A feed whose `version` is R5 is read as R5 writes them: where one is kept elsewhere there,
+`fhir.md` says for each field, and what our writer wrote in R5's form comes back as an echo all the same. What an Appointment's
+`subject` names besides its participants has to be the same patient, else it is a `CONTRADICTION`; a group is left unsaid.
+"""
+
+_R5_STATUS: Final = """Encounter.status of R5. `discharged` is over: the patient left, what remains is paper. `discontinued` had
+begun. Where the subject's status says more, the two count together; that somebody departed ends no stay that goes on.
+"""
+
+_TASK: Final = """businessStatus is the stage. Where somebody changed Task.status to one that businessStatus does not go
+with, the status decides. A task of another code is ignored.
 """
 
 
 def render() -> str:
     """The page."""
-    parts = [_HEAD, *(_resource(entity_type) for entity_type in RESOURCES), _BEDS, _codes(), _verdicts()]
+    parts = [_HEAD, *(_resource(entity_type) for entity_type in RESOURCES), _R5, _BEDS, _codes(), _verdicts()]
     return "\n".join(parts)
 
 
@@ -157,8 +169,9 @@ def _codes() -> str:
     return "\n".join((
         "## Codes\n\nLocation.operationalStatus, table 0116: each code states its own dimension and nothing else.\n",
         table(("code", "states"), [(code, _statement(statement)) for code, statement in BED_STATUS.items()]),
-        "Encounter.status of R5. `discharged` is over: the patient left, what remains is paper. `discontinued` had begun.\n",
-        table(("code", "status"), [(code, status.value) for code, status in R5_STATUS.items()]),
+        _R5_STATUS,
+        table(("Encounter.status", "status"), [(code, status.value) for code, status in R5_ENCOUNTER_READ.items()]),
+        table(("with subjectStatus", "status"), [(" + ".join(both), known.value) for both, known in R5_SUBJECT_READ.items()]),
         "Encounter.class besides those that we write ourselves, by the class that each is a kind of:\n",
         table(("code", "table 0004"), [(code, known.value) for code, known in MORE_CLASSES.items()]),
         "Task.status alone. `draft`, `ready` and `on-hold` claim no stage.\n",

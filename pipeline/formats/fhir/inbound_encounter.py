@@ -1,6 +1,6 @@
 """A stay from Encounter: who, what for, since when, and where; and the beds that it takes and leaves.
 
-R5 names the same elements otherwise: its own statuses, `class` as a list, `actualPeriod`, `admission`.
+R5 names the same elements otherwise (`forms`): its own statuses, `class` as a list, `actualPeriod`, `admission`.
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ from pipeline.formats.fhir.terms import (
     ACT_CODE,
     CLASS_OF,
     DISCHARGE_DISPOSITION,
-    ENCOUNTER_STATUS,
     EXTENSIONS,
     HOSPITAL_SERVICE,
     LOCATION_CLASSIFICATION,
     PATIENT_CLASS,
+    SUBJECT_STATUS,
 )
 
 ENCOUNTER, PRIOR_BED, BED = range(1, 4)
@@ -48,19 +48,6 @@ VACATED_WINDOW_MS: Final = 86_400_000
 
 _KIND: Final = EntityType.ENCOUNTER
 _PLACES: Final = ("location", "temporary_location", "prior_location", "status")
-
-R5_STATUS: Final[dict[str, EncounterStatus]] = {
-    "planned": EncounterStatus.PLANNED,
-    "in-progress": EncounterStatus.IN_PROGRESS,
-    "on-hold": EncounterStatus.ONLEAVE,
-    "discharged": EncounterStatus.FINISHED,
-    "completed": EncounterStatus.FINISHED,
-    "cancelled": EncounterStatus.CANCELLED,
-    "discontinued": EncounterStatus.FINISHED,
-    "entered-in-error": EncounterStatus.ENTERED_IN_ERROR,
-    "unknown": EncounterStatus.UNKNOWN,
-}
-"""R5's Encounter.status. `discharged` is over for us: the patient left, what remains is paper. `discontinued` had begun."""
 
 MORE_CLASSES: Final[dict[str, PatientClass]] = {
     "ACUTE": PatientClass.INPATIENT,
@@ -116,16 +103,22 @@ def _bed(ordinal: int, kind: EventType, bed: Reference, place: Place, status: Oc
 
 
 def _status(reading: Reading) -> EncounterStatus:
-    if reading.version == "R5":
-        table = R5_STATUS
-    else:
-        ours = {code: status for status, code in ENCOUNTER_STATUS.items()}
-        theirs = {code: ours[meant] for code, meant in reading.profile.codes_of(_KIND, "status", ours).items()}
-        table = ours | theirs
-    status = reading.code(reading.body, "status", "Encounter", table)
-    if isinstance(status, UnsetType):
+    form = reading.form
+    theirs = reading.profile.codes_of(_KIND, "status", form.encounter_codes)
+    code = reading.code(reading.body, "status", "Encounter", {code: code for code in form.encounter_read} | theirs)
+    if isinstance(code, UnsetType):
         raise missing("Encounter.status", "the status")
-    return status
+    subjects = _subject_codes(reading) if form.subject_read else ()
+    told = (form.subject_read[code, subject] for subject in subjects if (code, subject) in form.subject_read)
+    return next(told, form.encounter_read[code])
+
+
+def _subject_codes(reading: Reading) -> tuple[str, ...]:
+    """What R5's Encounter.subjectStatus says in the standard's own words; those of others are left unsaid."""
+    concept = reading.object(reading.body, "subjectStatus", "Encounter") or {}
+    codings = reading.objects(concept, "coding", "Encounter.subjectStatus")
+    found = (reading.text(coding, "code", path) for path, coding in codings if coding.get("system") == SUBJECT_STATUS)
+    return tuple(code for code in found if isinstance(code, str))
 
 
 def _encounter(reading: Reading, status: EncounterStatus, whereabouts: "_Whereabouts | None") -> Encounter:
@@ -184,7 +177,7 @@ def _service(reading: Reading) -> str | UnsetType | None:
 
 def _disposition(reading: Reading, over: bool) -> str | UnsetType | None:
     """Where the patient went; cleared while the stay goes on."""
-    name = "admission" if reading.version == "R5" else "hospitalization"
+    name = reading.form.encounter_stay
     held = reading.object(reading.body, name, "Encounter")
     said = reading.coding(held, "dischargeDisposition", f"Encounter.{name}", DISCHARGE_DISPOSITION) if held else UNSET
     return None if said is UNSET and not over else said
@@ -193,7 +186,7 @@ def _disposition(reading: Reading, over: bool) -> str | UnsetType | None:
 def _times(reading: Reading, over: bool) -> dict[str, Any]:
     """Begin and end. A stay that goes on without an end has not ended: a discharge that was taken back is cleared."""
     counts = reading.scope.counts
-    name = "actualPeriod" if reading.version == "R5" else "period"
+    name = reading.form.encounter_period
     held = reading.object(reading.body, name, "Encounter") or {}
     start, end = reading.time(held, "start", f"Encounter.{name}"), reading.time(held, "end", f"Encounter.{name}")
     if isinstance(start, int) and isinstance(end, int) and end < start:
@@ -215,9 +208,13 @@ def _times(reading: Reading, over: bool) -> dict[str, Any]:
 
 
 def _extension(reading: Reading, field: str, url: str) -> Millis | UnsetType | None:
-    for path, element in reading.objects(reading.body, "extension", "Encounter"):
-        if element.get("url") == url:
-            return reading.time(element, "valueDateTime", path)
+    """Our extension, or the element that this version has in its place."""
+    element = reading.form.encounter_elements.get(field)
+    if element is not None and reading.body.get(element) is not None:
+        return reading.time(reading.body, element, "Encounter")
+    for path, held in reading.objects(reading.body, "extension", "Encounter"):
+        if held.get("url") == url:
+            return reading.time(held, "valueDateTime", path)
     return None if field in reading.scope.changed else UNSET
 
 

@@ -65,7 +65,7 @@ def _check_is_bed(reading: Reading) -> None:
     body = reading.body
     if body.get("mode") == "kind":
         raise Ignorable(IgnoredBecause.NOT_A_BED)
-    concept = reading.object(body, "physicalType", "Location") or reading.object(body, "form", "Location")
+    concept = reading.object(body, reading.form.location_kind, "Location")
     codes = [coding.get("code") for coding in elements(concept or {}, "coding") if coding.get("system") == PHYSICAL_TYPE]
     if codes and LEVEL_TYPE["bed"][0] not in codes:
         raise Ignorable(IgnoredBecause.NOT_A_BED)

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from msgspec import UNSET, UnsetType
 
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.fhir.forms import FORMS, Form
 from pipeline.formats.fhir.inbound_names import Names, is_fit
 from pipeline.formats.fhir.inbound_verdict import FhirVersion, Refusal, RejectedBecause
 from pipeline.formats.fhir.owned import Body
@@ -47,7 +48,7 @@ class Scope:
 class Reading:
     """One resource under a profile, with the elements that were left unsaid."""
 
-    __slots__ = ("body", "kind", "names", "profile", "recorded_at", "scope", "unread", "version")
+    __slots__ = ("body", "form", "kind", "names", "profile", "recorded_at", "scope", "unread")
 
     def __init__(self, body: Body, kind: str, names: Names, scope: Scope, version: FhirVersion, recorded_at: Millis) -> None:
         self.body = body
@@ -55,7 +56,7 @@ class Reading:
         self.names = names
         self.profile: Profile = names.naming.profile
         self.scope = scope
-        self.version = version
+        self.form: Form = FORMS[version]
         self.recorded_at = recorded_at
         self.unread: list[str] = []
 

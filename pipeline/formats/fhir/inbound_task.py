@@ -77,16 +77,17 @@ def _kind(reading: Reading) -> Any:
 
 
 def _stage(reading: Reading) -> StageState | UnsetType:
-    """businessStatus says the stage; Task.status alone does where somebody changed it and left the other as it was."""
+    """businessStatus says the stage; Task.status does where somebody changed it to one that the other does not go with."""
     theirs = reading.profile.codes_of(_TYPE, "status", TASK_STATUS.values())
     status = reading.code(reading.body, "status", "Task", {code: code for code in sorted(R4_TASK)} | theirs)
     if isinstance(status, UnsetType):
         raise missing("Task.status", "the status")
     changed, counts = reading.scope.changed, reading.scope.counts
     named = _business_status(reading)
-    if "status" in changed and "stage" not in changed:
+    if "status" in changed:
+        told = named if "stage" in changed else UNSET
         agrees = isinstance(named, TransferStage) and TASK_STATUS[named] == status
-        stage = UNSET if agrees else STAGE_OF.get(status, UNSET)
+        stage = told if agrees else STAGE_OF.get(status, told)
     elif counts("stage"):
         stage = named if named is not UNSET or "stage" in changed else STAGE_OF.get(status, UNSET)
     else:
@@ -106,10 +107,10 @@ def _business_status(reading: Reading) -> TransferStage | UnsetType:
 
 
 def _reason(reading: Reading) -> str | None:
-    held = reading.object(reading.body, "statusReason", "Task") or {}
-    if reading.version == "R5":  # CodeableReference
-        held = reading.object(held, "concept", "Task.statusReason") or {}
-    text = reading.text(held, "text", "Task.statusReason")
+    held, path = reading.body, "Task"
+    for name in reading.form.task_reason:
+        held, path = reading.object(held, name, path) or {}, f"{path}.{name}"
+    text = reading.text(held, "text", path)
     return text if isinstance(text, str) else None
 
 

@@ -36,7 +36,7 @@ def _desired(bed: Bed, ident: Ident, naming: Naming, current: Body) -> tuple[Own
     return (
         identifier_of("identifier", ident),
         Owned("kind", ("mode",), "instance"),
-        Owned("kind", ("physicalType",), physical_type("bed")),
+        Owned("kind", (naming.profile.form.location_kind,), physical_type("bed")),
         *_status(bed, naming),
         *_operational_status(bed, naming),
         *_place(bed, naming, current),
@@ -108,28 +108,29 @@ def chain_reference(node: PlaceNode, known: Mapping[Ident, str]) -> Body:
     return {"reference": literal, **logical_reference("Location", node.ident)}
 
 
-def with_known_place(body: Body, chain: tuple[PlaceNode, ...], known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
+def with_known_place(body: Body, place: Place, naming: Naming, known: Mapping[Ident, str]) -> tuple[Body, list[Body]]:
     """`body` with its partOf settled, and the transaction entries, outermost first, that make the places not yet known.
 
     A body that refers to its place by id already needs neither. Each entry is a conditional create.
     """
-    part_of = body.get("partOf")
+    chain, part_of = naming.chain(place), body.get("partOf")
     if not chain or not isinstance(part_of, dict) or part_of.get("reference") != urn_of(chain[0].ident):
         return body, []
     unknown = list(itertools.takewhile(lambda node: node.ident not in known, chain))
     outward = [*chain[1:], None]
-    entries = [_chain_entry(node, outward[index], known) for index, node in reversed(list(enumerate(unknown)))]
+    kind = naming.profile.form.location_kind
+    entries = [_chain_entry(node, outward[index], known, kind) for index, node in reversed(list(enumerate(unknown)))]
     return {**body, "partOf": chain_reference(chain[0], known)}, entries
 
 
-def _chain_entry(node: PlaceNode, outer: PlaceNode | None, known: Mapping[Ident, str]) -> Body:
+def _chain_entry(node: PlaceNode, outer: PlaceNode | None, known: Mapping[Ident, str], kind: str) -> Body:
     resource: Body = {
         "resourceType": "Location",
         "identifier": [node.ident.body()],
         "status": "active",
         "name": node.name,
         "mode": "instance",
-        "physicalType": physical_type(node.level),
+        kind: physical_type(node.level),
     }
     if outer is not None:
         resource["partOf"] = chain_reference(outer, known)
@@ -196,7 +197,7 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
     shown = {field: shown_extension(body, _url(field, naming)) for field in EXTENSIONS}
     return shown | {
         "identifier": carries(body, ident),
-        "kind": [body.get("mode"), _first_code(body, "physicalType")],
+        "kind": [body.get("mode"), _first_code(body, naming.profile.form.location_kind)],
         "status": body.get("status"),
         "operational_status": [dotted_value(body, "operationalStatus.system"), dotted_value(body, "operationalStatus.code")],
         "place": [body.get("name"), referenced(body.get("partOf"))],

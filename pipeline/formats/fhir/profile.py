@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.domain.event import EntityType
+from pipeline.formats.fhir.forms import FORMS, Form
 from pipeline.formats.fhir.terms import OURS
 
 PROFILE_VERSION: Final = 1
@@ -141,13 +142,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision travels: in an extension, in a tag, or nowhere, which declares that a late writer can't be told from the EHR.
     `reservation` is how a bed's promise reaches this EHR, if at all. `extensions` gives extensions of ours, by name,
     another URL. `episodes` names episodes of care. `authorisation` lists what the EHR demands of us, all of it.
-    `headers` are sent with every request and hold no secret.
+    `headers` are sent with every request and hold no secret. `fhir` is the version whose form resources have there; R4 is
+    R4B's too.
     """
 
     version: int
     role: Literal["owner", "replica"]
     places: PlaceProfile
     resources: dict[EntityType, ResourceProfile]
+    fhir: Literal["R4", "R5"] = "R4"
     references: dict[EntityType, ReferenceProfile] = {}
     patient_identifiers: PatientIdentifiers | None = None
     episodes: ReferenceProfile | None = None
@@ -159,6 +162,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: BundleProfile | None = None
     headers: dict[str, str] = {}
     authorisation: tuple[Literal["bearer", "smart", "mutual-tls"], ...] = ()
+
+    @property
+    def form(self) -> Form:
+        """Where resources have what, at this EHR."""
+        return FORMS[self.fhir]
 
     def fields_of(self, entity_type: EntityType) -> frozenset[str]:
         """Fields that may be written."""

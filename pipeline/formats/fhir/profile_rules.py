@@ -20,7 +20,7 @@ from pipeline.formats.fhir.profile import (
     ResourceProfile,
     StatusMap,
 )
-from pipeline.formats.fhir.statuses import STATUSES
+from pipeline.formats.fhir.statuses import STATUSES_OF
 from pipeline.formats.fhir.terms import EXTENSIONS, REVISION_NAME
 
 
@@ -154,17 +154,17 @@ def _check_statuses(profile: Profile) -> list[str]:
     found = []
     for entity_type, resource in profile.resources.items():
         for field, mapped in resource.statuses.items():
-            found += _status_problems(f"resources.{entity_type}.statuses.{field}", entity_type, field, mapped)
+            found += _status_problems(f"resources.{entity_type}.statuses.{field}", profile.fhir, entity_type, field, mapped)
     return found
 
 
-def _status_problems(where: str, entity_type: EntityType, field: str, mapped: StatusMap) -> list[str]:
-    element = STATUSES.get(entity_type, {}).get(field)
+def _status_problems(where: str, version: str, entity_type: EntityType, field: str, mapped: StatusMap) -> list[str]:
+    element = STATUSES_OF[version].get(entity_type, {}).get(field)
     if element is None:
         return [f"{where}: no status"]
     found = [f"{where}.codes.{code}: no code of ours in {element.element}" for code in mapped.codes if code not in element.ours]
     found += [
-        f"{where}.codes.{code}: {theirs!r} is not a code that R4 allows in {element.element}"
+        f"{where}.codes.{code}: {theirs!r} is not a code that {version} allows in {element.element}"
         for code, theirs in mapped.codes.items()
         if element.bound is not None and theirs not in element.bound
     ]

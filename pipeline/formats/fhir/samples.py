@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from msgspec import structs
+
 from pipeline.domain.event import (
     Allocation,
     AllocationStatus,
@@ -44,6 +46,7 @@ ALL: Final = Profile(
 """A profile that lets everything out."""
 
 NAMING: Final = Naming(ALL, "TENANT", "FACILITY")
+NAMING_R5: Final = Naming(structs.replace(ALL, fhir="R5"), "TENANT", "FACILITY")
 _STAY: Final = Reference("AUTHORITY", "STAY")
 _TIME: Final = Millis(0)
 

@@ -5,10 +5,10 @@ from typing import Final
 
 from pipeline.domain.bed import BedStatusCode
 from pipeline.domain.event import EntityType, TransferStage
+from pipeline.formats.fhir.forms import R4, R5, R5_ENCOUNTER_READ
 from pipeline.formats.fhir.terms import (
     APPOINTMENT_STATUS,
     BED_STATUS,
-    ENCOUNTER_STATUS,
     HELD,
     LOCATION_STATUS,
     TASK_STATUS,
@@ -18,7 +18,7 @@ from pipeline.formats.fhir.terms import (
 
 @dataclass(frozen=True, slots=True)
 class StatusElement:
-    """One element that holds a status. `ours` are the codes that we send; `bound` those that R4 allows, where it binds them.
+    """One element that holds a status. `ours` are the codes that we send; `bound` those that the standard allows, if it binds.
 
     `system` is the code system of ours there; None where the element is a plain code and has none.
     """
@@ -33,6 +33,7 @@ R4_LOCATION: Final = frozenset({"active", "suspended", "inactive"})
 R4_ENCOUNTER: Final = frozenset(
     {"planned", "arrived", "triaged", "in-progress", "onleave", "finished", "cancelled", "entered-in-error", "unknown"}
 )
+R5_ENCOUNTER: Final = frozenset(R5_ENCOUNTER_READ)
 R4_TASK: Final = frozenset(
     {
         "draft", "requested", "received", "accepted", "rejected", "ready", "cancelled", "in-progress", "on-hold", "failed",
@@ -54,7 +55,7 @@ STATUSES: Final[dict[EntityType, dict[str, StatusElement]]] = {
         ),
     },
     EntityType.ENCOUNTER: {
-        "status": StatusElement("Encounter.status", tuple(ENCOUNTER_STATUS.values()), R4_ENCOUNTER),
+        "status": StatusElement("Encounter.status", R4.encounter_codes, R4_ENCOUNTER),
     },
     EntityType.TRANSFER: {
         "status": StatusElement("Task.status", tuple(dict.fromkeys(TASK_STATUS.values())), R4_TASK),
@@ -68,4 +69,10 @@ STATUSES: Final[dict[EntityType, dict[str, StatusElement]]] = {
         ),
     },
 }
-"""By entity type and field."""
+"""By entity type and field, as R4 has them."""
+
+STATUSES_OF: Final[dict[str, dict[EntityType, dict[str, StatusElement]]]] = {
+    R4.name: STATUSES,
+    R5.name: STATUSES | {EntityType.ENCOUNTER: {"status": StatusElement("Encounter.status", R5.encounter_codes, R5_ENCOUNTER)}},
+}
+"""By version: R5 has other words for a stay's status, and the same for all others."""

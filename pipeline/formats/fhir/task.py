@@ -11,7 +11,7 @@ from msgspec import UNSET
 from pipeline.domain.event import EntityType, Place, StageState, Transfer, TransferKind, TransferStage
 from pipeline.formats.fhir import terms
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
-from pipeline.formats.fhir.owned import Body, Json, Member, Owned, Path, dotted_value, value_at
+from pipeline.formats.fhir.owned import Body, Json, Member, Owned, Path, value_at
 from pipeline.formats.fhir.resource import (
     ResourceMap,
     carries,
@@ -60,7 +60,7 @@ def _stage(transfer: Transfer, naming: Naming) -> tuple[Owned, ...]:
     return (
         Owned("status", ("status",), naming.profile.status(EntityType.TRANSFER, "status", status)),
         Owned("stage", (*_business_status(naming), "code"), _stage_code(stage, naming)),
-        Owned("stage", ("statusReason", "text"), text(stage.reason) if stage else None),
+        Owned("stage", (*naming.profile.form.task_reason, "text"), text(stage.reason) if stage else None),
         *extension("stage", _url("stage", naming), "DateTime", at),
     )
 
@@ -126,7 +126,7 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         "status": body.get("status"),
         "stage": [
             value_at(body, (*_business_status(naming), "code")),
-            dotted_value(body, "statusReason.text"),
+            value_at(body, (*naming.profile.form.task_reason, "text")),
             shown_extension(body, _url("stage", naming)),
         ],
         "last_modified": same_moment(body.get("lastModified")),

@@ -20,6 +20,7 @@ PATIENT_CLASS: Final = TERMINOLOGY + "v2-0004"
 HOSPITAL_SERVICE: Final = TERMINOLOGY + "v2-0069"
 DISCHARGE_DISPOSITION: Final = TERMINOLOGY + "v2-0112"
 IDENTIFIER_TYPE: Final = TERMINOLOGY + "v2-0203"
+SUBJECT_STATUS: Final = TERMINOLOGY + "encounter-subject-status"
 
 LOCATION_CLASSIFICATION: Final = "http://hl7.org/fhir/StructureDefinition/subject-locationClassification"
 LOCATION_CLASS_SYSTEM: Final = "http://hl7.org/fhir/ValueSet/subject-location"

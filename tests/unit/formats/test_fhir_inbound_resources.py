@@ -353,6 +353,11 @@ def test_a_task_whose_stage_somebody_changed_is_at_that_stage() -> None:
     assert first(body).stage.stage is TransferStage.BED_REQUESTED
 
 
+def test_a_task_that_somebody_declined_with_a_reason_is_declined_though_the_stage_stayed_as_it_was() -> None:
+    stage = first(transfer_task() | {"status": "rejected", "statusReason": {"text": "NO_BED"}}).stage
+    assert (stage.stage, stage.reason) == (TransferStage.DECLINED, "NO_BED")
+
+
 def test_a_task_without_a_mark_is_read_whole() -> None:
     said = first(unmarked(transfer_task()))
     assert (said.kind, said.stage.stage) == (TransferKind.INCOMING, TransferStage.REQUESTED)

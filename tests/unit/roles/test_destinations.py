@@ -62,14 +62,20 @@ def test_what_servers_of_feeds_demand_and_the_settings_lack_is_told_of_all_feeds
         "hook_token_file": str(write(tmp_path / "hook.token", "a-hook-secret-of-at-least-24-bytes")),
     }
     demands = demanding(tmp_path, "smart", "mutual-tls")
-    feeds = {"beds": {"profile": demands}, "stays": {"profile": "nobody"}, "open": {"profile": "sekmet-owner"}}
+    feeds = {
+        "beds": {"profile": demands},
+        "stays": {"profile": "nobody"},
+        "later": {"profile": "sekmet-owner", "version": "R5"},
+        "open": {"profile": "sekmet-owner"},
+    }
     sections = {name: feed | more | {"endpoint": f"https://us.example.org/fhir/{name}"} for name, more in feeds.items()}
     settings = Settings.model_validate({"demo": True, "kafka": {"bootstrap_servers": "127.0.0.1:1"}, "fhir": {"feeds": sections}})
     with pytest.raises(Refused) as caught:
         servers_of(settings)
     told = [problem.partition(":")[0] for problem in caught.value.problems]
-    assert told == ["fhir.feeds.beds.smart", "fhir.feeds.beds.cert_file", "fhir.feeds.stays.profile"]
-    del settings.fhir.feeds["beds"], settings.fhir.feeds["stays"]
+    assert told == ["fhir.feeds.beds.smart", "fhir.feeds.beds.cert_file", "fhir.feeds.stays.profile", "fhir.feeds.later.version"]
+    for refused in ("beds", "stays", "later"):
+        del settings.fhir.feeds[refused]
     assert servers_of(settings).keys() == {"open"}
 
 

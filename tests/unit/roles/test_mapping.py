@@ -71,6 +71,12 @@ def test_json_events_are_still_events(tmp_path: Path) -> None:
     assert line["rejected"] in ("required", "no-fields")
 
 
+def test_files_of_another_version_than_the_profile_s_are_refused() -> None:
+    with pytest.raises(Refused):
+        ehr(version="R5")
+    assert ehr_of("hapi-owner-r5", "demo", "MAIN", "ehr", "R5", None).profile.fhir == "R5"
+
+
 @pytest.mark.parametrize(("profile", "key"), [("nosuch", None), ("sekmet-owner", Path("/nosuch/key"))])
 def test_a_profile_or_key_that_is_not_there_is_refused(profile: str, key: Path | None) -> None:
     with pytest.raises(Refused):
