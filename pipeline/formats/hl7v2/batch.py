@@ -118,6 +118,21 @@ def read(data: bytes) -> Batches | Rejected:
     return reader.finish()
 
 
+def file_of(messages: Sequence[bytes], control_id: str) -> bytes:
+    """A file of one batch of `messages` in their order, with its counts (BTS-1, FTS-1); `control_id` goes into FHS-11 and BHS-11.
+
+    Inverse of `read`. ValueError for no message, more than MAX_MESSAGES, or one that would not be read back as itself.
+    """
+    encoding = STANDARD.field + STANDARD.encoding
+    header = f"{encoding}{'|' * 9}{control_id}\r"
+    ended = (message if message.endswith(b"\r") else message + b"\r" for message in messages)
+    whole = f"FHS{header}BHS{header}".encode() + b"".join(ended) + f"BTS|{len(messages)}\rFTS|1\r".encode()
+    back = read(whole)
+    if isinstance(back, Rejected) or len(back.messages) != len(messages):
+        raise ValueError(f"these messages make no batch: {back.detail if isinstance(back, Rejected) else 'one holds several'}")
+    return whole
+
+
 def acknowledgement(batches: Batches, answers: Sequence[bytes]) -> bytes:
     """A batch of the answers to each message in their order; BHS-12 names the batch that is answered."""
     encoding = STANDARD.field + STANDARD.encoding

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.formats.hl7v2 import ack
-from pipeline.formats.hl7v2.batch import Batches, acknowledgement, is_batch, read
+from pipeline.formats.hl7v2.batch import Batches, acknowledgement, file_of, is_batch, read
 from pipeline.formats.hl7v2.mapping import map_bytes, map_hl7
 from pipeline.formats.hl7v2.verdict import Mapped, Rejected
 from tests.support.hl7_samples import DEFAULT, RECEIVED_AT, adt
@@ -73,6 +73,23 @@ PARTS = st.sampled_from([FHS, BHS, A, b"BTS|1\r", b"BTS\r", b"FTS|1\r", b"FTS\r"
 def test_any_bytes_are_read_or_refused(parts: list[bytes], noise: bytes) -> None:
     for data in (b"".join(parts), noise, BHS + noise):
         assert isinstance(read(data), Batches | Rejected)
+
+
+@given(st.lists(st.sampled_from([A, B, A.rstrip(b"\r"), A.replace(b"\r", b"\r\n")]), min_size=1, max_size=20))
+def test_a_file_that_is_made_is_read_back_message_by_message(messages: list[bytes]) -> None:
+    whole = file_of(messages, "F7")
+    back = read(whole)
+    assert isinstance(back, Batches)
+    assert [message.rstrip(b"\r") for message in back.messages] == [message.rstrip(b"\r") for message in messages]
+    assert back.control_id == b"F7"
+    oracle = hl7.parse_file(file_of([A] * len(messages), "F7").decode())
+    assert (str(oracle.header[11]), str(oracle.trailer[1]), str(oracle[0].trailer[1])) == ("F7", "1", str(len(messages)))
+
+
+@pytest.mark.parametrize("messages", [[], [A + B], [A, b"BTS|1\r"], [A, b"not a message"]])
+def test_what_would_not_be_read_back_makes_no_file(messages: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="make no batch"):
+        file_of(messages, "F7")
 
 
 def test_a_batch_is_answered_by_a_batch_that_names_it() -> None:
