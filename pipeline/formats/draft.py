@@ -27,6 +27,8 @@ class Common:
     control_id: str | None = None
     user: str | None = None
     reason: str | None = None
+    priority: str | None = None
+    audit_context: str | None = None
 
     def __repr__(self) -> str:
         return f"Common({self.source_system}, {self.feed}, <redacted>)"
@@ -70,6 +72,8 @@ class Draft:
                 location=self.place,
                 user=common.user,
                 reason=common.reason,
+                priority=common.priority,
+                audit_context=common.audit_context,
                 payload=self.payload,
             )
         )

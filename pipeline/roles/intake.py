@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.domain.event import EntityType, Event
-from pipeline.formats.hl7v2.profile import Profile, profile_of
+from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.kafka.projections import follow_history, follow_receipts, is_current, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.kafka.receipts import Receipts

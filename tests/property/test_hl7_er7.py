@@ -12,7 +12,7 @@ from pipeline.formats.hl7v2.er7 import Components, Malformed, Message, Repetitio
 from pipeline.formats.hl7v2.escapes import escape, unescape
 from pipeline.formats.hl7v2.framing import Block, Deframer, frame
 from pipeline.formats.hl7v2.mapping import map_bytes, map_hl7, messages_of
-from pipeline.formats.hl7v2.profile import profile_of
+from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
 
 PROFILE = profile_of((Path(__file__).resolve().parents[2] / "pipeline/profiles/hl7/default.yaml").read_bytes())

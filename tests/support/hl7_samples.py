@@ -6,7 +6,8 @@ from pipeline.domain.event import Bed, Encounter, Event, Patient
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.mapping import to_events
-from pipeline.formats.hl7v2.profile import Profile, profile_of
+from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.formats.hl7v2.verdict import Mapped, Rejected, Verdict
 
 PROFILES = Path(__file__).resolve().parents[2] / "pipeline" / "profiles" / "hl7"

@@ -16,9 +16,11 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Draft
+from pipeline.formats.hl7v2 import movement, z_fields
 from pipeline.formats.hl7v2.datatypes import bed_id
 from pipeline.formats.hl7v2.er7 import Segment
 from pipeline.formats.hl7v2.header import Header
+from pipeline.formats.hl7v2.leniency import Leniency
 from pipeline.formats.hl7v2.patient import patient_of, patient_reference
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.triggers import STATED, Expects, Moves, Rule, Says, Visit
@@ -32,8 +34,11 @@ ROLES: Final = 4
 """Ordinals of one patient; in a message about two, those of the second follow."""
 
 
-def drafts(reading: Reading, header: Header, rule: Rule) -> tuple[Draft, ...] | Rejected:
-    """Events of the message: patient, encounter, the bed left, the bed taken."""
+def drafts(reading: Reading, header: Header, by_trigger: Rule | None) -> tuple[Draft, ...] | Rejected:
+    """Events of the message: patient, encounter, the bed left, the bed taken. `by_trigger` is None for a Z99."""
+    rule = movement.ruled(reading, by_trigger)
+    if isinstance(rule, Rejected):
+        return rule
     segments = _segments(reading, rule)
     if isinstance(segments, Rejected):
         return segments
@@ -60,12 +65,12 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
     """PID and PV1, each at most once: with two of them it can't be told which belongs to which."""
     message = reading.message
     bad = message.bad_segment()
-    if bad:
+    if bad and Leniency.STRAY_LINE not in reading.profile.tolerates:
         return Rejected(
             Reason.SEGMENT_SEQUENCE,
             f"segment {bad}",
             "no segment has such a name",
-            "begin each segment with its name of three characters",
+            "begin each segment with its name of three characters, or name STRAY_LINE in the profile's list `tolerates`",
         )
     for name in ("PID", "PV1"):
         if message.count(name) > 1:
@@ -79,9 +84,11 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
 
 
 def _encounter(reading: Reading, header: Header, rule: Rule, pv1: Segment, patient: Reference) -> Encounter:
+    if rule.is_past:
+        return Encounter(patient=patient, admitted_at=reading.time(pv1, 44))
     known = patient_class(reading, pv1)
     discharged_at = _discharged_at(reading, header, rule, pv1)
-    return Encounter(
+    stay = Encounter(
         patient=patient,
         patient_class=known,
         status=_status(rule, known, discharged_at),
@@ -97,6 +104,7 @@ def _encounter(reading: Reading, header: Header, rule: Rule, pv1: Segment, patie
         disposition=_disposition(reading, rule, pv1),
         episode=episode(reading, pv1),
     )
+    return z_fields.added(reading, rule, stay) if reading.profile.z_fields else stay
 
 
 def _where(reading: Reading, rule: Rule, pv1: Segment, field: str, n: int) -> Place | UnsetType | None:
@@ -128,7 +136,8 @@ def _expected_at(reading: Reading, rule: Rule) -> Millis | UnsetType | None:
         return None
     said = reading.time(reading.message.segment("PV2"), 9)
     if said is UNSET and rule.expected is Expects.PLANNED_EVENT:
-        return reading.time(reading.message.segment("EVN"), 3)
+        planned = reading.time(reading.message.segment("EVN"), 3)
+        return movement.planned_at(reading) if planned is UNSET else planned
     return said
 
 
@@ -145,7 +154,10 @@ def _discharged_at(reading: Reading, header: Header, rule: Rule, pv1: Segment) -
 def _disposition(reading: Reading, rule: Rule, pv1: Segment) -> str | UnsetType | None:
     if "disposition" in rule.clears:
         return None
-    return UNSET if rule.discharge == "not stated" else reading.text(pv1, 36)
+    if rule.discharge == "not stated":
+        return UNSET
+    said = reading.text(pv1, 36)
+    return reading.profile.dispositions.get(said, said) if isinstance(said, str) else said
 
 
 def _status(

@@ -15,12 +15,15 @@ def bed_status(reading: Reading, npu: Segment) -> tuple[Place, Bed] | Rejected:
     place = reading.place(npu, 1)
     if not isinstance(place, Place) or bed_id(place) is None:
         return Rejected(Reason.MISSING_FIELD, "NPU-1", "no bed", "send the bed in NPU-1.3, with unit and room")
-    code = (npu.value(2) or "").strip().upper()
+    sent = (npu.value(2) or "").strip()
+    code = sent.upper()
     if not code:
         return Rejected(Reason.MISSING_FIELD, "NPU-2", "no bed status", "send a code of table 0116 in NPU-2")
-    if code == NULL or code not in TABLE_0116:
-        return Rejected(Reason.UNKNOWN_CODE, "NPU-2", "not a code of table 0116", "send C, H, O, U, K or I in NPU-2")
-    statement = reading.profile.bed_status.get(code)
+    own = reading.profile.own_bed_status.get(sent)
+    if own is None and (code == NULL or code not in TABLE_0116):
+        remedy = "send C, H, O, U, K or I in NPU-2, or give the code a meaning in the profile's own_bed_status"
+        return Rejected(Reason.UNKNOWN_CODE, "NPU-2", "not a code of table 0116", remedy)
+    statement = own or reading.profile.bed_status.get(code)
     if statement is None:
         return Rejected(Reason.UNKNOWN_CODE, "NPU-2", "the profile gives the code no meaning", "add it to bed_status")
     return place, _stated(statement, reading.profile)

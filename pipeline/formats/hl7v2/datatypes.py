@@ -2,6 +2,7 @@
 
 import enum
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from datetime import date as CalendarDate
 from functools import lru_cache
@@ -125,14 +126,20 @@ class Cx:
         self.type = type_
 
 
-def identifiers_of(segment: Segment, n: int) -> list[Cx]:
-    """Repetitions of a CX field that hold an identifier; its authority is the namespace of the HD, else its universal id."""
+_AS_SENT: Final[Mapping[str, str]] = {}
+
+
+def identifiers_of(segment: Segment, n: int, authorities: Mapping[str, str] = _AS_SENT) -> list[Cx]:
+    """Repetitions of a CX field that hold an identifier; its authority is the namespace of the HD, else its universal id,
+    by the name that `authorities` has for it."""
     found = []
     for repetition in segment.repetitions(n):
         parts = segment.components(repetition)
         value = text_of(parts[0])
         if value is not None:
             authority = text_of(parts[3]) or text_of(segment.part(repetition, 4, 2)) if len(parts) > 3 else None
+            if authority is not None:
+                authority = authorities.get(authority, authority)
             found.append(Cx(value, authority, text_of(parts[4]) if len(parts) > 4 else None))
     return found
 

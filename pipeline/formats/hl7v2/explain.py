@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.event import Described, ProcedureStatus
+from pipeline.formats.hl7v2.leniency import HARMLESS, Leniency
 from pipeline.formats.hl7v2.messages import IGNORED, NOT_YET
 from pipeline.formats.hl7v2.mfn import ACTIONS
 from pipeline.formats.hl7v2.origins import FIELDS, MASTER_FIELDS, PROCEDURE_FIELDS
@@ -31,7 +32,7 @@ One message makes up to four events, in this order and with these ordinals: the 
 (2), the bed taken (3). An A20 makes one event per NPU, from ordinal 2 on. The same message always makes the same ids.
 
 - **Order**: `recorded_at` is EVN-2, else MSH-7, the first that is a time to the minute; `sequence` is MSH-13 where the profile
-  trusts it. `occurred_at` is EVN-6 and orders nothing: on a cancel it holds the time of what is cancelled.
+  trusts it. `occurred_at` is EVN-6, else ZBE-2, and orders nothing: on a cancel it holds the time of what is cancelled.
 - **Times** without an offset have MSH-7's, else the profile's zone. An hour that the zone has twice is taken as its first.
 - **Who**: the patient is the repetition of PID-3 that the profile picks by type and authority, the visit is PV1-19 or PID-18
   as the profile says. None or several: the message is rejected, never guessed.
@@ -50,6 +51,27 @@ alone; all others need one. A02, A12 and A17 need PV1-3.
 
 An A17 is two moves in one message, each with its PID and PV1; the second patient's ordinals follow the first's. A bed that the
 other one takes is not said to be vacant in between. On a trip (A09, A10) or on leave (A21, A22) the bed is kept.
+"""
+
+_MOVEMENT_NOTE: Final = """\
+IHE PAM sends with each movement of a patient what it is about. Where the profile says `movements: IHE_PAM`:
+
+- A **past** movement (ZBE-5 = Y), inserted, updated or cancelled, moves nobody now: of the stay it tells who it is of and when it
+  began (PV1-44), of the person what PID says, and nothing else.
+- **INSERT** of a movement that is not past is what its trigger says.
+- **UPDATE** is what the first trigger of the movement says: Z99 names it in ZBE-6, any other trigger is its own. **CANCEL** goes
+  with the triggers that cancel and with no other. Both need the movement's id (ZBE-1) and the flag (ZBE-5): without them it can't
+  be told whether the patient is there now.
+- ZBE-2 says when it happened, where EVN-6 does not; of a movement to come, when it is planned (an A16's discharge, after PV2-9
+  and EVN-3). It never orders.
+- ZBE-1 goes along as `audit_context`. It orders inserts where the profile says `sequence: ZBE-1`.
+- The responsible ward (ZBE-7) is no place of a patient; `z_fields: {service: ZBE-7.1}` reads it as the service.
+"""
+
+_CODES_NOTE: Final = """\
+The profile names the sender's own codes, for PV1-2, PV1-4, PV1-36, PID-8, SCH-25 and NPU-2, its facilities, units and assigning
+authorities. A code is looked up as it is sent, then in the standard's table. PV1-4 goes along as the event's `priority`. A
+Z-segment is kept with the message's bytes and read where `z_fields` names it.
 """
 
 _A20_NOTE: Final = """\
@@ -88,6 +110,8 @@ def render() -> str:
             (_rule(rule) for rule in (*RULES, MOVING_UPDATE)),
         ),
         _TRIGGER_NOTE,
+        "## ZBE, movements (IHE PAM)\n",
+        _MOVEMENT_NOTE,
         "## Fields\n",
         table(("Event", "Field", "Read from", "Meaning"), _fields()),
         "Status by PV1-2: "
@@ -114,7 +138,13 @@ def render() -> str:
         "## Reasons\n",
         table(("Reason", "ERR-3", "Meaning"), ((r.value, str(r.code), r.doc) for r in Reason)),
         "## Profile\n",
+        _CODES_NOTE,
         table(("Setting", "Meaning"), _docs(Profile).items()),
+        "What a profile may tolerate; what it does not name is refused:\n",
+        table(
+            ("`tolerates`", "Meaning", "Where the profile says nothing"),
+            ((name.value, name.doc, "tolerated" if name in HARMLESS else "refused") for name in Leniency),
+        ),
     )
     return "\n".join(parts)
 

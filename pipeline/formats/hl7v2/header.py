@@ -4,16 +4,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UnsetType
-
 from pipeline.domain.event import SequenceBasis
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.hl7v2 import movement
 from pipeline.formats.hl7v2.datatypes import UNREADABLE, dtm, text_of
 from pipeline.formats.hl7v2.er7 import Message
+from pipeline.formats.hl7v2.profile import TABLE_0007
 from pipeline.formats.hl7v2.reading import Reading, or_none
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 
 MAX_SEQUENCE: Final = (1 << 63) - 1
+_TABLE_0007: Final = {code: code for code in TABLE_0007}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Header:
     control_id: str | None
     user: str | None
     reason: str | None
+    movement: str | None
+    admission_type: str | None
 
     def __repr__(self) -> str:
         return "Header(<redacted>)"
@@ -64,22 +67,25 @@ def identity_digest(tenant: str, source_system: str, identity: tuple[str, ...]) 
     return digest.hexdigest()
 
 
-def header_of(reading: Reading) -> Header | Rejected:
+def header_of(reading: Reading, trigger: str) -> Header | Rejected:
     """Common part of the events; rejected where no time orders them."""
     recorded_at = _recorded_at(reading)
     if isinstance(recorded_at, Rejected):
         return recorded_at
     event = reading.message.segment("EVN")
-    occurred_at = reading.time(event, 6)
+    said = reading.time(event, 6)
+    occurred_at = said if isinstance(said, int) else movement.happened_at(reading, trigger)
     sequence = _sequence(reading)
     return Header(
         recorded_at=recorded_at,
-        occurred_at=None if isinstance(occurred_at, UnsetType) else occurred_at,
+        occurred_at=occurred_at,
         sequence=sequence,
         sequence_basis=SequenceBasis.RECORDED_TIME if sequence is None else SequenceBasis.SOURCE,
         control_id=or_none(reading.text(reading.message.segment("MSH"), 10)),
         user=or_none(reading.text(event, 5)),
         reason=or_none(reading.text(event, 4)),
+        movement=movement.name_of(reading),
+        admission_type=or_none(reading.code(reading.message.segment("PV1"), 4, reading.profile.admission_types, _TABLE_0007)),
     )
 
 
@@ -104,8 +110,10 @@ _TIME_REMEDY: Final = "send EVN-2 (recorded date and time) or MSH-7 as YYYYMMDDH
 
 
 def _sequence(reading: Reading) -> int | None:
-    """MSH-13 if the profile trusts it. 0 and -1 steer the sequence protocol and order nothing."""
-    if not reading.profile.trusts_sequence:
+    """The number that the profile trusts. Of MSH-13, 0 and -1 steer the sequence protocol and order nothing."""
+    if reading.profile.sequence == "ZBE-1":
+        return movement.inserted(reading)
+    if reading.profile.sequence == "none":
         return None
     text = or_none(reading.text(reading.message.segment("MSH"), 13))
     if text is None:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from pipeline.domain.event import EventType
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Common, Draft
-from pipeline.formats.hl7v2 import adt, batch, mfn, siu, swap, triggers
+from pipeline.formats.hl7v2 import adt, batch, leniency, mfn, movement, siu, swap, triggers
 from pipeline.formats.hl7v2.bed import bed_status
-from pipeline.formats.hl7v2.datatypes import bed_id
+from pipeline.formats.hl7v2.datatypes import bed_id, text_of
 from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
 from pipeline.formats.hl7v2.header import Header, header_of, identity_of, type_of
 from pipeline.formats.hl7v2.messages import screen
@@ -20,6 +22,8 @@ from pipeline.formats.json_events import event_to_json
 MAPPED: Final = frozenset(
     {*(f"ADT^{rule.trigger}" for rule in triggers.RULES), "ADT^A20", *(f"SIU^{name}" for name in siu.TRIGGERS), "MFN^M05"}
 )
+_UPDATE_OF_MOVEMENT: Final = f"ADT^{movement.UPDATE_TRIGGER}"
+_WITH_MOVEMENTS: Final = MAPPED | {_UPDATE_OF_MOVEMENT}
 MAX_BEDS: Final = 100
 """Most NPU segments of one A20; the standard has one."""
 
@@ -31,16 +35,23 @@ def to_events(message: Message, profile: Profile, tenant: str, received_at: Mill
     name a message without MSH-10; without them, its encoding does.
     """
     kind, trigger = type_of(message)
-    verdict = screen(kind, trigger, MAPPED, profile) or _not_production(message, profile)
+    mapped = _WITH_MOVEMENTS if profile.movements == "IHE_PAM" else MAPPED
+    verdict = screen(kind, trigger, mapped, profile) or _not_production(message, profile)
+    verdict = verdict or leniency.not_tolerated(message, data, profile.tolerates)
     if verdict:
         return verdict
-    reading = Reading(message, profile)
-    header = header_of(reading)
+    sited = _sited(message, profile)
+    if isinstance(sited, Rejected):
+        return sited
+    profile, reading = sited, Reading(message, sited)
+    header = header_of(reading, trigger)
     if isinstance(header, Rejected):
         return header
     drafts = _drafts(reading, header, kind, trigger)
     if not isinstance(drafts, tuple):
         return drafts
+    if reading.unread and (unread := _not_left_unsaid(reading)):
+        return unread
     identity = identity_of(message, message.encode() if data is None else data)
     common = Common(
         tenant=tenant,
@@ -56,8 +67,34 @@ def to_events(message: Message, profile: Profile, tenant: str, received_at: Mill
         control_id=header.control_id,
         user=header.user,
         reason=header.reason,
+        priority=header.admission_type,
+        audit_context=header.movement,
     )
     return Mapped(tuple(draft.event(common) for draft in drafts), tuple(dict.fromkeys(reading.unread)))
+
+
+def _sited(message: Message, profile: Profile) -> Profile | Rejected:
+    """The profile with the site that the message names: its namespaces are those of that site."""
+    if profile.site_field == "none":
+        return profile
+    segment, n = profile.site_field.split("-")
+    code = text_of(message.field(segment, int(n)))
+    site = profile.facility if code is None else profile.facilities.get(code)
+    if site is None:
+        remedy = f"send a code of the profile's `facilities` in {profile.site_field}, or add this one there"
+        return Rejected(Reason.UNKNOWN_CODE, profile.site_field, "the profile does not know the site", remedy)
+    return profile if site == profile.facility else msgspec.structs.replace(profile, facility=site)
+
+
+def _not_left_unsaid(reading: Reading) -> Rejected | None:
+    """What could not be read, where the profile does not tolerate that."""
+    tolerated = reading.profile.tolerates
+    if reading.over_long and leniency.Leniency.OVER_LONG_FIELD not in tolerated:
+        return leniency.refused(leniency.Leniency.OVER_LONG_FIELD, reading.over_long[0], Reason.TOO_LONG)
+    unreadable = [name for name in reading.unread if name not in reading.over_long]
+    if unreadable and leniency.Leniency.UNREADABLE_FIELD not in tolerated:
+        return leniency.refused(leniency.Leniency.UNREADABLE_FIELD, unreadable[0], Reason.BAD_VALUE)
+    return None
 
 
 def _not_production(message: Message, profile: Profile) -> Rejected | None:
@@ -81,7 +118,6 @@ def _drafts(reading: Reading, header: Header, kind: str, trigger: str) -> tuple[
         case _, "A20":
             return _bed_drafts(reading)
     rule = triggers.rule_of(trigger, reading.profile.a08_moves)
-    assert rule is not None, "screen lets through what MAPPED names"
     return swap.drafts(reading, header, rule) if trigger == "A17" else adt.drafts(reading, header, rule)
 
 

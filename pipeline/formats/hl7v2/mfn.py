@@ -42,7 +42,7 @@ def drafts(reading: Reading, header: Header) -> tuple[Draft, ...] | Rejected | I
     for ordinal, record in enumerate(records):
         part = Reading(record, reading.profile)
         made = _draft(part, record, header, ordinal)
-        reading.unread += part.unread
+        reading.take_over(part)
         if isinstance(made, Rejected):
             return made
         if made is not None:

@@ -9,9 +9,12 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Bed, Encounter, Event, Patient, Payload, Procedure
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.hl7v2 import movement
+from pipeline.formats.hl7v2.er7 import Message
 from pipeline.formats.hl7v2.header import type_of
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
+from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.siu import TRIGGERS
 from pipeline.formats.hl7v2.triggers import Rule, rule_of
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
@@ -99,9 +102,18 @@ def explain(data: bytes, profile: Profile) -> Explained:
         case Ignored(detail):
             return Explained(name, detail)
         case Mapped(events, unread):
-            rule = rule_of(trigger, profile.a08_moves) if kind == "ADT" else None
-            told = tuple((event, _told(event.payload, kind, rule)) for event in events)
+            rule = _ruled(message, trigger, profile) if message is not None and kind == "ADT" else None
+            told = tuple((event, _told(event.payload, kind, rule, profile)) for event in events)
             return Explained(name, _meaning(kind, trigger, rule), told, unread)
+
+
+def _ruled(message: Message, trigger: str, profile: Profile) -> Rule | None:
+    """The rule that was applied; of a swap, whose halves have a movement each, that of its trigger."""
+    by_trigger = rule_of(trigger, profile.a08_moves)
+    if trigger == "A20":
+        return None
+    bent = movement.ruled(Reading(message, profile), by_trigger)
+    return by_trigger if isinstance(bent, Rejected) else bent
 
 
 def _meaning(kind: str, trigger: str, rule: Rule | None) -> str:
@@ -110,13 +122,13 @@ def _meaning(kind: str, trigger: str, rule: Rule | None) -> str:
     return {"SIU": TRIGGERS.get(trigger, ("", None))[0], "MFN": "location master"}.get(kind, "bed status")
 
 
-def _told(payload: Payload, kind: str, rule: Rule | None) -> tuple[Told, ...]:
-    origins = _origins(payload, kind, rule)
+def _told(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -> tuple[Told, ...]:
+    origins = _origins(payload, kind, rule, profile)
     stated = {name: value for name in payload.__struct_fields__ if (value := getattr(payload, name)) is not UNSET}
     return tuple(Told(name, msgspec.to_builtins(value), origins[name]) for name, value in stated.items())
 
 
-def _origins(payload: Payload, kind: str, rule: Rule | None) -> Mapping[str, str]:
+def _origins(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -> Mapping[str, str]:
     match payload:
         case Procedure():
             return PROCEDURE_FIELDS
@@ -129,7 +141,12 @@ def _origins(payload: Payload, kind: str, rule: Rule | None) -> Mapping[str, str
         case Patient():
             return FIELDS[Patient]
         case _:
-            return FIELDS[Encounter] | _by_trigger(rule)
+            return _with_z_fields(FIELDS[Encounter] | _by_trigger(rule), profile)
+
+
+def _with_z_fields(origins: Mapping[str, str], profile: Profile) -> Mapping[str, str]:
+    named = {name: f"{at} by the profile, else {origins.get(name, 'nothing')}" for name, at in profile.z_fields.items()}
+    return {**origins, **named}
 
 
 def _by_trigger(rule: Rule | None) -> dict[str, str]:

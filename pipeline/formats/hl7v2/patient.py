@@ -1,18 +1,16 @@
 """PID: whom the message is about, and what it says of the person."""
 
-from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import UNSET, UnsetType
 
 from pipeline.domain.event import Identifier, Name, Patient, Reference, Sex
 from pipeline.formats.hl7v2.datatypes import MAX_TEXT_CHARS, UNREADABLE, Cx, date, identifiers_of, name_of
 from pipeline.formats.hl7v2.er7 import NULL, Segment
+from pipeline.formats.hl7v2.leniency import Leniency
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
-
-_T = TypeVar("_T")
 
 MAX_IDENTIFIERS: Final = 16
 """How many identifiers of a person are taken over; the others are named as unread."""
@@ -32,7 +30,7 @@ TABLE_0136: Final = {"Y": True, "N": False}
 
 def patient_reference(segment: Segment, profile: Profile) -> Reference | Rejected:
     """The one identifier of PID-3 that the profile's rule picks; rejected where that is none or several."""
-    identifiers = identifiers_of(segment, 3)
+    identifiers = _typed(identifiers_of(segment, 3, profile.authorities), profile)
     if not identifiers:
         return Rejected(Reason.MISSING_FIELD, "PID-3", "no patient identifier", "send a patient identifier in PID-3.1")
     chosen = _chosen(identifiers, profile)
@@ -41,6 +39,14 @@ def patient_reference(segment: Segment, profile: Profile) -> Reference | Rejecte
     if len(chosen.value) > MAX_TEXT_CHARS or len(chosen.authority or "") > MAX_TEXT_CHARS:
         return Rejected(Reason.TOO_LONG, "PID-3", f"longer than {MAX_TEXT_CHARS} characters", "send a shorter identifier")
     return Reference(chosen.authority or profile.patient_authority or profile.facility, chosen.value)
+
+
+def _typed(identifiers: list[Cx], profile: Profile) -> list[Cx]:
+    """The identifiers; a type sent as authority where it belongs, if the profile tolerates that and none has its type."""
+    if Leniency.TYPE_IN_AUTHORITY not in profile.tolerates or any(i.type in profile.patient_id_types for i in identifiers):
+        return identifiers
+    misplaced = [i.type is None and i.authority in profile.patient_id_types for i in identifiers]
+    return [Cx(i.value, None, i.authority) if wrong else i for i, wrong in zip(identifiers, misplaced, strict=True)]
 
 
 def _chosen(identifiers: list[Cx], profile: Profile) -> Cx | Rejected:
@@ -85,8 +91,8 @@ def patient_of(reading: Reading, segment: Segment) -> Patient:
         identifiers=_identifiers(reading, segment),
         name=_name(reading, segment),
         birth_date=_birth_date(reading, segment),
-        sex=_coded(reading, segment, 8, TABLE_0001),
-        deceased=_coded(reading, segment, 30, TABLE_0136),
+        sex=reading.code(segment, 8, reading.profile.sexes, TABLE_0001),
+        deceased=reading.code(segment, 30, {}, TABLE_0136),
     )
 
 
@@ -94,11 +100,11 @@ def _identifiers(reading: Reading, segment: Segment) -> tuple[Identifier, ...]:
     default = reading.profile.patient_authority or reading.profile.facility
     known = [
         Identifier(i.authority or default, i.value, i.type)
-        for i in identifiers_of(segment, 3)
+        for i in _typed(identifiers_of(segment, 3, reading.profile.authorities), reading.profile)
         if max(len(i.value), len(i.authority or ""), len(i.type or "")) <= MAX_TEXT_CHARS
     ]
     if len(known) > MAX_IDENTIFIERS:
-        reading.not_read("PID-3")
+        reading.too_long("PID-3")
     return tuple(known[:MAX_IDENTIFIERS])
 
 
@@ -109,7 +115,7 @@ def _name(reading: Reading, segment: Segment) -> Name | UnsetType | None:
     if name is None:
         return UNSET
     if max(len(name.family or ""), len(name.given or "")) > MAX_TEXT_CHARS:
-        return reading.not_read("PID-5")
+        return reading.too_long("PID-5")
     return name
 
 
@@ -119,11 +125,3 @@ def _birth_date(reading: Reading, segment: Segment) -> str | UnsetType | None:
         return value
     day = date(value)
     return reading.not_read("PID-7") if day is UNREADABLE else day
-
-
-def _coded(reading: Reading, segment: Segment, n: int, table: Mapping[str, _T]) -> _T | UnsetType | None:
-    value = reading.text(segment, n)
-    if not isinstance(value, str):
-        return value
-    code = value.upper()
-    return table[code] if code in table else reading.not_read(f"{segment.name}-{n}")

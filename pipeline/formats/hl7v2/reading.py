@@ -1,8 +1,10 @@
 """Reads the fields of one message into what an event may say: a value, None for the explicit null, UNSET for nothing."""
 
+from collections.abc import Mapping
 from datetime import tzinfo
-from typing import Final
+from typing import Final, TypeVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from pipeline.domain.event import Place
@@ -11,26 +13,40 @@ from pipeline.formats.hl7v2.datatypes import MAX_TEXT_CHARS, UNREADABLE, dtm, of
 from pipeline.formats.hl7v2.er7 import NULL, Message, Segment
 from pipeline.formats.hl7v2.profile import Profile
 
+_T = TypeVar("_T")
+
 MAX_UNREAD: Final = 50
 """How many unreadable fields of one message are named."""
 
 
 class Reading:
-    """A message under its profile, with the list of optional fields that could not be read."""
+    """A message under its profile, with the list of optional fields that could not be read, and of those that are too long."""
 
-    __slots__ = ("message", "profile", "unread", "zone")
+    __slots__ = ("message", "over_long", "profile", "unread", "zone")
 
     def __init__(self, message: Message, profile: Profile) -> None:
         self.message = message
         self.profile = profile
         self.zone: tzinfo = offset_of(message.field("MSH", 7)) or zone(profile.time_zone)
         self.unread: list[str] = []
+        self.over_long: list[str] = []
 
     def not_read(self, name: str) -> UnsetType:
         """Note that the field of this position is left unsaid."""
         if len(self.unread) < MAX_UNREAD:
             self.unread.append(name)
         return UNSET
+
+    def too_long(self, name: str) -> UnsetType:
+        """Note that the field of this position is left unsaid, because an event has no room for it."""
+        if len(self.over_long) < MAX_UNREAD:
+            self.over_long.append(name)
+        return self.not_read(name)
+
+    def take_over(self, part: "Reading") -> None:
+        """Note what could not be read in a part of the message."""
+        self.unread += part.unread
+        self.over_long += part.over_long
 
     def text(self, segment: Segment | None, n: int, component: int = 0) -> str | UnsetType | None:
         """A text without surrounding blanks."""
@@ -41,18 +57,28 @@ class Reading:
             return UNSET
         if value == NULL:
             return None
-        return value if len(value) <= MAX_TEXT_CHARS else self.not_read(f"{segment.name}-{n}")
+        return value if len(value) <= MAX_TEXT_CHARS else self.too_long(f"{segment.name}-{n}")
 
-    def time(self, segment: Segment | None, n: int) -> Millis | UnsetType | None:
-        """A time, in milliseconds of the epoch."""
+    def code(self, segment: Segment | None, n: int, own: Mapping[str, _T], table: Mapping[str, _T]) -> _T | UnsetType | None:
+        """A code by the sender's own list, as it is written there, else by the standard's table in upper case."""
         value = self.text(segment, n)
+        if segment is None or not isinstance(value, str):
+            return UNSET if isinstance(value, UnsetType) else None
+        if value in own:
+            return own[value]
+        code = value.upper()
+        return table[code] if code in table else self.not_read(f"{segment.name}-{n}")
+
+    def time(self, segment: Segment | None, n: int, component: int = 0) -> Millis | UnsetType | None:
+        """A time, in milliseconds of the epoch."""
+        value = self.text(segment, n, component)
         if not isinstance(value, str) or segment is None:
             return UNSET if isinstance(value, UnsetType) else None
         moment = dtm(value, self.zone)
         return self.not_read(f"{segment.name}-{n}") if moment is UNREADABLE else moment
 
     def place(self, segment: Segment | None, n: int) -> Place | UnsetType | None:
-        """A place."""
+        """A place, by the names that the profile gives to facilities and units."""
         if segment is None or not segment.raw(n):
             return UNSET
         if segment.raw(n) == NULL:
@@ -60,7 +86,20 @@ class Reading:
         place = place_of(segment, n)
         if place is None:
             return UNSET
-        return self.not_read(f"{segment.name}-{n}") if _too_long(place) else place
+        return self.too_long(f"{segment.name}-{n}") if _too_long(place) else self._named_here(place)
+
+    def _named_here(self, place: Place) -> Place:
+        profile = self.profile
+        if place.facility is not None and profile.facilities:
+            place = msgspec.structs.replace(place, facility=profile.facilities.get(place.facility, place.facility))
+        if place.point_of_care is None or not profile.units:
+            return place
+        site = place.facility or profile.facility
+        unit = profile.units.get(f"{site}/{place.point_of_care}") or profile.units.get(place.point_of_care)
+        if unit is None:
+            return place
+        named = {field: value for field in unit.__struct_fields__ if (value := getattr(unit, field)) is not None}
+        return msgspec.structs.replace(place, **named)
 
 
 def _too_long(place: Place) -> bool:

@@ -111,9 +111,11 @@ def _status(reading: Reading, schedule: Segment, trigger: str) -> ProcedureStatu
     stated = TRIGGERS[trigger][1]
     if stated is not None:
         return stated
-    value = reading.text(schedule, 25, 1)
-    if isinstance(value, str):
-        return TABLE_0278.get(value.upper()) or reading.not_read("SCH-25")
+    value = reading.code(schedule, 25, reading.profile.appointment_statuses, TABLE_0278)
+    if isinstance(value, ProcedureStatus):
+        return value
+    if reading.text(schedule, 25, 1) is not UNSET:
+        return UNSET
     return ProcedureStatus.BOOKED if value is UNSET and trigger in BOOKS else UNSET
 
 

@@ -10,7 +10,7 @@ from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 
 
-def drafts(reading: Reading, header: Header, rule: triggers.Rule) -> tuple[Draft, ...] | Rejected:
+def drafts(reading: Reading, header: Header, rule: triggers.Rule | None) -> tuple[Draft, ...] | Rejected:
     """Events of both visits, as of two moves; a bed that the other one takes is not said to be vacant in between."""
     halves = reading.message.each("PID")
     if len(halves) != 2:
@@ -21,7 +21,7 @@ def drafts(reading: Reading, header: Header, rule: triggers.Rule) -> tuple[Draft
     for number, half in enumerate(halves):
         part = Reading(half, reading.profile)
         made = adt.drafts(part, header, rule)
-        reading.unread += part.unread
+        reading.take_over(part)
         if isinstance(made, Rejected):
             return made
         found += (replace(draft, ordinal=draft.ordinal + number * adt.ROLES) for draft in made)

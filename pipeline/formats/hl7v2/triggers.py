@@ -60,13 +60,14 @@ class Expects(StrEnum):
     """Where a trigger has the expected end of the stay from."""
 
     PV2_9 = "PV2-9"
-    PLANNED_EVENT = "PV2-9, else EVN-3"
+    PLANNED_EVENT = "PV2-9, else EVN-3, else ZBE-2"
     CLEARED = "cleared"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One trigger. `prior_bed` is whether PV1-6 is vacated of this visit; `decides`, whether it is the decision to admit."""
+    """One trigger. `prior_bed` is whether PV1-6 is vacated of this visit; `decides`, whether it is the decision to admit;
+    `is_past`, whether it is about a movement of the past (ZBE-5)."""
 
     trigger: str
     meaning: str
@@ -81,6 +82,7 @@ class Rule:
     expected: Expects = Expects.PV2_9
     decides: bool = False
     clears: tuple[str, ...] = ()
+    is_past: bool = False
 
 
 _NEVER_LEFT: Final = ("discharged_at", "disposition")

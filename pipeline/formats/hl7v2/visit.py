@@ -27,7 +27,7 @@ def visit_reference(pid: Segment, pv1: Segment | None, profile: Profile) -> Refe
         segment, n, namespace = (
             (pv1, 19, profile.namespace_of_visits) if field == "PV1-19" else (pid, 18, profile.namespace_of_accounts)
         )
-        found = {(i.value, i.authority) for i in identifiers_of(segment, n)} if segment else set()
+        found = {(i.value, i.authority) for i in identifiers_of(segment, n, profile.authorities)} if segment else set()
         if len(found) > 1:
             return Rejected(Reason.AMBIGUOUS_IDENTITY, field, "several visit numbers", "send one visit number")
         for value, authority in found:
@@ -44,22 +44,18 @@ def episode(reading: Reading, pv1: Segment) -> Reference | UnsetType | None:
         return UNSET
     if pv1.raw(54) == NULL:
         return None
-    found = {(i.value, i.authority) for i in identifiers_of(pv1, 54)}
+    found = {(i.value, i.authority) for i in identifiers_of(pv1, 54, reading.profile.authorities)}
     if len(found) != 1:
         return reading.not_read("PV1-54")
     ((value, authority),) = found
     if len(value) > MAX_TEXT_CHARS or len(authority or "") > MAX_TEXT_CHARS:
-        return reading.not_read("PV1-54")
+        return reading.too_long("PV1-54")
     return Reference(authority or reading.profile.namespace_of_visits, value)
 
 
 def patient_class(reading: Reading, pv1: Segment) -> PatientClass | UnsetType | None:
     """PV1-2 by the profile's own codes, then table 0004; a code of neither is left unsaid."""
-    value = reading.text(pv1, 2)
-    if not isinstance(value, str):
-        return value
-    own = reading.profile.patient_classes.get(value)
-    return own or TABLE_0004.get(value.upper()) or reading.not_read("PV1-2")
+    return reading.code(pv1, 2, reading.profile.patient_classes, TABLE_0004)
 
 
 def status_by_class(known: PatientClass | UnsetType | None, discharged_at: Millis | UnsetType | None) -> EncounterStatus:

@@ -344,7 +344,7 @@ def test_without_control_id_or_time_the_bytes_name_the_message(n: int) -> None:
 
 
 def test_a_sequence_counts_only_where_the_profile_trusts_it() -> None:
-    trusting = msgspec.structs.replace(DEFAULT, trusts_sequence=True)
+    trusting = msgspec.structs.replace(DEFAULT, sequence="MSH-13")
     numbered = adt("A01", msh={13: "17"})
     assert events_of(numbered)[0].sequence is None
     event = events_of(numbered, trusting)[0]

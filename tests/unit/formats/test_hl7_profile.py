@@ -11,7 +11,7 @@ from pipeline.domain.event import Encounter, Patient
 from pipeline.formats.hl7v2.explain import render
 from pipeline.formats.hl7v2.mapping import map_hl7
 from pipeline.formats.hl7v2.origins import FIELDS
-from pipeline.formats.hl7v2.profile import profile_of
+from pipeline.formats.hl7v2.profile_file import profile_of
 from tests.support.hl7_samples import PROFILES, RECEIVED_AT, a20, adt, encounter, events_of, patient
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "mapping" / "adt.md"
@@ -70,7 +70,7 @@ def test_a_wrong_profile_stops_the_start(wrong: str) -> None:
 
 def test_the_smallest_profile_takes_the_safe_side() -> None:
     profile = profile_of(GOOD)
-    assert (profile.a08_moves, profile.trusts_sequence, profile.patient_id_sole_untyped) == (False, False, False)
+    assert (profile.a08_moves, profile.sequence, profile.patient_id_sole_untyped) == (False, "none", False)
     assert (profile.processing_ids, profile.ignored, profile.visit_number_fields) == (("P",), (), ("PV1-19",))
 
 
@@ -109,3 +109,39 @@ def test_a_file_is_shown_as_events_or_with_the_reason_why_not() -> None:
     assert (shown[3]["file"], shown[4]["file"], shown[4]["ignored"]) == ("f.hl7", "f.hl7", "rule")
     assert msgspec.json.encode(shown)
     assert shown[0]["event_id"] == events_of(adt("A01"))[0].event_id
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("time_zon: UTC", 6, "did you mean `time_zone`?"),
+        ("qwertz: UTC", 6, "take it out"),
+        ("a08_moves: maybe", 6, "a08_moves"),
+        ("bed_status:\n  U:\n    occupancy: EMPTY", 8, "EMPTY"),
+        ("bed_status:\n  U:\n    ocupancy: VACANT", 8, "did you mean `occupancy`?"),
+        ("bed_status:\n  X: {occupancy: VACANT}", 6, "own_bed_status"),
+        ("units:\n  A: {}\n  B: {unit: 1}", 8, "unit"),
+        ("units:\n  A: {facility: ''}", 6, "units"),
+        ("tolerates:\n  - LF_ENDINGS\n  - EVERYTHING", 8, "EVERYTHING"),
+        ("sequence: MSH-10", 6, "MSH-10"),
+        ("site_field: MSH-4", 6, "facilities"),
+        ("admission_types:\n  X: Y", 6, "0007"),
+        ("z_fields:\n  status: ZPV-1", 6, "z_fields"),
+        ("z_fields:\n  service: PV1-10", 6, "ZPV-3"),
+        ("z_fields:\n  service: ZPV-0", 6, "ZPV-3"),
+        ("feed: other", 6, "twice"),
+        ("a08_moves: [", 7, "YAML"),
+        ("- x", 6, "YAML"),
+    ],
+)
+def test_a_wrong_profile_is_told_at_its_line_and_what_to_do(text: str, line: int, says: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as told:
+        profile_of(f"{GOOD}{text}\n")
+    assert str(told.value).startswith(f"line {line}: ")
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "x", "a: &a [*a]", "\x00", "version: '1'"])
+def test_what_is_no_profile_at_all_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"^line "):
+        profile_of(text)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import hl7
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from pipeline.domain.event import Bed, Encounter, Event, Occupancy, Patient, Place, Procedure, Reference
 from pipeline.formats.avro import Codec
 from pipeline.formats.hl7v2 import ack
 from pipeline.formats.hl7v2.datatypes import dtm, offset_of, zone
 from pipeline.formats.hl7v2.er7 import Message, parse
+from pipeline.formats.hl7v2.leniency import Leniency
 from pipeline.formats.hl7v2.mapping import MAPPED, map_bytes, map_hl7
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected
 from tests.support.hl7_samples import DEFAULT, RECEIVED_AT
@@ -70,7 +71,7 @@ def test_every_sample_gets_a_verdict_and_an_answer(samples: list[Path]) -> None:
         refused = isinstance(verdict, Rejected)
         answer = ack.refused(message, verdict, "original") if refused else ack.accepted(required(message), "original")
         assert isinstance(parse(answer), Message), path.name
-    assert counts == {"Mapped": 45, "Ignored": 132, "Rejected": 59}
+    assert counts == {"Mapped": 46, "Ignored": 132, "Rejected": 58}
 
 
 def test_what_moves_no_capacity_is_ignored_and_what_is_not_mapped_yet_is_refused(samples: list[Path]) -> None:
@@ -107,6 +108,30 @@ def test_a_mapped_trigger_is_rejected_only_for_what_it_lacks(samples: list[Path]
                 pytest.fail(f"{path.name}: {other}")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "taken"),
+    [
+        ("tolerates", DEFAULT.tolerates | {Leniency.TYPE_IN_AUTHORITY}, {"ADT_A04_007"}),
+        ("patient_id_types", (*DEFAULT.patient_id_types, "GOOD HEALTH HOSPITAL"), {"ADT_A06_002", "ADT_A07_001", "ADT_A10_001"}),
+    ],
+)
+def test_a_sender_that_writes_its_identifiers_otherwise_needs_one_line_of_a_profile(
+    samples: list[Path], setting: str, value: object, taken: set[str]
+) -> None:
+    """What the default refuses for good reasons: an authority that looks like a type, and a type that is a name."""
+    of_the_sender = structs.replace(DEFAULT, **{setting: value})  # type: ignore[arg-type]
+    found = set()
+    for path in samples:
+        data = path.read_bytes()
+        by_default, verdict = (map_bytes(data, profile, "t1", RECEIVED_AT)[1] for profile in (DEFAULT, of_the_sender))
+        if isinstance(by_default, Mapped):
+            assert isinstance(verdict, Mapped), path.name
+        elif isinstance(verdict, Mapped):
+            found.add(path.stem)
+            assert all(event.entity_id for event in verdict.events)
+    assert found == taken
+
+
 def test_mapped_messages_say_what_an_independent_parser_reads(samples: list[Path]) -> None:
     checked = 0
     for path in samples:
@@ -115,7 +140,7 @@ def test_mapped_messages_say_what_an_independent_parser_reads(samples: list[Path
         if isinstance(verdict, Mapped):
             agrees(path.name, Oracle(data), verdict.events, verdict.unread)
             checked += 1
-    assert checked == 45
+    assert checked == 46
 
 
 def test_every_event_fits_its_schema_and_stays_small(samples: list[Path]) -> None:
@@ -136,7 +161,7 @@ def agrees(name: str, oracle: Oracle, events: tuple[Event, ...], unread: tuple[s
         return
     person = events[0]
     identifiers = [(oracle.at("PID", 3, 1, n), oracle.at("PID", 3, 5, n)) for n in range(1, 6)]
-    assert (person.entity_id) in {value for value, kind in identifiers if kind in (None, "MR", "MRN")}, name
+    assert (person.entity_id) in {value for value, kind in identifiers if kind in (None, "MR", "MRN", "PI")}, name
     assert isinstance(person.payload, Patient)
     default = offset_of(oracle.at("MSH", 7)) or zone(DEFAULT.time_zone)
     assert person.recorded_at == dtm(oracle.at("EVN", 2) or oracle.at("MSH", 7) or "", default), name

@@ -13,7 +13,7 @@ from pipeline.domain.event import Bed, Event, Service, ServiceStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, frame
-from pipeline.formats.hl7v2.profile import profile_of
+from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.projections import ProducerFailed, ProjectionEnded, outlived
 from pipeline.kafka.reader import Follower

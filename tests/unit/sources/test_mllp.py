@@ -18,7 +18,7 @@ from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, START, frame
-from pipeline.formats.hl7v2.profile import profile_of
+from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.sources.connections import peers_of
 from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
@@ -159,9 +159,9 @@ def said(answer: Message) -> tuple[str | None, str | None, str | None]:
     return answer.field("MSA", 1), answer.field("MSA", 2), answer.field("ERR", 3)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], bound_s: float = BOUND_S) -> None:
     """Wait for a condition, within a bound."""
-    async with asyncio.timeout(BOUND_S):
+    async with asyncio.timeout(bound_s):
         while not condition():
             await asyncio.sleep(0.002)
 
