@@ -1,0 +1,438 @@
+"""The life of a managed file: what becomes of it, told from what lies in its sender's folder and what is known of it. Pure.
+
+Nothing about a file that waits is kept anywhere but in the folder itself, so a start after a crash sees what the one before
+saw. What is kept, in the ledger, is what was decided: a file that is being landed, was taken, is held or was refused.
+`look` decides before a byte of the file is read, `weigh` once it was read to its end; a file is taken only after both.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from pipeline.domain.event import Described, Redacted, Time
+from pipeline.domain.identifiers import Millis
+
+HOUR_MS: Final = 3_600_000
+
+
+class Status(Described):
+    """Where a file stands."""
+
+    AWAITED = "AWAITED", "something of it is there and something is not, for longer than it should be"
+    LANDING = "LANDING", "it was found true; its rows are being landed"
+    HELD = "HELD", "found true, but too many rows are broken: nothing of it is landed until an operator releases it"
+    TAKEN = "TAKEN", "every row is durable: landed, or in quarantine with its reason"
+    REPEATED = "REPEATED", "what it holds was taken before, under another name; nothing of it was landed"
+    REFUSED = "REFUSED", "nothing of it was landed"
+
+
+class Why(Described):
+    """Why a file stands where it does; bounded, because it is a metric label."""
+
+    NONE = "NONE", "no further reason"
+    NO_MANIFEST = "NO_MANIFEST", "the file is there, its manifest is not"
+    NO_SIGNATURE = "NO_SIGNATURE", "the manifest is there, its signature is not"
+    NO_DATA = "NO_DATA", "the manifest announces a file that is not there"
+    PARTIAL = "PARTIAL", "the file is shorter than its manifest says"
+    EARLY = "EARLY", "it came before the time at which it was expected; it is taken then"
+    LATE = "LATE", "it came after the time at which it was expected"
+    WRONG_COUNT = "WRONG_COUNT", "it holds another number of records than its manifest says"
+    WRONG_SUM = "WRONG_SUM", "its content is not that of which its manifest speaks"
+    BAD_MANIFEST = "BAD_MANIFEST", "the manifest can't be read, or is another file's"
+    BAD_SIGNATURE = "BAD_SIGNATURE", "the signature does not prove who wrote the manifest"
+    UNKNOWN_KEY = "UNKNOWN_KEY", "the manifest is signed with a key that the sender did not give us"
+    UNKNOWN_SOURCE = "UNKNOWN_SOURCE", "the sender may not speak for this source system"
+    UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA", "the file's name stands for rows of another kind or version"
+    UNKNOWN_NAME = "UNKNOWN_NAME", "no profile of the sender has files of this name"
+    NOT_A_FILE = "NOT_A_FILE", "it is a link, a folder or a device, or has a second name"
+    TOO_LARGE = "TOO_LARGE", "it is larger than a file of this profile may be"
+    FUTURE_TIME = "FUTURE_TIME", "it was made in the future: the sender's clock is wrong"
+    SAME_CONTENT = "SAME_CONTENT", "the same content was taken under another name"
+    OTHER_CONTENT = "OTHER_CONTENT", "other content was taken under the same name"
+    UNREADABLE = "UNREADABLE", "it is not in the form that its profile says"
+    TOO_MANY_REJECTS = "TOO_MANY_REJECTS", "a greater part of its rows is broken than the profile allows"
+    GONE = "GONE", "its sender took it away while its rows were being landed, and our copy is lost"
+
+
+class FileState(Redacted, frozen=True, kw_only=True):
+    """One file in the ledger, topic `files`: what it is, where it stands, how far its rows are."""
+
+    tenant: Annotated[str, Meta(description="organisation")]
+    partner: Annotated[str, Meta(description="who sent it, a name of the settings")]
+    file_id: Annotated[str, Meta(description="digest of tenant, partner, name digest and content; 32 hexadecimal digits")]
+    name: Annotated[str, Meta(description="name by the profile's pattern, which has no room for a patient; else empty")]
+    name_digest: Annotated[str, Meta(description="keyed digest of the name")]
+    profile: Annotated[str, Meta(description="profile that reads it; empty where its name fits none")]
+    status: Annotated[Status, Meta(description="where it stands")]
+    why: Annotated[Why, Meta(description="why it stands there")] = Why.NONE
+    late: Annotated[bool, Meta(description="it came after the time at which it was expected")] = False
+    field: Annotated[str, Meta(description="REFUSED: member of the manifest, or column, at fault")] = ""
+    rule: Annotated[str, Meta(description="REFUSED: the rule that it breaks")] = ""
+    remedy: Annotated[str, Meta(description="REFUSED: what its sender can do")] = ""
+    sha256: Annotated[str, Meta(description="SHA-256 of its content, as its manifest says; empty without one")] = ""
+    size: Annotated[int, Meta(description="bytes of its content")] = 0
+    records: Annotated[int, Meta(description="records that it holds")] = 0
+    source_system: Annotated[str, Meta(description="system that says what it says")] = ""
+    schema: Annotated[str, Meta(description="what its rows mean")] = ""
+    key_id: Annotated[str, Meta(description="key that its manifest was signed with")] = ""
+    created_at: Annotated[Time | None, Meta(description="when its content was true")] = None
+    rows_done: Annotated[int, Meta(description="rows from the start that are durable")] = 0
+    landed: Annotated[int, Meta(description="rows of these that made events, or that a rule ignores")] = 0
+    rejected: Annotated[int, Meta(description="rows of these that are in quarantine")] = 0
+    corrected: Annotated[tuple[int, ...], Meta(description="rejected rows, by number, that were landed since, corrected")] = ()
+    same_as: Annotated[str, Meta(description="REPEATED: file whose content it has")] = ""
+    released_by: Annotated[str, Meta(description="HELD: who released it; it is landed then")] = ""
+    since: Annotated[Time, Meta(description="when its newest part came")]
+    begun_at: Annotated[Time | None, Meta(description="when the first of its rows was landed")] = None
+    at: Annotated[Time, Meta(description="when this was written")]
+    version: Annotated[int, Meta(description="rises with each record about this file")] = 1
+    instance: Annotated[str, Meta(description="who wrote it")] = ""
+
+
+class Manifest(Redacted, frozen=True, kw_only=True):
+    """What a file's sender says of it. Times in milliseconds of the epoch; `size` and `sha256` are of the plain content."""
+
+    file: str
+    size: int
+    records: int
+    sha256: str
+    created_at: Millis
+    not_before: Millis
+    not_after: Millis
+    source_system: str
+    schema: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """A rule that is broken, in words; `field` and `rule` hold no value."""
+
+    why: Why
+    field: str
+    rule: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file in the folder. `since` is when it came to be what it is, by the clock of the machine that has the folder."""
+
+    size: int
+    since: Millis
+    is_plain: bool = True
+    """A regular file with one name: no link, folder or device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What lies in the folder under one name. `manifest` is a Flaw where it can't be read."""
+
+    name: str
+    data: Part | None
+    manifest: Manifest | Flaw | None = None
+    manifest_since: Millis | None = None
+    signature_since: Millis | None = None
+    signature: Flaw | None = None
+    """Why the signature proves nothing; None where it does, or where there is none to look at."""
+
+    @property
+    def since(self) -> Millis:
+        """When the newest part came."""
+        return Millis(max(self.data.since if self.data else 0, self.manifest_since or 0, self.signature_since or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the ledger knows of this file, and of others with its name or content that were taken or are being landed."""
+
+    own: FileState | None = None
+    same_name: FileState | None = None
+    same_content: FileState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a sender and a profile allow. Times in milliseconds."""
+
+    sources: frozenset[str]
+    schema: str | None
+    """None where the name fits no profile."""
+    is_encrypted: bool = False
+    late: Literal["take", "refuse"] = "take"
+    patience_ms: int = HOUR_MS // 4
+    """What waits for longer is told: an entry in the ledger, an alert."""
+    give_up_ms: int = 24 * HOUR_MS
+    """What waits for longer is refused."""
+    settle_ms: int = 2_000
+    """A manifest or signature that changed just now may still be being written."""
+    partial_ms: int = 600_000
+    """A file that is too short and hasn't grown for so long will not grow."""
+    grace_ms: int = 60_000
+    """A file is late only if it came by more than this after its time."""
+    skew_ms: int = 300_000
+    """The sender's clock may be ahead by so much."""
+    max_bytes: int = 2 << 30
+    max_rejected: float = 0.1
+    """Part of the rows that may be broken; a file with more is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet; look again. `is_long`: it has waited longer than it should, and that must be told."""
+
+    why: Why
+    is_long: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read it to its end, then `weigh`."""
+
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Land:
+    """Land its rows behind the first `rows_done`, which are durable."""
+
+    rows_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep it, and land nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nothing of it is landed; its sender is told."""
+
+    flaw: Flaw
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """It holds what was taken under another name: nothing of it is landed."""
+
+    of: FileState
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """This very file was taken: give its sender the same acknowledgement, and put it away."""
+
+    taken: FileState
+
+
+Glance = Wait | Read | Refuse | Again
+Weighed = Land | Hold | Refuse | Repeat | Again
+
+
+def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
+    """What to do with what lies in the folder, before it is read."""
+    if seen.data is not None:
+        if not seen.data.is_plain:
+            return Refuse(_flaw(Why.NOT_A_FILE))
+        if rules.schema is None:
+            return Refuse(_flaw(Why.UNKNOWN_NAME))
+    incomplete = _incomplete(seen, now, rules)
+    if incomplete is not None:
+        return incomplete
+    manifest = seen.manifest
+    assert isinstance(manifest, Manifest)
+    if past.own is not None and past.own.status is Status.TAKEN:
+        return Again(past.own)
+    if (flaw := _not_theirs(seen, manifest, now, rules)) is not None:
+        return Refuse(flaw)
+    if seen.data is None:
+        return _missing(manifest, now, rules)
+    return _read(seen.data, manifest, seen.since > manifest.not_after + rules.grace_ms, past, now, rules)
+
+
+def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, rules: Rules) -> Wait | Read | Refuse:
+    """All three parts are there and may be what they say: whether it is time to read the file."""
+    if late and rules.late == "refuse":
+        return Refuse(_flaw(Why.LATE))
+    if now < manifest.not_before:
+        return Wait(Why.EARLY)
+    if past.own is not None and past.own.status is Status.HELD and not past.own.released_by:
+        return Wait(Why.TOO_MANY_REJECTS)
+    if not rules.is_encrypted and data.size < manifest.size:
+        stood = now - data.since
+        return Refuse(_flaw(Why.PARTIAL)) if stood > rules.partial_ms else Wait(Why.PARTIAL, stood > rules.patience_ms)
+    return Read(late)
+
+
+def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:
+    """While a part of it is not there, or says nothing yet."""
+    if seen.manifest is None:
+        return _awaited(Why.NO_MANIFEST, seen, now, rules)
+    if isinstance(seen.manifest, Flaw):
+        return _settled(seen.manifest, seen.manifest_since or 0, now, rules)
+    if seen.signature_since is None:
+        return _awaited(Why.NO_SIGNATURE, seen, now, rules)
+    if seen.signature is not None:
+        return _settled(seen.signature, max(seen.signature_since, seen.manifest_since or 0), now, rules)
+    return None
+
+
+def _awaited(why: Why, seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse:
+    waited = now - seen.since
+    return Refuse(_flaw(why)) if waited > rules.give_up_ms else Wait(why, waited > rules.patience_ms)
+
+
+def _settled(flaw: Flaw, since: int, now: Millis, rules: Rules) -> Wait | Refuse:
+    """A flaw of something that may still be being written counts only once it has lain still for a moment."""
+    return Refuse(flaw) if now - since > rules.settle_ms else Wait(flaw.why)
+
+
+def _missing(manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse:
+    """A file that was announced is missing once its time is over, and given up a while later."""
+    overdue = now - manifest.not_after - rules.grace_ms
+    return Refuse(_flaw(Why.NO_DATA)) if overdue > rules.give_up_ms else Wait(Why.NO_DATA, overdue > 0)
+
+
+def _not_theirs(seen: Seen, manifest: Manifest, now: Millis, rules: Rules) -> Flaw | None:
+    """What a manifest may not say, though it is well-formed and signed."""
+    if manifest.file != seen.name:
+        return _flaw(Why.BAD_MANIFEST)
+    if rules.schema is None:
+        return _flaw(Why.UNKNOWN_NAME)
+    if manifest.source_system not in rules.sources:
+        return _flaw(Why.UNKNOWN_SOURCE)
+    if manifest.schema != rules.schema:
+        return _flaw(Why.UNKNOWN_SCHEMA)
+    if max(manifest.size, seen.data.size if seen.data else 0) > rules.max_bytes:
+        return _flaw(Why.TOO_LARGE)
+    return _flaw(Why.FUTURE_TIME) if manifest.created_at > now + rules.skew_ms else None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read: of the plain content its length, digest and records, and how many of these are broken.
+
+    `flaw`: why no record could be told from another, e.g. a header without a column that is needed.
+    """
+
+    size: int
+    sha256: str
+    records: int = 0
+    rejected: int = 0
+    flaw: Flaw | None = None
+
+
+def weigh(manifest: Manifest, content: Content, past: Past, rules: Rules) -> Weighed:
+    """What to do with a file that was read to its end."""
+    if content.flaw is not None and content.flaw.why is not Why.UNREADABLE:
+        return Refuse(content.flaw)
+    if content.size < manifest.size:
+        return Refuse(_flaw(Why.PARTIAL))
+    if content.sha256 != manifest.sha256 or content.size != manifest.size:
+        return Refuse(_flaw(Why.WRONG_SUM))
+    if past.own is not None and past.own.status is Status.TAKEN:
+        return Again(past.own)
+    if past.same_content is not None:
+        return Repeat(past.same_content)
+    if past.same_name is not None:
+        return Refuse(_flaw(Why.OTHER_CONTENT))
+    if content.flaw is not None:
+        return Refuse(content.flaw)
+    if content.records != manifest.records:
+        return Refuse(_flaw(Why.WRONG_COUNT))
+    if content.rejected > content.records * rules.max_rejected and not (past.own and past.own.released_by):
+        return Hold()
+    return Land(past.own.rows_done if past.own is not None and past.own.status is Status.LANDING else 0)
+
+
+class Files:
+    """The ledger in memory: what became of each file of one sender. The newest version of each counts."""
+
+    def __init__(self, states: Iterable[FileState] = ()) -> None:
+        self._of: dict[str, FileState] = {}
+        self._taken_by_content: dict[str, str] = {}
+        self._taken_by_name: dict[str, str] = {}
+        for state in states:
+            self.put(state)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def put(self, state: FileState) -> None:
+        """Know a record of the ledger; an older one than is known changes nothing."""
+        known = self._of.get(state.file_id)
+        if known is not None and known.version >= state.version:
+            return
+        self._of[state.file_id] = state
+        if state.status is Status.TAKEN:
+            self._taken_by_content.setdefault(state.sha256, state.file_id)
+            self._taken_by_name.setdefault(state.name_digest, state.file_id)
+
+    def forget(self, file_id: str) -> None:
+        """The ledger holds nothing of it any more."""
+        gone = self._of.pop(file_id, None)
+        if gone is not None and self._taken_by_content.get(gone.sha256) == file_id:
+            del self._taken_by_content[gone.sha256]
+        if gone is not None and self._taken_by_name.get(gone.name_digest) == file_id:
+            del self._taken_by_name[gone.name_digest]
+
+    def get(self, file_id: str) -> FileState | None:
+        """What became of a file."""
+        return self._of.get(file_id)
+
+    def every(self, *statuses: Status) -> tuple[FileState, ...]:
+        """Each file that stands at one of these."""
+        return tuple(state for state in self._of.values() if state.status in statuses)
+
+    def past(self, file_id: str, name_digest: str, sha256: str) -> Past:
+        """What is known that bears on a file."""
+        content = self._of.get(self._taken_by_content.get(sha256, ""))
+        name = self._of.get(self._taken_by_name.get(name_digest, ""))
+        return Past(
+            own=self._of.get(file_id),
+            same_name=name if name is not None and name.file_id != file_id else None,
+            same_content=content if content is not None and content.file_id != file_id else None,
+        )
+
+
+def file_id_of(tenant: str, partner: str, name_digest: str, sha256: str) -> str:
+    """32 hexadecimal digits that name a file: the same name and content always give the same. No content yet: empty.
+
+    `name_digest` is a keyed one: a name may be one that must not be guessed.
+    """
+    digest = hashlib.sha256()
+    for part in (tenant, partner, name_digest, sha256):
+        data = part.encode()
+        digest.update(len(data).to_bytes(4, "big") + data)
+    return digest.hexdigest()[:32]
+
+
+_RULES: Final[dict[Why, tuple[str, str, str]]] = {
+    Why.NO_MANIFEST: ("", "a file comes with NAME.manifest", "send the file again, with its manifest and signature"),
+    Why.NO_SIGNATURE: ("", "a manifest comes with NAME.manifest.jws", "sign the manifest, and send all three"),
+    Why.NO_DATA: ("", "the file that a manifest announces is there by the end of its window", "send it, or a new manifest"),
+    Why.PARTIAL: ("bytes", "the file has the length that its manifest says", "send it again, whole"),
+    Why.LATE: ("expected", "the file comes within the window of its manifest", "send the content of today"),
+    Why.WRONG_COUNT: (
+        "records",
+        "the file holds as many records as its manifest says",
+        "count records without header and blanks",
+    ),
+    Why.WRONG_SUM: ("sha256", "the content has the SHA-256 that its manifest says", "send file and manifest of one content"),
+    Why.BAD_MANIFEST: ("file", "the manifest names the file beside it", "send each manifest beside its own file"),
+    Why.UNKNOWN_SOURCE: ("source_system", "the sender may speak for the source system", "ask the operator to allow it"),
+    Why.UNKNOWN_SCHEMA: ("schema", "the schema is that of the profile whose name the file bears", "name file and schema alike"),
+    Why.UNKNOWN_NAME: ("file", "the name is of the form that was agreed", "name it as its profile says"),
+    Why.NOT_A_FILE: ("", "a file is a regular file with one name", "send the file itself"),
+    Why.TOO_LARGE: ("bytes", "the file is no larger than was agreed", "send several files"),
+    Why.FUTURE_TIME: ("created_at", "a file is not made in the future", "set the clock of the machine that makes it"),
+    Why.OTHER_CONTENT: ("file", "each content has a name of its own", "send it under a new name"),
+    Why.GONE: ("", "a file stays where it is until it is acknowledged", "send it again"),
+}
+
+
+def _flaw(why: Why) -> Flaw:
+    return Flaw(why, *_RULES[why])

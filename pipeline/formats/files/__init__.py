@@ -1,0 +1,1 @@
+"""Rows of managed files to canonical events, as each profile says."""
