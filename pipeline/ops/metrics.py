@@ -119,20 +119,29 @@ CATALOGUE: Final[dict[str, Declared]] = {}
 class Metric(Generic[Collector]):
     """A metric whose label values are checked against their lists."""
 
-    __slots__ = ("_collector", "_free", "_labels")
+    __slots__ = ("_collector", "_free", "_labels", "_series")
 
     def __init__(self, collector: Collector, labels: tuple[Label, ...]) -> None:
         self._collector: Collector = collector
         self._labels = labels
         self._free: set[str] = set()
+        self._series: dict[tuple[str, ...], Collector] = {}
+        """Only of values within their lists, and so no more than there are series."""
 
     def of(self, *values: str) -> Collector:
-        """The series of these label values, in the order of the catalogue. Thread-safe; keep it where it is used often."""
+        """The series of these label values, in the order of the catalogue. Thread-safe."""
+        series = self._series.get(values)
+        if series is not None:
+            return series
         if len(values) != len(self._labels):
             raise TypeError("one value per label")
         if not values:
             return self._collector
-        return self._collector.labels(*(self._bounded(label, value) for label, value in zip(self._labels, values, strict=True)))
+        labels = tuple(self._bounded(label, value) for label, value in zip(self._labels, values, strict=True))
+        series = self._collector.labels(*labels)
+        if labels == values:
+            self._series[labels] = series
+        return series
 
     def _bounded(self, label: Label, value: str) -> str:
         text = value.value if isinstance(value, enum.Enum) else value
