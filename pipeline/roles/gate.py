@@ -55,9 +55,10 @@ class GateRole:
             table=topology.HEADS_TABLE,
             latest_of=join_values,
             partitions=topology.ENTITY_PARTITIONS,
-            cycle=Cycle(within_s=settings.gate.within_s),
+            cycle=Cycle(messages=1, records=1) if settings.gate.one_by_one else Cycle(within_s=settings.gate.within_s),
             fetch_max_records=settings.gate.fetch_max_records,
             buffer_max_messages=settings.gate.buffer_max_messages,
+            records_per_message=1 if settings.gate.one_by_one else None,
         )
         outputs = Outputs(settings.kafka.producer_config() | PRODUCER_TUNING)
         hooks = table_hooks(process, topology.HEADS_TABLE, self._recovered, lambda _: None)

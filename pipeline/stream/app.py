@@ -37,6 +37,7 @@ class AppSpec:
     cycle: Cycle
     fetch_max_records: int
     buffer_max_messages: int
+    records_per_message: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Worker:
             {
                 "recovered_offset": staticmethod(self.table.recovered_offset),
                 "batched": staticmethod(batched.__contains__),
+                "records_per_message": self.spec.records_per_message,
                 "on_hole": staticmethod(hooks.on_hole),
                 "on_rewind": staticmethod(hooks.on_rewind),
                 "on_anew": staticmethod(_made_anew),

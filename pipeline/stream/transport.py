@@ -22,7 +22,7 @@ partition, and its offset is the last record's. Four of Faust's ways are replace
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 import faust
@@ -56,11 +56,21 @@ def _nothing(*_: object) -> None:
     """For a hook that is not set."""
 
 
+def _parts(batch: list[Any], most: int | None) -> Iterator[list[Any]]:
+    """The records in their order, so many at a time."""
+    if most is None:
+        yield batch
+    else:
+        yield from (batch[start : start + most] for start in range(0, len(batch), most))
+
+
 class BatchConsumer(driver.Consumer):
     """Yields one message per partition and poll."""
 
     recovered_offset: RecoveredOffset
     batched: Callable[[str], bool]
+    records_per_message: int | None = None
+    """Most records that a message carries; None: all that a poll returned for its partition."""
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
     on_anew: Callable[[TP, int, int], None] = staticmethod(_nothing)
@@ -126,9 +136,12 @@ class BatchConsumer(driver.Consumer):
                 self._expected.setdefault(tp, batch[0].offset)
                 self._dropped |= {tp}
             elif await self._contiguous(tp, batch[0].offset):
-                self._delivered |= {tp}
-                self._expected[tp] = batch[-1].offset + 1
-                yield tp, self._batch_message(tp, batch, generation)
+                for some in _parts(batch, self.records_per_message):
+                    if not self._is_still(turn):
+                        return
+                    self._delivered |= {tp}
+                    self._expected[tp] = some[-1].offset + 1
+                    yield tp, self._batch_message(tp, some, generation)
 
     async def _read_dropped(self) -> None:
         """What was fetched in the moment between the seek and the serving comes again, be it the last record of its log."""
