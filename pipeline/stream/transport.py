@@ -136,12 +136,17 @@ class BatchConsumer(driver.Consumer):
                 self._expected.setdefault(tp, batch[0].offset)
                 self._dropped |= {tp}
             elif await self._contiguous(tp, batch[0].offset):
-                for some in _parts(batch, self.records_per_message):
-                    if not self._is_still(turn):
-                        return
-                    self._delivered |= {tp}
-                    self._expected[tp] = some[-1].offset + 1
-                    yield tp, self._batch_message(tp, some, generation)
+                for message in self._messages(tp, batch, turn, generation):
+                    yield tp, message
+
+    def _messages(self, tp: TP, batch: list[Any], turn: int, generation: int) -> Iterator[ConsumerMessage]:
+        """The batch as one message, or as the plain path wants it; none after a rebalance that came between two."""
+        for some in _parts(batch, self.records_per_message):
+            if not self._is_still(turn):
+                return
+            self._delivered |= {tp}
+            self._expected[tp] = some[-1].offset + 1
+            yield self._batch_message(tp, some, generation)
 
     async def _read_dropped(self) -> None:
         """What was fetched in the moment between the seek and the serving comes again, be it the last record of its log."""
