@@ -18,7 +18,7 @@ from pipeline.domain.identifiers import Millis
 HOUR_MS: Final = 3_600_000
 
 
-class Status(Described):
+class FileStatus(Described):
     """Where a file stands."""
 
     AWAITED = "AWAITED", "something of it is there and something is not, for longer than it should be"
@@ -29,7 +29,7 @@ class Status(Described):
     REFUSED = "REFUSED", "nothing of it was landed"
 
 
-class Why(Described):
+class FileReason(Described):
     """Why a file stands where it does; bounded, because it is a metric label."""
 
     NONE = "NONE", "no further reason"
@@ -66,8 +66,8 @@ class FileState(Redacted, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="name by the profile's pattern, which has no room for a patient; else empty")]
     name_digest: Annotated[str, Meta(description="keyed digest of the name")]
     profile: Annotated[str, Meta(description="profile that reads it; empty where its name fits none")]
-    status: Annotated[Status, Meta(description="where it stands")]
-    why: Annotated[Why, Meta(description="why it stands there")] = Why.NONE
+    status: Annotated[FileStatus, Meta(description="where it stands")]
+    why: Annotated[FileReason, Meta(description="why it stands there")] = FileReason.NONE
     late: Annotated[bool, Meta(description="it came after the time at which it was expected")] = False
     field: Annotated[str, Meta(description="REFUSED: member of the manifest, or column, at fault")] = ""
     rule: Annotated[str, Meta(description="REFUSED: the rule that it breaks")] = ""
@@ -111,7 +111,7 @@ class Manifest(Redacted, frozen=True, kw_only=True):
 class Flaw:
     """A rule that is broken, in words; `field` and `rule` hold no value."""
 
-    why: Why
+    why: FileReason
     field: str
     rule: str
     remedy: str
@@ -184,7 +184,7 @@ class Rules:
 class Wait:
     """Not yet; look again. `is_long`: it has waited longer than it should, and that must be told."""
 
-    why: Why
+    why: FileReason
     is_long: bool = False
 
 
@@ -236,15 +236,15 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
     """What to do with what lies in the folder, before it is read."""
     if seen.data is not None:
         if not seen.data.is_plain:
-            return Refuse(_flaw(Why.NOT_A_FILE))
+            return Refuse(_flaw(FileReason.NOT_A_FILE))
         if rules.schema is None:
-            return Refuse(_flaw(Why.UNKNOWN_NAME))
+            return Refuse(_flaw(FileReason.UNKNOWN_NAME))
     incomplete = _incomplete(seen, now, rules)
     if incomplete is not None:
         return incomplete
     manifest = seen.manifest
     assert isinstance(manifest, Manifest)
-    if past.own is not None and past.own.status is Status.TAKEN:
+    if past.own is not None and past.own.status is FileStatus.TAKEN:
         return Again(past.own)
     if (flaw := _not_theirs(seen, manifest, now, rules)) is not None:
         return Refuse(flaw)
@@ -256,31 +256,33 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
 def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, rules: Rules) -> Wait | Read | Refuse:
     """All three parts are there and may be what they say: whether it is time to read the file."""
     if late and rules.late == "refuse":
-        return Refuse(_flaw(Why.LATE))
+        return Refuse(_flaw(FileReason.LATE))
     if now < manifest.not_before:
-        return Wait(Why.EARLY)
-    if past.own is not None and past.own.status is Status.HELD and not past.own.released_by:
-        return Wait(Why.TOO_MANY_REJECTS)
+        return Wait(FileReason.EARLY)
+    if past.own is not None and past.own.status is FileStatus.HELD and not past.own.released_by:
+        return Wait(FileReason.TOO_MANY_REJECTS)
     if not rules.is_encrypted and data.size < manifest.size:
         stood = now - data.since
-        return Refuse(_flaw(Why.PARTIAL)) if stood > rules.partial_ms else Wait(Why.PARTIAL, stood > rules.patience_ms)
+        return (
+            Refuse(_flaw(FileReason.PARTIAL)) if stood > rules.partial_ms else Wait(FileReason.PARTIAL, stood > rules.patience_ms)
+        )
     return Read(late)
 
 
 def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:
     """While a part of it is not there, or says nothing yet."""
     if seen.manifest is None:
-        return _awaited(Why.NO_MANIFEST, seen, now, rules)
+        return _awaited(FileReason.NO_MANIFEST, seen, now, rules)
     if isinstance(seen.manifest, Flaw):
         return _settled(seen.manifest, seen.manifest_since or 0, now, rules)
     if seen.signature_since is None:
-        return _awaited(Why.NO_SIGNATURE, seen, now, rules)
+        return _awaited(FileReason.NO_SIGNATURE, seen, now, rules)
     if seen.signature is not None:
         return _settled(seen.signature, max(seen.signature_since, seen.manifest_since or 0), now, rules)
     return None
 
 
-def _awaited(why: Why, seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse:
+def _awaited(why: FileReason, seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse:
     waited = now - seen.since
     return Refuse(_flaw(why)) if waited > rules.give_up_ms else Wait(why, waited > rules.patience_ms)
 
@@ -293,22 +295,22 @@ def _settled(flaw: Flaw, since: int, now: Millis, rules: Rules) -> Wait | Refuse
 def _missing(manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse:
     """A file that was announced is missing once its time is over, and given up a while later."""
     overdue = now - manifest.not_after - rules.grace_ms
-    return Refuse(_flaw(Why.NO_DATA)) if overdue > rules.give_up_ms else Wait(Why.NO_DATA, overdue > 0)
+    return Refuse(_flaw(FileReason.NO_DATA)) if overdue > rules.give_up_ms else Wait(FileReason.NO_DATA, overdue > 0)
 
 
 def _not_theirs(seen: Seen, manifest: Manifest, now: Millis, rules: Rules) -> Flaw | None:
     """What a manifest may not say, though it is well-formed and signed."""
     if manifest.file != seen.name:
-        return _flaw(Why.BAD_MANIFEST)
+        return _flaw(FileReason.BAD_MANIFEST)
     if rules.schema is None:
-        return _flaw(Why.UNKNOWN_NAME)
+        return _flaw(FileReason.UNKNOWN_NAME)
     if manifest.source_system not in rules.sources:
-        return _flaw(Why.UNKNOWN_SOURCE)
+        return _flaw(FileReason.UNKNOWN_SOURCE)
     if manifest.schema != rules.schema:
-        return _flaw(Why.UNKNOWN_SCHEMA)
+        return _flaw(FileReason.UNKNOWN_SCHEMA)
     if max(manifest.size, seen.data.size if seen.data else 0) > rules.max_bytes:
-        return _flaw(Why.TOO_LARGE)
-    return _flaw(Why.FUTURE_TIME) if manifest.created_at > now + rules.skew_ms else None
+        return _flaw(FileReason.TOO_LARGE)
+    return _flaw(FileReason.FUTURE_TIME) if manifest.created_at > now + rules.skew_ms else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,25 +329,25 @@ class Content:
 
 def weigh(manifest: Manifest, content: Content, past: Past, rules: Rules) -> Weighed:
     """What to do with a file that was read to its end."""
-    if content.flaw is not None and content.flaw.why is not Why.UNREADABLE:
+    if content.flaw is not None and content.flaw.why is not FileReason.UNREADABLE:
         return Refuse(content.flaw)
     if content.size < manifest.size:
-        return Refuse(_flaw(Why.PARTIAL))
+        return Refuse(_flaw(FileReason.PARTIAL))
     if content.sha256 != manifest.sha256 or content.size != manifest.size:
-        return Refuse(_flaw(Why.WRONG_SUM))
-    if past.own is not None and past.own.status is Status.TAKEN:
+        return Refuse(_flaw(FileReason.WRONG_SUM))
+    if past.own is not None and past.own.status is FileStatus.TAKEN:
         return Again(past.own)
     if past.same_content is not None:
         return Repeat(past.same_content)
     if past.same_name is not None:
-        return Refuse(_flaw(Why.OTHER_CONTENT))
+        return Refuse(_flaw(FileReason.OTHER_CONTENT))
     if content.flaw is not None:
         return Refuse(content.flaw)
     if content.records != manifest.records:
-        return Refuse(_flaw(Why.WRONG_COUNT))
+        return Refuse(_flaw(FileReason.WRONG_COUNT))
     if content.rejected > content.records * rules.max_rejected and not (past.own and past.own.released_by):
         return Hold()
-    return Land(past.own.rows_done if past.own is not None and past.own.status is Status.LANDING else 0)
+    return Land(past.own.rows_done if past.own is not None and past.own.status is FileStatus.LANDING else 0)
 
 
 class Files:
@@ -367,7 +369,7 @@ class Files:
         if known is not None and known.version >= state.version:
             return
         self._of[state.file_id] = state
-        if state.status is Status.TAKEN:
+        if state.status is FileStatus.TAKEN:
             self._taken_by_content.setdefault(state.sha256, state.file_id)
             self._taken_by_name.setdefault(state.name_digest, state.file_id)
 
@@ -383,7 +385,7 @@ class Files:
         """What became of a file."""
         return self._of.get(file_id)
 
-    def every(self, *statuses: Status) -> tuple[FileState, ...]:
+    def every(self, *statuses: FileStatus) -> tuple[FileState, ...]:
         """Each file that stands at one of these."""
         return tuple(state for state in self._of.values() if state.status in statuses)
 
@@ -410,29 +412,41 @@ def file_id_of(tenant: str, partner: str, name_digest: str, sha256: str) -> str:
     return digest.hexdigest()[:32]
 
 
-_RULES: Final[dict[Why, tuple[str, str, str]]] = {
-    Why.NO_MANIFEST: ("", "a file comes with NAME.manifest", "send the file again, with its manifest and signature"),
-    Why.NO_SIGNATURE: ("", "a manifest comes with NAME.manifest.jws", "sign the manifest, and send all three"),
-    Why.NO_DATA: ("", "the file that a manifest announces is there by the end of its window", "send it, or a new manifest"),
-    Why.PARTIAL: ("bytes", "the file has the length that its manifest says", "send it again, whole"),
-    Why.LATE: ("expected", "the file comes within the window of its manifest", "send the content of today"),
-    Why.WRONG_COUNT: (
+_RULES: Final[dict[FileReason, tuple[str, str, str]]] = {
+    FileReason.NO_MANIFEST: ("", "a file comes with NAME.manifest", "send the file again, with its manifest and signature"),
+    FileReason.NO_SIGNATURE: ("", "a manifest comes with NAME.manifest.jws", "sign the manifest, and send all three"),
+    FileReason.NO_DATA: (
+        "",
+        "the file that a manifest announces is there by the end of its window",
+        "send it, or a new manifest",
+    ),
+    FileReason.PARTIAL: ("bytes", "the file has the length that its manifest says", "send it again, whole"),
+    FileReason.LATE: ("expected", "the file comes within the window of its manifest", "send the content of today"),
+    FileReason.WRONG_COUNT: (
         "records",
         "the file holds as many records as its manifest says",
         "count records without header and blanks",
     ),
-    Why.WRONG_SUM: ("sha256", "the content has the SHA-256 that its manifest says", "send file and manifest of one content"),
-    Why.BAD_MANIFEST: ("file", "the manifest names the file beside it", "send each manifest beside its own file"),
-    Why.UNKNOWN_SOURCE: ("source_system", "the sender may speak for the source system", "ask the operator to allow it"),
-    Why.UNKNOWN_SCHEMA: ("schema", "the schema is that of the profile whose name the file bears", "name file and schema alike"),
-    Why.UNKNOWN_NAME: ("file", "the name is of the form that was agreed", "name it as its profile says"),
-    Why.NOT_A_FILE: ("", "a file is a regular file with one name", "send the file itself"),
-    Why.TOO_LARGE: ("bytes", "the file is no larger than was agreed", "send several files"),
-    Why.FUTURE_TIME: ("created_at", "a file is not made in the future", "set the clock of the machine that makes it"),
-    Why.OTHER_CONTENT: ("file", "each content has a name of its own", "send it under a new name"),
-    Why.GONE: ("", "a file stays where it is until it is acknowledged", "send it again"),
+    FileReason.WRONG_SUM: (
+        "sha256",
+        "the content has the SHA-256 that its manifest says",
+        "send file and manifest of one content",
+    ),
+    FileReason.BAD_MANIFEST: ("file", "the manifest names the file beside it", "send each manifest beside its own file"),
+    FileReason.UNKNOWN_SOURCE: ("source_system", "the sender may speak for the source system", "ask the operator to allow it"),
+    FileReason.UNKNOWN_SCHEMA: (
+        "schema",
+        "the schema is that of the profile whose name the file bears",
+        "name file and schema alike",
+    ),
+    FileReason.UNKNOWN_NAME: ("file", "the name is of the form that was agreed", "name it as its profile says"),
+    FileReason.NOT_A_FILE: ("", "a file is a regular file with one name", "send the file itself"),
+    FileReason.TOO_LARGE: ("bytes", "the file is no larger than was agreed", "send several files"),
+    FileReason.FUTURE_TIME: ("created_at", "a file is not made in the future", "set the clock of the machine that makes it"),
+    FileReason.OTHER_CONTENT: ("file", "each content has a name of its own", "send it under a new name"),
+    FileReason.GONE: ("", "a file stays where it is until it is acknowledged", "send it again"),
 }
 
 
-def _flaw(why: Why) -> Flaw:
+def _flaw(why: FileReason) -> Flaw:
     return Flaw(why, *_RULES[why])

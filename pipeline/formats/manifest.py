@@ -17,7 +17,7 @@ from joserfc.jwk import OKPKey
 from joserfc.util import to_bytes
 from msgspec import Meta
 
-from pipeline.domain.file_life import Flaw, Manifest, Why
+from pipeline.domain.file_life import FileReason, Flaw, Manifest
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.rfc3339 import millis_of, rfc3339_of
 
@@ -62,7 +62,7 @@ class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_manifest(data: bytes) -> Manifest | Flaw:
     """What a manifest says, or the first rule that it breaks; no value of it is repeated."""
     if len(data) > MAX_MANIFEST_BYTES:
-        return Flaw(Why.BAD_MANIFEST, "", f"a manifest has at most {MAX_MANIFEST_BYTES} bytes", "write a shorter one")
+        return Flaw(FileReason.BAD_MANIFEST, "", f"a manifest has at most {MAX_MANIFEST_BYTES} bytes", "write a shorter one")
     try:
         said = msgspec.json.decode(data, type=ManifestFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -121,7 +121,9 @@ def check_signature(data: bytes, signature: bytes, key_id: str, keys: Mapping[st
     """
     key = keys.get(key_id)
     if key is None:
-        return Flaw(Why.UNKNOWN_KEY, "key_id", "a manifest is signed with a key that we were given", "sign it with a known key")
+        return Flaw(
+            FileReason.UNKNOWN_KEY, "key_id", "a manifest is signed with a key that we were given", "sign it with a known key"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joserfc warns of the algorithm's old name, which senders may still use
@@ -143,11 +145,11 @@ def public_key(pem: bytes) -> OKPKey | None:
 
 def _forged() -> Flaw:
     rule = "NAME.manifest.jws is a detached JWS over the manifest's exact bytes, by Ed25519, with kid = key_id"
-    return Flaw(Why.BAD_SIGNATURE, "", rule, "sign the manifest after it was last changed, and send both")
+    return Flaw(FileReason.BAD_SIGNATURE, "", rule, "sign the manifest after it was last changed, and send both")
 
 
 def _bad(field: str, rule: str) -> Flaw:
-    return Flaw(Why.BAD_MANIFEST, field, rule, "correct the manifest, sign it again, and send both")
+    return Flaw(FileReason.BAD_MANIFEST, field, rule, "correct the manifest, sign it again, and send both")
 
 
 _PATH: Final = re.compile(r"`\$\.?([a-z0-9_.]*)`")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import IO, Final, Protocol
 
 from pipeline.domain.event import Event
-from pipeline.domain.file_life import Flaw, Why
+from pipeline.domain.file_life import FileReason, Flaw
 from pipeline.domain.identifiers import Millis
 
 MAX_RECORD_BYTES: Final = 64 * 1024
@@ -58,7 +58,7 @@ class Unreadable(Exception):
 
     def __init__(self, field: str, rule: str, remedy: str) -> None:
         super().__init__(rule)
-        self.flaw = Flaw(Why.UNREADABLE, field, rule, remedy)
+        self.flaw = Flaw(FileReason.UNREADABLE, field, rule, remedy)
 
 
 class Format(Protocol):

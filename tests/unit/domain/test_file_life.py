@@ -9,8 +9,10 @@ import pytest
 from pipeline.domain.file_life import (
     Again,
     Content,
+    FileReason,
     Files,
     FileState,
+    FileStatus,
     Flaw,
     Hold,
     Land,
@@ -22,10 +24,8 @@ from pipeline.domain.file_life import (
     Repeat,
     Rules,
     Seen,
-    Status,
     Wait,
     Weighed,
-    Why,
     file_id_of,
     look,
     weigh,
@@ -51,7 +51,7 @@ def seen(manifest: Manifest | Flaw | None = MANIFEST, at: Millis = JUST_NOW, **s
     return Seen(**{**plain, **said})
 
 
-def state(status: Status = Status.TAKEN, **said: Any) -> FileState:
+def state(status: FileStatus = FileStatus.TAKEN, **said: Any) -> FileState:
     plain: dict[str, Any] = {
         "tenant": "north",
         "partner": "epic",
@@ -67,7 +67,7 @@ def state(status: Status = Status.TAKEN, **said: Any) -> FileState:
     return FileState(**{**plain, **said})
 
 
-def why(decided: object) -> Why | None:
+def why(decided: object) -> FileReason | None:
     match decided:
         case Wait(why):
             return why
@@ -87,18 +87,18 @@ def test_a_file_is_read_only_when_manifest_and_signature_are_there_and_true() ->
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (seen(None), Why.NO_MANIFEST),
-        (seen(signature_since=None), Why.NO_SIGNATURE),
+        (seen(None), FileReason.NO_MANIFEST),
+        (seen(signature_since=None), FileReason.NO_SIGNATURE),
         (seen(data=None), None),
-        (seen(msgspec.structs.replace(MANIFEST, not_before=NOW + 60_000, not_after=NOW + 120_000)), Why.EARLY),
-        (seen(data=Part(5, JUST_NOW)), Why.PARTIAL),
+        (seen(msgspec.structs.replace(MANIFEST, not_before=NOW + 60_000, not_after=NOW + 120_000)), FileReason.EARLY),
+        (seen(data=Part(5, JUST_NOW)), FileReason.PARTIAL),
     ],
     ids=["no manifest", "no signature", "no data", "early", "partial"],
 )
-def test_what_is_not_whole_yet_waits_and_is_not_refused(given: Seen, expected: Why | None) -> None:
+def test_what_is_not_whole_yet_waits_and_is_not_refused(given: Seen, expected: FileReason | None) -> None:
     found = look(given, Past(), NOW, RULES)
     assert isinstance(found, Wait)
-    assert found.why is (expected or Why.NO_DATA)
+    assert found.why is (expected or FileReason.NO_DATA)
     assert not found.is_long
 
 
@@ -118,14 +118,16 @@ def test_a_wait_has_an_end(given: Seen) -> None:
 
 def test_an_announced_file_is_missing_when_its_window_is_over_and_given_up_a_day_later() -> None:
     gone = seen(data=None)
-    assert look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + 1), RULES) == Wait(Why.NO_DATA, is_long=True)
-    assert why(look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + RULES.give_up_ms + 1), RULES)) is Why.NO_DATA
+    assert look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + 1), RULES) == Wait(FileReason.NO_DATA, is_long=True)
+    assert (
+        why(look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + RULES.give_up_ms + 1), RULES)) is FileReason.NO_DATA
+    )
 
 
 def test_a_file_that_does_not_grow_is_partial_in_the_end() -> None:
     short = seen(data=Part(5, Millis(NOW - RULES.partial_ms - 1)))
     assert look(short, Past(), NOW, RULES) == Refuse(look(short, Past(), NOW, RULES).flaw)  # type: ignore[union-attr]
-    assert why(look(short, Past(), NOW, RULES)) is Why.PARTIAL
+    assert why(look(short, Past(), NOW, RULES)) is FileReason.PARTIAL
 
 
 def test_an_encrypted_file_s_length_says_nothing_of_its_content() -> None:
@@ -139,25 +141,25 @@ def test_late_is_counted_from_its_arrival_and_not_from_our_own_downtime() -> Non
     late = seen(at=Millis(MANIFEST.not_after + 120_000))
     assert look(late, Past(), after, RULES) == Read(late=True)
     refusing = Rules(sources=RULES.sources, schema=RULES.schema, late="refuse")
-    assert why(look(late, Past(), after, refusing)) is Why.LATE
+    assert why(look(late, Past(), after, refusing)) is FileReason.LATE
 
 
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({"file": "census-20260104T0600.csv"}, Why.BAD_MANIFEST),
-        ({"source_system": "someone-else"}, Why.UNKNOWN_SOURCE),
-        ({"schema": "bed-extract/1"}, Why.UNKNOWN_SCHEMA),
-        ({"size": RULES.max_bytes + 1}, Why.TOO_LARGE),
-        ({"created_at": Millis(NOW + RULES.skew_ms + 1)}, Why.FUTURE_TIME),
+        ({"file": "census-20260104T0600.csv"}, FileReason.BAD_MANIFEST),
+        ({"source_system": "someone-else"}, FileReason.UNKNOWN_SOURCE),
+        ({"schema": "bed-extract/1"}, FileReason.UNKNOWN_SCHEMA),
+        ({"size": RULES.max_bytes + 1}, FileReason.TOO_LARGE),
+        ({"created_at": Millis(NOW + RULES.skew_ms + 1)}, FileReason.FUTURE_TIME),
     ],
 )
-def test_what_a_sender_may_not_say_is_refused_before_a_byte_is_read(said: dict[str, Any], expected: Why) -> None:
+def test_what_a_sender_may_not_say_is_refused_before_a_byte_is_read(said: dict[str, Any], expected: FileReason) -> None:
     assert why(look(seen(msgspec.structs.replace(MANIFEST, **said)), Past(), NOW, RULES)) is expected
 
 
 def test_ten_gigabytes_are_refused_by_their_length_alone() -> None:
-    assert why(look(seen(data=Part(10 << 30, JUST_NOW)), Past(), NOW, RULES)) is Why.TOO_LARGE
+    assert why(look(seen(data=Part(10 << 30, JUST_NOW)), Past(), NOW, RULES)) is FileReason.TOO_LARGE
 
 
 def test_a_clock_that_is_a_little_ahead_is_borne() -> None:
@@ -165,22 +167,22 @@ def test_a_clock_that_is_a_little_ahead_is_borne() -> None:
 
 
 def test_a_link_a_folder_or_a_name_that_was_not_agreed_is_refused_whatever_lies_beside_it() -> None:
-    assert why(look(seen(None, data=Part(5, JUST_NOW, is_plain=False)), Past(), NOW, RULES)) is Why.NOT_A_FILE
-    assert why(look(seen(None), Past(), NOW, Rules(sources=RULES.sources, schema=None))) is Why.UNKNOWN_NAME
+    assert why(look(seen(None, data=Part(5, JUST_NOW, is_plain=False)), Past(), NOW, RULES)) is FileReason.NOT_A_FILE
+    assert why(look(seen(None), Past(), NOW, Rules(sources=RULES.sources, schema=None))) is FileReason.UNKNOWN_NAME
 
 
 def test_a_manifest_or_signature_that_is_still_being_written_gets_a_moment() -> None:
-    flaw = Flaw(Why.BAD_MANIFEST, "", "rule", "remedy")
-    forged = Flaw(Why.BAD_SIGNATURE, "", "rule", "remedy")
-    assert look(seen(flaw, at=NOW), Past(), NOW, RULES) == Wait(Why.BAD_MANIFEST)
-    assert look(seen(at=NOW, signature=forged), Past(), NOW, RULES) == Wait(Why.BAD_SIGNATURE)
+    flaw = Flaw(FileReason.BAD_MANIFEST, "", "rule", "remedy")
+    forged = Flaw(FileReason.BAD_SIGNATURE, "", "rule", "remedy")
+    assert look(seen(flaw, at=NOW), Past(), NOW, RULES) == Wait(FileReason.BAD_MANIFEST)
+    assert look(seen(at=NOW, signature=forged), Past(), NOW, RULES) == Wait(FileReason.BAD_SIGNATURE)
     assert look(seen(flaw), Past(), NOW, RULES) == Refuse(flaw)
     assert look(seen(signature=forged), Past(), NOW, RULES) == Refuse(forged)
 
 
 def test_a_file_that_is_held_waits_for_its_release() -> None:
-    assert look(seen(), Past(own=state(Status.HELD)), NOW, RULES) == Wait(Why.TOO_MANY_REJECTS)
-    assert look(seen(), Past(own=state(Status.HELD, released_by="operator:x")), NOW, RULES) == Read()
+    assert look(seen(), Past(own=state(FileStatus.HELD)), NOW, RULES) == Wait(FileReason.TOO_MANY_REJECTS)
+    assert look(seen(), Past(own=state(FileStatus.HELD, released_by="operator:x")), NOW, RULES) == Read()
 
 
 def test_what_was_taken_is_acknowledged_again_with_or_without_its_data() -> None:
@@ -196,8 +198,8 @@ def test_what_was_taken_is_acknowledged_again_with_or_without_its_data() -> None
     ("content", "past", "expected"),
     [
         (TRUE, Past(), Land()),
-        (TRUE, Past(own=state(Status.LANDING, rows_done=5)), Land(5)),
-        (TRUE, Past(own=state(Status.REFUSED, rows_done=0)), Land()),
+        (TRUE, Past(own=state(FileStatus.LANDING, rows_done=5)), Land(5)),
+        (TRUE, Past(own=state(FileStatus.REFUSED, rows_done=0)), Land()),
         (TRUE, Past(own=state()), Again(state())),
         (TRUE, Past(same_content=state(file_id="f2")), Repeat(state(file_id="f2"))),
     ],
@@ -210,22 +212,22 @@ def test_a_true_file_is_landed_from_where_it_stands_or_was_taken_before(content:
 @pytest.mark.parametrize(
     ("content", "past", "expected"),
     [
-        (Content(TRUE.size - 1, "0" * 64, 10), Past(), Why.PARTIAL),
-        (Content(TRUE.size, "0" * 64, 10), Past(), Why.WRONG_SUM),
-        (Content(TRUE.size + 1, "0" * 64, 10), Past(), Why.WRONG_SUM),
-        (Content(TRUE.size, TRUE.sha256, 9), Past(), Why.WRONG_COUNT),
-        (TRUE, Past(same_name=state(file_id="f2")), Why.OTHER_CONTENT),
-        (Content(TRUE.size, TRUE.sha256, flaw=Flaw(Why.UNREADABLE, "", "r", "r")), Past(), Why.UNREADABLE),
+        (Content(TRUE.size - 1, "0" * 64, 10), Past(), FileReason.PARTIAL),
+        (Content(TRUE.size, "0" * 64, 10), Past(), FileReason.WRONG_SUM),
+        (Content(TRUE.size + 1, "0" * 64, 10), Past(), FileReason.WRONG_SUM),
+        (Content(TRUE.size, TRUE.sha256, 9), Past(), FileReason.WRONG_COUNT),
+        (TRUE, Past(same_name=state(file_id="f2")), FileReason.OTHER_CONTENT),
+        (Content(TRUE.size, TRUE.sha256, flaw=Flaw(FileReason.UNREADABLE, "", "r", "r")), Past(), FileReason.UNREADABLE),
     ],
 )
-def test_a_file_that_is_not_what_it_says_is_refused_with_the_reason(content: Content, past: Past, expected: Why) -> None:
+def test_a_file_that_is_not_what_it_says_is_refused_with_the_reason(content: Content, past: Past, expected: FileReason) -> None:
     assert why(weigh(MANIFEST, content, past, RULES)) is expected
 
 
 def test_a_file_with_too_many_broken_rows_is_held_until_an_operator_releases_it() -> None:
     content = Content(TRUE.size, TRUE.sha256, 10, rejected=2)
     assert weigh(MANIFEST, content, Past(), RULES) == Hold()
-    assert weigh(MANIFEST, content, Past(own=state(Status.HELD, released_by="operator:x")), RULES) == Land()
+    assert weigh(MANIFEST, content, Past(own=state(FileStatus.HELD, released_by="operator:x")), RULES) == Land()
     one = Content(TRUE.size, TRUE.sha256, 10, rejected=1)
     assert weigh(MANIFEST, one, Past(), RULES) == Land()
 
@@ -234,7 +236,7 @@ def test_a_file_with_too_many_broken_rows_is_held_until_an_operator_releases_it(
 
 
 def test_only_what_was_taken_stands_against_another_file() -> None:
-    files = Files([state(Status.REFUSED, file_id="f1"), state(Status.LANDING, file_id="f2")])
+    files = Files([state(FileStatus.REFUSED, file_id="f1"), state(FileStatus.LANDING, file_id="f2")])
     assert files.past("f3", "n1", MANIFEST.sha256) == Past()
     files.put(state(file_id="f2", version=2))
     assert files.past("f3", "n1", MANIFEST.sha256).same_content == files.get("f2")
@@ -243,8 +245,8 @@ def test_only_what_was_taken_stands_against_another_file() -> None:
 
 
 def test_an_older_record_never_hides_a_newer_one() -> None:
-    files = Files([state(version=3), state(Status.LANDING, version=2)])
-    assert files.every(Status.TAKEN)
+    files = Files([state(version=3), state(FileStatus.LANDING, version=2)])
+    assert files.every(FileStatus.TAKEN)
     files.forget("f1")
     assert (len(files), files.past("f9", "n1", MANIFEST.sha256)) == (0, Past())
 

@@ -7,7 +7,7 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
-from pipeline.domain.file_life import Flaw, Manifest, Why
+from pipeline.domain.file_life import FileReason, Flaw, Manifest
 from pipeline.formats.manifest import MAX_MANIFEST_BYTES, check_signature, public_key, read_manifest, sign, write_manifest
 from tests.support.files_in import KEY, KEY_ID, PUBLIC, census, manifest_of
 
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_again() -> None:
 def test_what_breaks_a_rule_is_refused_with_the_member_and_without_its_value(data: bytes, field: str) -> None:
     flaw = read_manifest(data)
     assert isinstance(flaw, Flaw)
-    assert (flaw.why, flaw.field) == (Why.BAD_MANIFEST, field)
+    assert (flaw.why, flaw.field) == (FileReason.BAD_MANIFEST, field)
     assert "Zzyzx" not in repr(flaw)
     assert flaw.remedy
 
@@ -67,14 +67,14 @@ def test_one_byte_changed_and_the_signature_proves_nothing() -> None:
     signature = sign(WRITTEN, KEY, KEY_ID)
     for place in (0, len(WRITTEN) // 2, len(WRITTEN) - 1):
         other = WRITTEN[:place] + bytes([WRITTEN[place] ^ 1]) + WRITTEN[place + 1 :]
-        assert _why(check_signature(other, signature, KEY_ID, KEYS)) is Why.BAD_SIGNATURE
+        assert _why(check_signature(other, signature, KEY_ID, KEYS)) is FileReason.BAD_SIGNATURE
 
 
 def test_a_key_that_we_were_not_given_or_another_s_key_proves_nothing() -> None:
     other = OKPKey.generate_key("Ed25519")
-    assert _why(check_signature(WRITTEN, sign(WRITTEN, KEY, "k9"), "k9", KEYS)) is Why.UNKNOWN_KEY
-    assert _why(check_signature(WRITTEN, sign(WRITTEN, other, KEY_ID), KEY_ID, KEYS)) is Why.BAD_SIGNATURE
-    assert _why(check_signature(WRITTEN, sign(WRITTEN, KEY, "k2"), KEY_ID, KEYS)) is Why.BAD_SIGNATURE
+    assert _why(check_signature(WRITTEN, sign(WRITTEN, KEY, "k9"), "k9", KEYS)) is FileReason.UNKNOWN_KEY
+    assert _why(check_signature(WRITTEN, sign(WRITTEN, other, KEY_ID), KEY_ID, KEYS)) is FileReason.BAD_SIGNATURE
+    assert _why(check_signature(WRITTEN, sign(WRITTEN, KEY, "k2"), KEY_ID, KEYS)) is FileReason.BAD_SIGNATURE
 
 
 def test_the_header_does_not_choose_the_algorithm() -> None:
@@ -83,7 +83,7 @@ def test_the_header_does_not_choose_the_algorithm() -> None:
     mac = jws.detach_content(jws.serialize_compact({"alg": "HS256", "kid": KEY_ID}, WRITTEN, secret, algorithms=["HS256"]))
     none = "eyJhbGciOiJub25lIiwia2lkIjoiazEifQ.."
     for forged in (mac, none, "", "a.b.c", "..", "\xff", "eyJhbGciOiJFZDI1NTE5In0.." + "A" * 86):
-        assert _why(check_signature(WRITTEN, forged.encode("latin-1"), KEY_ID, KEYS)) is Why.BAD_SIGNATURE
+        assert _why(check_signature(WRITTEN, forged.encode("latin-1"), KEY_ID, KEYS)) is FileReason.BAD_SIGNATURE
 
 
 def test_only_the_public_half_of_an_ed25519_key_is_taken_for_a_senders_key() -> None:
@@ -93,5 +93,5 @@ def test_only_the_public_half_of_an_ed25519_key_is_taken_for_a_senders_key() -> 
     assert public_key(b"no key") is None
 
 
-def _why(flaw: Flaw | None) -> Why | None:
+def _why(flaw: Flaw | None) -> FileReason | None:
     return flaw.why if flaw is not None else None
