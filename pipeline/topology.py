@@ -21,6 +21,7 @@ AUDIT: Final = "audit"
 QUARANTINE: Final = "quarantine"
 RECEIPTS: Final = "intake.receipts"
 SUBSCRIPTIONS: Final = "intake.subscriptions"
+FILES: Final = "files"
 LAG: Final = "lag"
 MODES: Final = "modes"
 EPOCHS: Final = "epochs"
@@ -97,7 +98,13 @@ STAGES: Final[tuple[Stage, ...]] = (
         produces=(*_LANDING, RAW["fhir"], QUARANTINE, RECEIPTS, SUBSCRIPTIONS, AUDIT),
         command="surgeline run fhir",
     ),
-    _way_in("files", "takes managed files", "files", None),
+    Stage(
+        name="files",
+        does="takes managed files, row by row, each file only when its manifest is there and true",
+        consumes=(RECEIPTS, FILES, EPOCHS),
+        produces=(*_LANDING, RAW["files"], QUARANTINE, RECEIPTS, FILES, AUDIT),
+        command="surgeline run files",
+    ),
     Stage(
         name="timers",
         does="orders the end of what is valid until a time",
@@ -135,9 +142,10 @@ STAGES: Final[tuple[Stage, ...]] = (
     ),
     Stage(
         name="operator",
-        does="carries out operators' commands: policies, feeds, overrides, replays, modes, topics, reading quarantine and audit",
-        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
-        produces=(*_LANDING, MODES, AUDIT, EPOCHS),
+        does="carries out operators' commands: policies, feeds, overrides, replays, modes, files, topics, reading quarantine "
+        "and audit",
+        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, FILES, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
+        produces=(*_LANDING, RAW["files"], RECEIPTS, FILES, MODES, AUDIT, EPOCHS),
         command="surgeline",
     ),
 )

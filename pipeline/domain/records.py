@@ -69,6 +69,7 @@ class Reason(Described):
     KEY_MISMATCH = "KEY_MISMATCH", "the record's key and its content name different entities"
     MISSING_FIELD = "MISSING_FIELD", "a required field is empty"
     BAD_RESOURCE = "BAD_RESOURCE", "a FHIR resource or notification that breaks a rule, which the quarantine names"
+    BAD_ROW = "BAD_ROW", "a record of a file that breaks a rule, which the quarantine names"
     FUTURE_TIME = "FUTURE_TIME", "recorded further in the future than the allowed skew"
     UNKNOWN_ENTITY = "UNKNOWN_ENTITY", "nothing is known of the entity"
     TIMEOUT = "TIMEOUT", "no answer in time"
@@ -298,6 +299,9 @@ class Quarantined(Redacted, frozen=True, kw_only=True):
     record: Annotated[bytes | None, Meta(description="the record itself, encrypted; key id in the header of the ciphertext")] = (
         None
     )
+    file: Annotated[str, Meta(description="digest of the content of the file that it stood in")] = ""
+    row: Annotated[int, Meta(description="number of the record in that file, from 1; 0 for none")] = 0
+    line: Annotated[int, Meta(description="line on which it begins there")] = 0
     at: Annotated[Time, Meta(description="landing time")]
 
 

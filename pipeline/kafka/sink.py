@@ -198,6 +198,9 @@ class KafkaSink:
                 rule=broken.rule,
                 remedy=broken.remedy,
                 record=self._cipher.seal_named(context, broken.part),
+                file=broken.file,
+                row=broken.row,
+                line=broken.line,
                 at=self._clock(),
             )
         )

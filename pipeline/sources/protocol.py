@@ -40,6 +40,10 @@ class Broken:
     rule: str
     remedy: str
     part: bytes
+    file: str = ""
+    row: int = 0
+    line: int = 0
+    """Of a record of a file: digest of the file's content, the record's number, and the line on which it begins."""
 
     def __repr__(self) -> str:
         return f"Broken({self.reason.value}, <redacted>)"

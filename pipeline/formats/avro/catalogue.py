@@ -23,6 +23,7 @@ from pipeline.domain.event import (
     TransferKind,
     TransferStage,
 )
+from pipeline.domain.file_life import FileReason, FileState, FileStatus
 from pipeline.domain.records import (
     Accepted,
     Audit,
@@ -63,6 +64,7 @@ Record = (
     | ModeOrder
     | Receipt
     | FeedState
+    | FileState
     | TopicEpoch
     | Raw
 )
@@ -109,6 +111,7 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("raw", Raw, "Raw", ("raw.http", "raw.mllp", "raw.fhir", "raw.files")),
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
     Entry("mode_order", ModeOrder, "ModeOrder", ()),
+    Entry("file_state", FileState, "FileState", ("files",)),
 )
 
 BY_NAME: Final = {entry.name: entry for entry in CATALOGUE}
@@ -136,5 +139,7 @@ ENUM_DEFAULTS: Final[dict[type[Described], Described]] = {
     Reason: Reason.INTERNAL,  # somebody looks at it; no rule acts on it
     OutcomeKind: OutcomeKind.FAILED,  # closes nothing: the change stays open
     Would: Would.HOLD,  # claims no change at the destination
+    FileStatus: FileStatus.AWAITED,  # promises nothing, and somebody looks at it
+    FileReason: FileReason.NONE,
     ControlKind: ControlKind.REASSERT,  # changes nothing: the current state is sent out again
 }
