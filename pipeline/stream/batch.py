@@ -131,8 +131,8 @@ class BatchRunner:
         topic = self._table.changelog_topic_name
         for partition, (_, values) in puts.items():
             for key, value in values.items():
-                self._outputs.send(topic, partition, key, value)
-        offsets = self._outputs.flush()
+                self._outputs.log(topic, partition, key, value)
+        offsets = self._outputs.flush_log()
         for partition, (db, values) in puts.items():
             written = offsets.get((topic, partition), [])
             self._check_changelog(partition, written)

@@ -26,32 +26,52 @@ that of a landing topic: one record between the two would end the process at eac
 
 
 class Outputs:
-    """One idempotent producer; used by one batch at a time."""
+    """Two idempotent producers; used by one batch at a time.
+
+    One for what goes out: of it only failures are reported, because a report costs as much as to produce the record. One
+    for the table's changelog, where each offset counts.
+    """
 
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
-        self._producer = Producer({"message.max.bytes": MAX_RECORD_BYTES, **config}, logger=LOG)
+        both = {"message.max.bytes": MAX_RECORD_BYTES, **config}
+        self._producer = Producer({**both, "delivery.report.only.error": True}, logger=LOG)
+        self._log = Producer(both, logger=LOG)
         self._failed = 0
         self._failure: PublishError | None = None
         self._offsets: dict[tuple[str, int], list[int]] = {}
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
-        """Queue one record; waits while the queue is full."""
+        """Queue one output; waits while the queue is full."""
+        self._queue(self._producer, topic, partition, key, value)
+
+    def log(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+        """Queue one changelog record; waits while the queue is full."""
+        self._queue(self._log, topic, partition, key, value)
+
+    def _queue(self, producer: Producer, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
         while True:
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=self._delivered)
+                producer.produce(topic, value, key, partition, on_delivery=self._delivered)
                 return
             except BufferError:
-                self._producer.poll(0.05)
+                producer.poll(0.05)
             except KafkaException as error:
                 self._fail(reason_of(error.args[0]), 1)
 
-    def flush(self) -> Mapping[tuple[str, int], list[int]]:
-        """Wait until all is durable; the offsets by topic and partition, in order. Ends the process where one is not."""
-        left = self._producer.flush(FLUSH_S)
-        if left or self._failed:
-            self._fail(self._failure or PublishError.TIMED_OUT, left + self._failed)
+    def flush(self) -> None:
+        """Wait until all outputs are durable. Ends the process where one is not."""
+        self._flush(self._producer)
+
+    def flush_log(self) -> Mapping[tuple[str, int], list[int]]:
+        """Wait until the changelog is durable; its offsets by topic and partition, in order. Ends the process otherwise."""
+        self._flush(self._log)
         offsets, self._offsets = self._offsets, {}
         return offsets
+
+    def _flush(self, producer: Producer) -> None:
+        left = producer.flush(FLUSH_S)
+        if left or self._failed:
+            self._fail(self._failure or PublishError.TIMED_OUT, left + self._failed)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

@@ -141,3 +141,37 @@ def test_outputs_that_nobody_acknowledges_are_logged_before_the_process_ends(sai
         outputs.flush()
     assert said == [(lines.PUBLISH_FAILED, {"reason": "TIMED_OUT", "count": 1})]
     outputs._producer.purge()
+
+
+def test_a_changelog_that_nobody_acknowledges_ends_the_process_as_well(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    def die(_: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(outputs_module, "die", die)
+    monkeypatch.setattr(outputs_module, "FLUSH_S", 0.1)
+    outputs = Outputs({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    outputs.log("heads-changelog", 0, b"k", b"v")
+    outputs.flush()
+    with pytest.raises(Ended):
+        outputs.flush_log()
+    assert said == [(lines.PUBLISH_FAILED, {"reason": "TIMED_OUT", "count": 1})]
+    outputs._log.purge()
+
+
+def test_a_failed_output_is_told_although_no_success_is(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    def die(_: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(outputs_module, "die", die)
+    impatient = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "delivery.timeout.ms": 200, "linger.ms": 0}
+    outputs = Outputs(impatient)
+    outputs.send("lane.routine", 0, b"k", b"v")
+    with pytest.raises(Ended):
+        outputs.flush()
+    assert said == [(lines.PUBLISH_FAILED, {"reason": "TIMED_OUT", "count": 1})]
