@@ -27,10 +27,14 @@ POSITIONS_KEY: Final = b"\x00positions"
 
 STORE_OPTIONS: Final = {
     "driver": "rocksdict",
-    "block_cache_size": 16 << 20,
-    "write_buffer_size": 8 << 20,
+    "block_cache_size": 1 << 20,
+    "write_buffer_size": 1 << 20,
     "max_open_files": 256,
 }
+"""Of each partition's database. The sizes are small so that a worker's memory stands still soon: with 16 and 8 MiB, 8
+partitions grew by 50 MB over 330,000 writes of 1 KB, with these by 6 MB, at the same processor time. What is read again comes
+from the system's page cache.
+"""
 
 _POSITIONS: Final = msgspec.msgpack.Decoder(dict[str, int])
 
