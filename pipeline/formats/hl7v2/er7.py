@@ -133,6 +133,13 @@ class Segment:
 
     def _split(self, text: str) -> Repetitions:
         d = self._delimiters
+        if d.escape not in text:  # most fields are one value, or none
+            if d.component not in text and d.repetition not in text and d.subcomponent not in text:
+                return (((text,),),)
+            return tuple(
+                tuple(tuple(component.split(d.subcomponent)) for component in repetition.split(d.component))
+                for repetition in text.split(d.repetition)
+            )
         return tuple(
             tuple(
                 tuple(unescape(sub, d, self._codec) for sub in component.split(d.subcomponent))
