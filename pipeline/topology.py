@@ -122,7 +122,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage(
         name="writer",
         does="brings the newest state of each entity to one destination",
-        consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, EPOCHS),
+        consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, GATE_CHANGELOG, EPOCHS),
         produces=(OUTCOMES, AUDIT, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
         command="surgeline run writer DESTINATION",
     ),

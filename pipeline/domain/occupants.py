@@ -2,21 +2,22 @@
 
 A stay and the one before it in the same bed lie in different partitions, perhaps at different workers. So this is learnt
 from the history that everybody can read: accepted stays say where somebody is by now, confirmed outcomes say what the
-destination shows. Pure; records of different topics and partitions may come in any order, and each may come twice.
+destination shows. What the history no longer reaches back to is in the heads, and in what the writers know of each. Pure;
+records of different topics and partitions may come in any order, and each may come twice.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from msgspec import UNSET
+from typing import Any, Final, NamedTuple
 
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
+from pipeline.domain.head import Head
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Revision
+from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason
-from pipeline.domain.rollout import Facts, facts_of
+from pipeline.domain.rollout import Facts, Stated, facts_of, status_of, where_of
 
 REVISIONS_KEPT: Final = 32
 """Newest revisions of a stay whose bed is kept, for confirmations to come; of an older one the bed is unknown."""
@@ -49,32 +50,64 @@ Bed = tuple[str, ...]
 """Tenant, facility, building, floor, point of care, room and bed."""
 
 
+class Told(NamedTuple):
+    """What a destination's writers know of a stay: the newest revision confirmed, only compared, and refused."""
+
+    confirmed: Revision
+    shadowed: Revision
+    refused: Revision
+
+
+def told_of(pending: Pending) -> Told:
+    """Of the writers' own record of an entity."""
+    refused = pending.parked if pending.parked_reason in _NOT_DONE else NO_REVISION
+    return Told(pending.confirmed, pending.shadowed, refused)
+
+
 def bed_of(accepted: Accepted) -> Bed | None:
     """The bed that the stay occupies in this state; None where it occupies none, or isn't a stay."""
-    stay = accepted.state
-    if not isinstance(stay, Encounter) or stay.status in _GONE or stay.patient_class is PatientClass.PREADMIT:
-        return None
-    place = stay.location
-    if place is UNSET or place is None or not place.bed:
-        return None
-    return _bed(accepted, place)
+    return _bed_in(accepted.tenant, accepted)
 
 
-def _bed(accepted: Accepted, place: Place) -> Bed:
+def _bed_in(tenant: str, stated: Stated) -> Bed | None:
+    stay = stated.state
+    if not isinstance(stay, Encounter) or _is_gone(stay):
+        return None
+    return _bed(tenant, stated.facility, stay.location)
+
+
+def _beds_before(tenant: str, head: Head) -> frozenset[Bed]:
+    """The beds that the stay was in before it came to this state, by the state's own word: where it ended, and came from."""
+    stay = head.state
+    if not isinstance(stay, Encounter):
+        return frozenset()
+    places = (stay.location if _is_gone(stay) else None, stay.prior_location)
+    return frozenset(bed for place in places if (bed := _bed(tenant, head.facility, place)) is not None)
+
+
+def _is_gone(stay: Encounter) -> bool:
+    return stay.status in _GONE or stay.patient_class is PatientClass.PREADMIT
+
+
+def _bed(tenant: str, facility: str, place: object) -> Bed | None:
+    if not isinstance(place, Place) or not place.bed:
+        return None
     outside = (place.building, place.floor, place.point_of_care, place.room, place.bed)
-    return (accepted.tenant, place.facility or accepted.facility, *(name or "" for name in outside))
+    return (tenant, place.facility or facility, *(name or "" for name in outside))
 
 
 @dataclass(slots=True)
 class _Stay:
     """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed, `shadowed` the newest
-    that was only compared with it, `refused` the newest that it would not have; `facts` are the newest's."""
+    that was only compared with it, `refused` the newest that it would not have; `facts` are the newest's. `before` is where it
+    may have been when `confirmed` was, if no record of that is left."""
 
     beds: dict[Revision, Bed | None] = field(default_factory=dict)
     confirmed: Revision = NO_REVISION
     shadowed: Revision = NO_REVISION
     refused: Revision = NO_REVISION
     facts: Facts | None = None
+    before: frozenset[Bed] = frozenset()
 
     @property
     def newest(self) -> Bed | None:
@@ -87,7 +120,7 @@ class _Stay:
         A write is done before its outcome is on the log, and one that was lost or whose process was killed has none.
         """
         unknown_since = max(self.confirmed, self.shadowed, self.refused)
-        return frozenset(
+        return self.before.union(
             bed
             for revision, bed in self.beds.items()
             if bed is not None and (revision == self.confirmed or revision > unknown_since)
@@ -96,7 +129,12 @@ class _Stay:
     @property
     def is_somewhere(self) -> bool:
         """Whether anything but a revision that perhaps was sent says so."""
-        return self.beds.get(self.confirmed) is not None or self.newest is not None
+        return bool(self.before) or self.beds.get(self.confirmed) is not None or self.newest is not None
+
+    def confirm(self, revision: Revision) -> None:
+        """The destination shows this revision, unless it showed a later one."""
+        if revision > self.confirmed:
+            self.confirmed, self.before = revision, frozenset()
 
     @property
     def is_over(self) -> bool:
@@ -175,12 +213,31 @@ class Occupants:
         with self._lock, self._changing(key) as stay:
             match outcome.kind:
                 case OutcomeKind.CONFIRMED:
-                    stay.confirmed = max(stay.confirmed, outcome.revision)
+                    stay.confirm(outcome.revision)
                 case OutcomeKind.SHADOWED:
                     stay.shadowed = max(stay.shadowed, outcome.revision)
                 case _:
                     stay.refused = max(stay.refused, outcome.revision)
         self.told(key)
+
+    def on_head(self, key: bytes, head: Head, told: Told) -> None:
+        """From the gate's table, each partition in its order, with what the writers of this destination know of the stay.
+
+        A stay of which they know nothing isn't to be given: nobody has begun to write it. Where the record of what was
+        confirmed is compacted away, as after a backlog of more than a day, the state itself says where the stay came from.
+        """
+        tenant, newest = EntityKey.decode(key).tenant, head.revision
+        with self._lock, self._changing(key) as stay:
+            stay.confirm(told.confirmed)
+            stay.shadowed = max(stay.shadowed, told.shadowed)
+            stay.refused = max(stay.refused, told.refused)
+            if not newest or newest < stay.confirmed:
+                return
+            if NO_REVISION < stay.confirmed < newest and stay.confirmed not in stay.beds:
+                stay.before = _beds_before(tenant, head)
+            stay.beds[newest] = _bed_in(tenant, head)
+            if newest == max(stay.beds):
+                stay.facts = Facts(tenant, EntityType.ENCOUNTER, *where_of(head), status_of(head))
 
     def before(self, key: bytes, accepted: Accepted) -> Before:
         """What the stay waits for. In a ring of stays that wait for each other, the one with the least key goes first."""

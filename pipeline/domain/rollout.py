@@ -6,7 +6,7 @@ the rest, so that a feed can be let in unit by unit. Pure: where rules come from
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,7 @@ from pipeline.domain.event import (
     Encounter,
     EncounterStatus,
     EntityType,
+    Payload,
     Place,
     Procedure,
     ProcedureStatus,
@@ -120,22 +121,31 @@ def _where_of(error: str) -> str:
     return f"{place}: write mode (shadow, limited, full) and lists of texts (in quotes) as facilities, units, statuses"
 
 
-def where_of(accepted: Accepted) -> tuple[str, str | None]:
+class Stated(Protocol):
+    """What says where an entity is and how it stands: an accepted record, or a head."""
+
+    @property
+    def facility(self) -> str: ...
+    @property
+    def state(self) -> Payload: ...
+
+
+def where_of(stated: Stated) -> tuple[str, str | None]:
     """Facility and unit of an entity: those of its place, else the event's facility and no unit."""
-    match accepted.state:
+    match stated.state:
         case Bed(place=Place() as place) | Encounter(location=Place() as place) | Procedure(place=Place() as place):
-            return place.facility or accepted.facility, place.point_of_care
+            return place.facility or stated.facility, place.point_of_care
         case Transfer(destination=Place() as place):
-            return place.facility or accepted.facility, place.point_of_care
+            return place.facility or stated.facility, place.point_of_care
         case Staffing(unit=str() as unit):
-            return accepted.facility, unit
+            return stated.facility, unit
         case _:
-            return accepted.facility, None
+            return stated.facility, None
 
 
-def status_of(accepted: Accepted) -> str | None:
+def status_of(stated: Stated) -> str | None:
     """What `STATUSES` says of an entity's type; None where it isn't known."""
-    match accepted.state:
+    match stated.state:
         case Bed() as bed:
             code = status_code(bed)
             return code.value if code is not None else None

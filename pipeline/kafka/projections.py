@@ -3,8 +3,7 @@
 import asyncio
 from typing import Final, Protocol
 
-from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EntityKey, Millis
+from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Decision, Outcome, Receipt
 from pipeline.formats.avro import Record, Undecodable
 from pipeline.kafka.client import LOG, Message
@@ -44,18 +43,6 @@ class Tracking(Protocol):
         ...
 
 
-class Staying(Protocol):
-    """What is fed with the history of stays (`pipeline.domain.occupants.Occupants`)."""
-
-    def on_accepted(self, accepted: Accepted, /) -> None:
-        """From `events.accepted`."""
-        ...
-
-    def on_outcome(self, outcome: Outcome, /) -> None:
-        """From `outcomes`."""
-        ...
-
-
 def follow_receipts(kafka: KafkaSettings, decoder: Decoder, receipts: Receipts, now: Millis) -> Follower:
     """Fills `receipts` from `intake.receipts`, as far back as an answer is kept, then follows it.
 
@@ -63,7 +50,7 @@ def follow_receipts(kafka: KafkaSettings, decoder: Decoder, receipts: Receipts, 
     """
 
     def apply(message: Message) -> None:
-        record = _decoded(decoder, message) if message.value is not None else None
+        record = decoded(decoder, message) if message.value is not None else None
         if isinstance(record, Receipt):
             receipts.put(record)
         elif message.value is None and message.key is not None:
@@ -76,7 +63,7 @@ def follow_history(kafka: KafkaSettings, decoder: Decoder, tracker: Tracking, no
     """Fills `tracker` from the last `TRACKED_AGE_MS` of `events.accepted`, `decisions` and `outcomes`, then follows them."""
 
     def apply(message: Message) -> None:
-        match _decoded(decoder, message):
+        match decoded(decoder, message):
             case Accepted() as accepted:
                 tracker.on_accepted(accepted)
             case Decision() as decision:
@@ -87,30 +74,6 @@ def follow_history(kafka: KafkaSettings, decoder: Decoder, tracker: Tracking, no
                 return
 
     return Follower(kafka, (ACCEPTED, DECISIONS, OUTCOMES), apply, since_ms=max(0, now - TRACKED_AGE_MS)).start()
-
-
-def follow_stays(kafka: KafkaSettings, decoder: Decoder, stays: Staying, now: Millis) -> Follower:
-    """Fills `stays` from the last `TRACKED_AGE_MS` of accepted stays and their outcomes, of all partitions; then follows them."""
-
-    def apply(message: Message) -> None:
-        if message.key is None or _type_of(message.key) != EntityType.ENCOUNTER:
-            return
-        match _decoded(decoder, message):
-            case Accepted() as accepted:
-                stays.on_accepted(accepted)
-            case Outcome() as outcome:
-                stays.on_outcome(outcome)
-            case _:
-                return
-
-    return Follower(kafka, (ACCEPTED, OUTCOMES), apply, since_ms=max(0, now - TRACKED_AGE_MS)).start()
-
-
-def _type_of(key: bytes) -> str | None:
-    try:
-        return EntityKey.decode(key).entity_type
-    except ValueError:
-        return None
 
 
 def is_current(follower: Follower) -> bool:
@@ -145,7 +108,7 @@ async def outlived(producer: Producing, *followers: Follower) -> None:
     raise ProducerFailed
 
 
-def _decoded(decoder: Decoder, message: Message) -> Record | None:
+def decoded(decoder: Decoder, message: Message) -> Record | None:
     """The record; None, with a line in the log, where this build can't read it (it is shown by nobody, and lost to nobody)."""
     try:
         return decoder.decode(message.value)

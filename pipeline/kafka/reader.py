@@ -6,7 +6,7 @@ Topics have their names on the map here; the prefix of the settings is put befor
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -66,16 +66,22 @@ def offsets_since(settings: KafkaSettings, topic: str, since_ms: int) -> Offsets
 
 
 def read_topic(
-    settings: KafkaSettings, topic: str, *, start: Mapping[int, int] | None = None, end: Mapping[int, int] | None = None
+    settings: KafkaSettings,
+    topic: str,
+    *,
+    start: Mapping[int, int] | None = None,
+    end: Mapping[int, int] | None = None,
+    only: Collection[int] | None = None,
 ) -> Iterator[Message]:
     """Each record from `start` to before `end`, in order within each partition; partitions are mixed.
 
-    A partition that `start` doesn't name begins where the log does; one that `end` doesn't name ends where the log did
-    at the time of the call. Empty partitions, compacted and transactional gaps are passed over. LogTruncated if the log
-    begins after `start`, told at the call; KafkaUnavailable if there is no such topic or nothing more comes.
+    Of all partitions, or `only` of these. A partition that `start` doesn't name begins where the log does; one that `end`
+    doesn't name ends where the log did at the time of the call. Empty partitions, compacted and transactional gaps are passed
+    over. LogTruncated if the log begins after `start`, told at the call; KafkaUnavailable if there is no such topic or nothing
+    more comes.
     """
     with _consumer(settings) as consumer:
-        spans = _spans(_bounds(consumer, at_broker(topic, settings.topic_prefix)), topic, start or {}, end or {})
+        spans = _spans(_bounds(consumer, at_broker(topic, settings.topic_prefix), only), topic, start or {}, end or {})
     return _records(settings, topic, spans)
 
 
@@ -129,10 +135,16 @@ class Follower:
 
     In order within a partition. `caught_up` is set once everything that was there at the start has been handed over. An
     exception of the callback, or an error that doesn't pass, ends the thread: `failure` holds it and `ended` is set.
+    `first` is done before, on the same thread; it is given a way to ask whether it is to end.
     """
 
     def __init__(
-        self, settings: KafkaSettings, topics: Sequence[str], callback: Callable[[Message], None], since_ms: int | None = None
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        callback: Callable[[Message], None],
+        since_ms: int | None = None,
+        first: Callable[[Callable[[], bool]], None] = lambda is_ending: None,
     ) -> None:
         self.caught_up: Final = threading.Event()
         self.ended: Final = threading.Event()
@@ -141,6 +153,7 @@ class Follower:
         self._topics: Final = tuple(topics)
         self._callback: Final = callback
         self._since_ms: Final = since_ms
+        self._first: Final = first
         self._stop: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name="surgeline-follower", daemon=True)
 
@@ -157,6 +170,7 @@ class Follower:
 
     def _run(self) -> None:
         try:
+            self._first(self._stop.is_set)
             with _consumer(self._settings, {"enable.partition.eof": True}) as consumer:
                 self._follow(consumer, self._assign(consumer))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the owner of the thread must learn of it
@@ -233,15 +247,17 @@ def _consumer(settings: KafkaSettings, more: ClientConfig | None = None) -> Iter
         consumer.close()
 
 
-def _bounds(consumer: Consumer, name: str) -> dict[int, tuple[int, int]]:
-    """First offset and the one after the last, per partition."""
+def _bounds(consumer: Consumer, name: str, only: Collection[int] | None = None) -> dict[int, tuple[int, int]]:
+    """First offset and the one after the last, per partition, or `only` of these."""
     with _unavailable():
         metadata = consumer.list_topics(name, timeout=METADATA_TIMEOUT_S).topics[name]
     if metadata.error is not None:
         raise KafkaUnavailable(f"{name}: {metadata.error.str()}")
     deadline = time.monotonic() + METADATA_TIMEOUT_S
     return {
-        partition: _bounds_of(consumer, TopicPartition(name, partition), deadline) for partition in sorted(metadata.partitions)
+        partition: _bounds_of(consumer, TopicPartition(name, partition), deadline)
+        for partition in sorted(metadata.partitions)
+        if only is None or partition in only
     }
 
 

@@ -9,7 +9,8 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.occupants import Occupants
 from pipeline.domain.rollout import Facts
 from pipeline.domain.turns import AnyOrder, Order, VacateFirst
-from pipeline.kafka.projections import follow_stays, is_current, outlived
+from pipeline.kafka.projections import is_current, outlived
+from pipeline.kafka.stays import follow_stays
 from pipeline.ops import metrics
 from pipeline.roles.destinations import profile_for
 from pipeline.roles.process import Process, now_ms, or_die
@@ -30,7 +31,7 @@ class Stays:
         self._follower = None
         self.order: Order = AnyOrder()
         if EntityType.ENCOUNTER in profile.resources and _WHERE in profile.fields_of(EntityType.ENCOUNTER):
-            follower = follow_stays(process.settings.kafka, process.codec, self._occupants, now_ms())
+            follower = follow_stays(process.settings.kafka, process.codec, self._occupants, destination, now_ms())
             self._follower = follower
             soon = asyncio.get_running_loop().call_soon_threadsafe
             self.order = VacateFirst(self._occupants, lambda: is_current(follower), soon)
