@@ -17,11 +17,34 @@ Assert = Annotated[bool, typer.Option("--assert", help="Exit 1 where the goal is
 
 
 @bench.command()
-def gate(json_file: JsonFile = None, check: Assert = False) -> None:
-    """Judge records, no broker: in processor time of this process."""
-    from pipeline.roles.bench import BENCHES
+def gate(
+    peer: Annotated[
+        str | None, typer.Option(help="quix, or none: the whole worker on a real broker, beside this framework or alone.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Alternating runs of each; the median counts.")] = 5,
+    records: Annotated[int, typer.Option(min=100, help="Records measured in a run.")] = 60_000,
+    entities: Annotated[int, typer.Option(min=10, help="Beds and stays.")] = 2_000,
+    kill: Annotated[bool, typer.Option(help="Whether each is killed once in mid-stream, after the runs.")] = True,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """Judge records: in processor time. Without --peer no broker, the decision alone, in this process.
 
-    _measure("gate", BENCHES["gate"], json_file, check)
+    With it: a real broker, landing topics that are full already, one worker process, its own processor time; then the same
+    decision in Quix Streams, turn by turn, and both after a kill -9. The runs of --json are added to those that it holds.
+    """
+    if peer is None:
+        from pipeline.roles.bench import BENCHES
+
+        _measure("gate", BENCHES["gate"], json_file, check)
+    from pipeline.local.bench_gate import NO_PEER, bench_gate_worker
+    from pipeline.local.bench_gate_report import Options
+
+    if peer not in (NO_PEER, "quix"):
+        fail(f"{peer}: there is no such peer; known: quix, none", 2)
+    options = Options(entities=entities, warm_up=10 * entities, records=records, kill_records=max(100, records // 2))
+    raise typer.Exit(bench_gate_worker(options, peer, runs, kill, folder.resolve(), console, json_file, check))
 
 
 @bench.command()
@@ -46,6 +69,31 @@ def scheduler(json_file: JsonFile = None, check: Assert = False) -> None:
     from pipeline.local.bench_scheduler import bench_scheduler
 
     _measure("scheduler", bench_scheduler, json_file, check)
+
+
+@bench.command()
+def mllp(
+    peer: Annotated[str | None, typer.Option(help="messagefoundry: run it beside ours, turn by turn.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Alternating runs of each; the median counts.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each load lasts.")] = 5.0,
+    connections: Annotated[int, typer.Option(min=1, help="With one message in flight on each.")] = 50,
+    rate: Annotated[float, typer.Option(min=1, help="Messages in a second of the load whose p99 counts.")] = 300.0,
+    kill: Annotated[bool, typer.Option(help="Whether each is killed once in mid-stream, after the runs.")] = True,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """Receive HL7 v2 over MLLP on a real broker: acknowledged messages a second, their times, and what a kill -9 loses.
+
+    An acknowledgement is given when the message and all its events are durable. With --peer another engine does the same work.
+    """
+    from pipeline.local.bench_mllp import PEERS, bench_mllp
+    from pipeline.local.bench_mllp_report import Options
+
+    if peer is not None and peer not in PEERS:
+        fail(f"{peer}: there is no such peer; known: {', '.join(PEERS)}", 2)
+    options = Options(runs=runs, seconds=seconds, connections=connections, rate=rate)
+    raise typer.Exit(bench_mllp(options, peer, kill, folder.resolve(), console, json_file, check))
 
 
 @bench.command()
