@@ -118,7 +118,7 @@ def render() -> str:
         + ", ".join(f"{known.value} is {status.value}" for known, status in STATUS_BY_CLASS.items())
         + ", all else is IN_PROGRESS.\nSex by PID-8: "
         + ", ".join(f"{code} is {sex.value}" for code, sex in TABLE_0001.items())
-        + ".\n",
+        + ".\nWhere PID-30 is empty, a time of death in PID-29 says that the person has died.\n",
         "## A20, bed status (NPU-2, table 0116)\n",
         table(("Code", "States"), ((code, _stated(said)) for code, said in BED_STATUS.items())),
         _A20_NOTE,

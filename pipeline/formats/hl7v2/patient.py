@@ -92,7 +92,7 @@ def patient_of(reading: Reading, segment: Segment) -> Patient:
         name=_name(reading, segment),
         birth_date=_birth_date(reading, segment),
         sex=reading.code(segment, 8, reading.profile.sexes, TABLE_0001),
-        deceased=reading.code(segment, 30, {}, TABLE_0136),
+        deceased=_deceased(reading, segment),
     )
 
 
@@ -117,6 +117,12 @@ def _name(reading: Reading, segment: Segment) -> Name | UnsetType | None:
     if max(len(name.family or ""), len(name.given or "")) > MAX_TEXT_CHARS:
         return reading.too_long("PID-5")
     return name
+
+
+def _deceased(reading: Reading, segment: Segment) -> bool | UnsetType | None:
+    """PID-30; where it is empty, a time of death (PID-29) says so too."""
+    said = reading.code(segment, 30, {}, TABLE_0136)
+    return True if said is UNSET and isinstance(reading.time(segment, 29), int) else said
 
 
 def _birth_date(reading: Reading, segment: Segment) -> str | UnsetType | None:

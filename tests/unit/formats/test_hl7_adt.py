@@ -200,8 +200,15 @@ def test_what_is_said_of_the_person() -> None:
     )
 
 
+def test_a_time_of_death_says_that_the_person_died_unless_the_indicator_says_otherwise() -> None:
+    assert patient(adt("A01", pid={29: "20260105"})).deceased is True
+    assert patient(adt("A01", pid={29: "20260105", 30: "N"})).deceased is False
+    assert patient(adt("A01", pid={29: "yesterday"})).deceased is UNSET
+    assert patient(adt("A01", pid={29: '""'})).deceased is UNSET
+
+
 def test_an_optional_value_that_cannot_be_read_is_left_unsaid_and_named() -> None:
-    verdict = verdict_on(adt("A02", evn={6: "200701110500<cr>"}, pid={7: "yesterday", 8: "female"}, pv1={45: "<cr>"}))
+    verdict = verdict_on(adt("A02", evn={6: "200701110500<cr>"}, pid={7: "yesterday", 8: "woman"}, pv1={45: "<cr>"}))
     assert isinstance(verdict, Mapped)
     assert set(verdict.unread) == {"EVN-6", "PID-7", "PID-8", "PV1-45"}
     stay = encounter(adt("A02", pv1={45: "<cr>"}))
