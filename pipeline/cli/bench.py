@@ -97,6 +97,23 @@ def mllp(
 
 
 @bench.command()
+def e2e(
+    rate: Annotated[float, typer.Option(min=20, help="Events in a second.")] = 500.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the load is measured.")] = 60.0,
+    entities: Annotated[int, typer.Option(min=10, help="Beds and stays.")] = 5_000,
+    seed: Annotated[int, typer.Option(help="Another load for another number.")] = 1,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """From the source by HTTP to the EHR's confirmation, per lane: real broker, way in, gate and writer. Two minutes."""
+    from pipeline.local.bench_e2e import Options, bench_e2e
+
+    options = Options(rate=rate, seconds=seconds, entities=entities, seed=seed)
+    raise typer.Exit(bench_e2e(options, folder.resolve(), console, json_file, check))
+
+
+@bench.command()
 def surge(
     part: Annotated[
         list[str] | None, typer.Option(help="queue, refuse, outage or kills; give it again for several. All without it.")

@@ -72,9 +72,9 @@ class History:
         return known[place] if place < len(known) else None
 
 
-def read_history(topics: Topics, decoder: Decoder) -> History:
-    """All of it, as it is now."""
-    history = History()
+def read_history(topics: Topics, decoder: Decoder, history: History | None = None) -> History:
+    """All of it, as it is now, into `history` or a new one."""
+    history = history or History()
     for topic in (ACCEPTED, DECISIONS, OUTCOMES):
         for message in topics.read(topic, topics.begin(topic), topics.end(topic)):
             match decoded(decoder, message):
