@@ -2,32 +2,62 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import next_delay
 
 BURST_S: Final = 0.1
-"""What may go at once after a pause: a tenth of a second's worth, or one request where that is less."""
+"""What may go at once after a lull: a tenth of a second's worth, or one request where that is less. After a pause nothing may."""
 
+KEPT_S: Final = 0.05
+"""Of that burst so much is kept for what is critical: the others begin only while more than this is left."""
+
+FINEST_MS: Final = 1.0
+"""The clock tells no shorter time: a shorter wait is none."""
+
+LOOKED_BACK_MS: Final = 10_000
 MEASURED_MS: Final = 1_000
 PEAK_MS: Final = 200
 STEP_MS: Final = 50
-"""A rate is measured as the busiest PEAK_MS among the last MEASURED_MS: what goes in bundles comes in jumps, and refusals that
-follow each other closely must not each cut what the one before has cut."""
+"""Without pauses a rate is measured as the busiest PEAK_MS among the last MEASURED_MS: what goes in bundles comes in jumps, and
+refusals that follow each other closely must not each cut what the one before has cut."""
 
 FEW: Final = 20
 """Fewer in the busiest PEAK_MS are too few to tell a rate from; then all of MEASURED_MS counts."""
 
 CUT: Final = 0.9
-"""After a 429 the rate becomes this part of what the destination took, but at least DEEPEST_CUT of what it was."""
+"""After a 429 without a time the rate becomes this part of what the destination took, at least DEEPEST_CUT of what it was."""
 
 DEEPEST_CUT: Final = 0.5
+
+FIRST_CUT: Final = 0.25
+"""Where a pause comes with the first 429 the rate becomes this part of what was asked: what was taken until then tells of no
+limit, and a guess that is too low is grown out of, where one that is too high costs the next pause at once."""
 
 FIRST_GUESS_PER_S: Final = 200.0
 """A rate that was never cut is no guess at the limit: the first cut starts from what was asked, or from this if that is less."""
 
 CUT_EVERY_MS: Final = 100
+
+BELOW: Final = 0.95
+"""After a pause the rate becomes this part of the limit as it was judged."""
+
+LENT_S: Final = 0.25
+"""A limit lends: a bucket so much at once, a window what it has left. Judged as if it lent a quarter of a second's worth."""
+
+AGREES: Final = 1.1
+DIFFERS: Final = 1.25
+WORKED_SHARE: Final = 0.5
+"""Two rates, at least DIFFERS times apart, of which the same came out over work and pause together (but for AGREES), are a
+window that was used up sooner or later: then that is the limit. It tells nothing where the pause was most of it."""
+
+UNSURE: Final = 1.5
+UNSURE_S: Final = 4.0
+"""Where the judged limit is so much lower than what was refused, the truth lies between: the rate grows there in UNSURE_S, or
+in as many times the pause where that was longer than a second."""
+
 GROWTH_PER_S: Final = 0.05
 """Growth of a rate just after it was cut, until the next cut or the rate that the settings allow.
 
@@ -36,10 +66,10 @@ It is as much more as seconds have passed: close to the limit the rate creeps, f
 
 MOST_GROWTH: Final = 20.0
 
-PATIENCE: Final = 4.0
-MOST_PATIENCE: Final = 40.0
+PATIENCE: Final = 10.0
+MOST_PATIENCE: Final = 100.0
 """After a pause the rate takes 1 + PATIENCE times its seconds longer to grow, at most MOST_PATIENCE: who asks for a second with
-each refusal is felt for every few seconds, who asks for half a minute every few minutes."""
+each refusal is felt for about every twenty seconds, who asks for half a minute every few minutes."""
 
 LOWEST_RATE_PER_S: Final = 1.0
 
@@ -49,89 +79,137 @@ class Pace:
 
     A destination that counts requests can't be kept within its limit by concurrency: two at once, answered in a
     millisecond, are two thousand a second. So a 429 cuts the rate to a little below what the destination took, and the
-    rate grows again from there: it stays between about CUT and 1 of a limit that nobody has told. Where a pause comes with
-    the 429, each costs so much of the destination's time: the rate grows from its end on, the slower the longer it was.
+    rate grows again from there: it stays between about CUT and 1 of a limit that nobody has told.
+
+    A 429 that comes with a pause costs the pause, so it has to tell more: from what was taken between two pauses the limit
+    is judged when the second ends, and the rate creeps up from a little below it.
     """
 
     def __init__(self, most_per_s: float) -> None:
         self._most = most_per_s
-        self._per_s = most_per_s
-        self._grown_at = Millis(0)
+        self._floor = min(most_per_s, LOWEST_RATE_PER_S)
+        self._base = most_per_s
+        """The rate when it last began to grow."""
         self._cut_at: Millis | None = None
+        self._resumes_at = Millis(0)
+        self._patience, self._unsure, self._unsure_s = 1.0, 0.0, UNSURE_S
+        self._free_at_ms = 0.0
         self._took_some = False
         self._refused_all = 0
-        self._resumes_at = Millis(0)
-        self._patience = 1.0
-        self._free_at_ms = self._free_for_critical_at_ms = 0.0
-        self._taken = _Counted()
-        self._asked = _Counted()
+        self._taken, self._asked = _Counted(), _Counted()
+        self._works_from: Millis | None = None
+        """End of the last pause; None before there was any."""
+        self._refused: tuple[Millis, float] | None = None
+        """When a pause was asked for, and at which rate; until the limit is judged from it."""
+        self._sustained: tuple[float, float] | None = None
+        """At which rate it worked before the pause before, and what came of it over work and pause."""
+        self._count = 0
+        """Taken since the last pause was judged."""
 
     def per_s(self, now: Millis) -> float:
         """Requests that may start in a second."""
-        if self._per_s < self._most:
-            start, scale = max(self._cut_at or 0, self._resumes_at), 1000 * self._patience
-            since_s, until_s = (max(0, at - start) / scale for at in (self._grown_at, now))
-            growth = GROWTH_PER_S * (until_s - since_s + (until_s**2 - since_s**2) / 2)
-            self._per_s = min(self._most, self._per_s * math.exp(min(MOST_GROWTH, max(0.0, growth))))
-        self._grown_at = now
-        return self._per_s
+        if self._refused is not None and now >= self._resumes_at:
+            self._judge(*self._refused)
+        if self._base >= self._most:
+            return self._most
+        grown_s = max(0, now - max(self._cut_at or 0, self._resumes_at)) / 1000
+        slow_s = grown_s / self._patience
+        growth = GROWTH_PER_S * (slow_s + slow_s**2 / 2) + self._unsure * min(1.0, grown_s / self._unsure_s)
+        return min(self._most, self._base * math.exp(min(MOST_GROWTH, growth)))
 
-    def reserve(self, now: Millis, critical: bool = False) -> float:
-        """Take the next turn; seconds until it comes, 0.0 for at once.
-
-        What is critical waits for nothing but what is critical too; the others wait for both.
-        """
+    def wait_ms(self, now: Millis, critical: bool = False) -> float:
+        """Until the next request may start, as things are; 0.0 for at once."""
         rate = self.per_s(now)
+        burst_s = max(BURST_S if critical else BURST_S - KEPT_S, 1 / rate)
+        wait_ms = self._free_at_ms + 1000 * (1 / rate - burst_s) - now
+        return wait_ms if wait_ms >= FINEST_MS else 0.0
+
+    def start(self, now: Millis) -> None:
+        """A request starts."""
         self._asked.add(now, 1)
-        burst_ms = 1000 * max(BURST_S, 1 / rate)
-        self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / rate
-        free_at_ms = self._free_at_ms
-        if critical:
-            free_at_ms = self._free_for_critical_at_ms = max(self._free_for_critical_at_ms, float(now)) + 1000 / rate
-        return max(0.0, free_at_ms - burst_ms - now) / 1000
+        self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / self.per_s(now)
+
+    def reserve(self, now: Millis) -> float:
+        """Take the next turn in any case, for whom nobody overtakes; seconds until it comes."""
+        wait_ms = self.wait_ms(now, critical=True)
+        self.start(now)
+        return wait_ms / 1000
 
     def paused(self, now: Millis, until: Millis) -> None:
         """Nothing goes before `until`, and from then on one after the other: a burst after each pause is refused at once by
         who allows for little, and asks for the next pause."""
-        from_ms = until + 1000 * max(BURST_S, 1 / self.per_s(now))
+        if self._resumes_at <= now:
+            self._base, self._unsure = self.per_s(now), 0.0
         self._resumes_at = max(self._resumes_at, until)
-        self._patience = min(MOST_PATIENCE, 1 + PATIENCE * (until - now) / 1000)
-        self._free_at_ms = max(self._free_at_ms, from_ms)
-        self._free_for_critical_at_ms = max(self._free_for_critical_at_ms, from_ms)
+        asked_s = (self._resumes_at - now) / 1000
+        self._patience, self._unsure_s = min(MOST_PATIENCE, 1 + PATIENCE * asked_s), UNSURE_S * max(1.0, asked_s)
+        self._free_at_ms = max(self._free_at_ms, self._resumes_at + 1000 * max(BURST_S, 1 / self._base))
 
     def taken(self, now: Millis, count: int = 1) -> None:
         """The destination took so many requests."""
         self._taken.add(now, count)
+        self._count += count
         self._took_some, self._refused_all = True, 0
 
     def limited(self, now: Millis) -> float:
         """It said that it is too much (429). Seconds for which it is to be left alone, 0.0 for none.
 
-        Where it has taken nothing since it last said so, that is no matter of the rate, and a pause is due that doubles.
+        Told after the pause that came with it, if any. Where it has taken nothing since it last said so, that is no matter of
+        the rate: it is left alone for as long as it asked, or for a time that doubles where it asked for none.
         """
-        rate = self.per_s(now)
-        if self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS:
+        rate, has_pause = self.per_s(now), self._resumes_at > now
+        if self._refused is not None or (self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS):
             return 0.0
         self._cut_at = now
-        if self._resumes_at <= now:
-            self._patience = 1.0
         if not self._took_some:
             self._refused_all += 1
-            return next_delay(self._refused_all, 0.5).total_seconds()
+            return 0.0 if has_pause else next_delay(self._refused_all, 0.5).total_seconds()
         self._took_some = False
         before = rate if rate < self._most else min(rate, max(FIRST_GUESS_PER_S, self._asked.per_s(now)))
-        floor = min(self._most, LOWEST_RATE_PER_S)
-        # With a pause it is cut in any case: what is taken in jumps after one looks like more than the limit.
-        most = CUT * rate if self._resumes_at > now else rate
-        self._per_s = max(floor, min(most, max(CUT * self._taken.per_s(now), DEEPEST_CUT * before)))
+        if has_pause:
+            self._refused = now, before
+            return 0.0
+        self._patience, self._unsure, self._works_from = 1.0, 0.0, None
+        self._base = max(self._floor, min(rate, max(CUT * self._taken.peak_per_s(now), DEEPEST_CUT * before)))
         return 0.0
+
+    def _judge(self, at: Millis, was: float) -> None:
+        """The limit, from what was taken between two pauses, at whose end `was` a second was refused.
+
+        Judged when the second ends, so that all that was under way has been answered by then.
+        """
+        self._refused = None
+        limit, is_sure = (FIRST_CUT * was, False) if self._works_from is None else self._limit(self._works_from, at, was)
+        self._base = max(self._floor, BELOW * min(was, limit))
+        above = BELOW * was / self._base
+        self._unsure = math.log(above) if above > UNSURE and not is_sure else 0.0
+        self._works_from, self._count = self._resumes_at, 0
+
+    def _limit(self, start: Millis, at: Millis, was: float) -> tuple[float, bool]:
+        """The limit, and whether two pauses agree on it.
+
+        It can't be less than what was taken over work and pause together; the geometric mean of that and of what was refused
+        is a guess that is wrong by no more than the root of what is not known.
+        """
+        worked_s, paused_s = max(1, at - start) / 1000, (self._resumes_at - at) / 1000
+        worked, sustained = self._count / worked_s, self._count / (worked_s + paused_s)
+        before, self._sustained = self._sustained, None
+        if worked_s >= WORKED_SHARE * paused_s:
+            self._sustained = worked, sustained
+            if before is not None and _apart(before[0], worked) >= DIFFERS and _apart(before[1], sustained) <= AGREES:
+                return sustained, True
+        return max(self._taken.lent_per_s(start, at), math.sqrt(sustained * was)), False
+
+
+def _apart(one: float, other: float) -> float:
+    return max(one, other) / min(one, other) if min(one, other) > 0 else math.inf
 
 
 class _Counted:
-    """Counts events, and tells the rate of the busiest PEAK_MS among the last MEASURED_MS."""
+    """Counts events of the last LOOKED_BACK_MS."""
 
     def __init__(self) -> None:
-        self._steps: deque[tuple[int, int]] = deque(maxlen=MEASURED_MS // STEP_MS)
+        self._steps: deque[tuple[int, int]] = deque(maxlen=LOOKED_BACK_MS // STEP_MS)
 
     def add(self, now: Millis, count: int) -> None:
         step = now // STEP_MS
@@ -140,9 +218,25 @@ class _Counted:
         self._steps.append((step, count))
 
     def per_s(self, now: Millis) -> float:
-        while self._steps and now - self._steps[0][0] * STEP_MS > MEASURED_MS:
-            self._steps.popleft()
-        wide = PEAK_MS // STEP_MS
-        sums = [sum(count for at, count in self._steps if start <= at < start + wide) for start, _ in self._steps]
-        peak = max(sums, default=0)
-        return peak * 1000 / PEAK_MS if peak >= FEW else sum(count for _, count in self._steps) * 1000 / MEASURED_MS
+        """Over the last MEASURED_MS."""
+        return sum(count for _, count in self._last(now)) * 1000 / MEASURED_MS
+
+    def peak_per_s(self, now: Millis) -> float:
+        """In the busiest PEAK_MS among the last MEASURED_MS, where that are enough to tell a rate."""
+        steps, wide = list(self._last(now)), PEAK_MS // STEP_MS
+        peak = max((sum(count for at, count in steps if start <= at < start + wide) for start, _ in steps), default=0)
+        return peak * 1000 / PEAK_MS if peak >= FEW else self.per_s(now)
+
+    def lent_per_s(self, start: Millis, end: Millis) -> float:
+        """The least limit that lends LENT_S of its worth and let through what was counted, however long before `end` one
+        begins to count; but not before `start`."""
+        limit, total = 0.0, 0
+        for step, count in reversed(self._steps):
+            if (step + 1) * STEP_MS <= start:
+                break
+            total += count
+            limit = max(limit, total / (max(0, end - max(start, step * STEP_MS)) / 1000 + LENT_S))
+        return limit
+
+    def _last(self, now: Millis) -> Iterator[tuple[int, int]]:
+        return (each for each in self._steps if now - each[0] * STEP_MS <= MEASURED_MS)

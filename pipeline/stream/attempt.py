@@ -120,8 +120,7 @@ class Attempt:
         destination = self._room.destination
         current: Current | Absent | Refused | Retry | None = self._room.cached(self._key) if self._may_write() else None
         if current is None:
-            await self._pace()
-            if self._room.pause_s() > 0:
+            if not await self._has_turn():
                 return None
             current = await self._in_time(destination.read(self._write), _NOT_READ)
         match current:
@@ -174,8 +173,7 @@ class Attempt:
         return replace(verdict, would=Would.UPDATE if fields else Would.MARK, fields=fields)
 
     async def _send(self, request: Request, current: Current | Absent) -> Verdict | _Again | None:
-        await self._pace()
-        if not self._may_send():
+        if not await self._has_turn() or not self._may_send():
             return None
         if not self._may_write():
             return self._compared(current)  # the flag was flipped while this waited for its turn
@@ -246,6 +244,13 @@ class Attempt:
         current: Current | None = None,
     ) -> Verdict:
         return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms, self._asked)
+
+    async def _has_turn(self) -> bool:
+        """Whether the turn came before a pause did: what waits in one would be in the way of what is critical at its end."""
+        if self._room.pause_s() > 0:
+            return False
+        await self._pace()
+        return self._room.pause_s() <= 0
 
     async def _pace(self) -> None:
         """Wait for the turn that the rate allows; our own waiting is not held against the destination."""

@@ -268,7 +268,7 @@ class Delivery:
                 return
             verdict = await self._attempted(job, turn) if self._is_ours(job) else None
             if verdict is None:
-                self._put_off(key, max(NOT_OURS_WAIT_MS, int(self.pause_s() * 1000)), probe)
+                self._put_off(key, round(self.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
                 return
             self.throttle.learn(key, verdict, probe)
             judged = await self._conclude(job, verdict)

@@ -1,6 +1,5 @@
 """How much a delivery may ask of its destination now, learnt from how its attempts end; and whether one is tried again."""
 
-import asyncio
 import enum
 from collections.abc import Callable
 from typing import Final
@@ -12,6 +11,7 @@ from pipeline.domain.pending import Pending
 from pipeline.domain.records import OutcomeKind, Reason
 from pipeline.stream.attempt import Verdict
 from pipeline.stream.outcomes import Judged
+from pipeline.stream.turnstile import Turnstile
 
 SPARE_SHARE: Final = 8
 """Of this many writes at once one is kept for what is critical, so that it never waits for a slow bulk write to end."""
@@ -50,6 +50,7 @@ class Throttle:
         self._max_attempts = max_attempts
         self._clock = clock
         self._pace = Pace(rate_per_s)
+        self._turnstile = Turnstile(self._pace, clock)
         self._hold = Hold()
         self._refusals = Refusals()
 
@@ -73,10 +74,8 @@ class Throttle:
         return self._pace.per_s(self._clock())
 
     async def pace(self, critical: bool) -> None:
-        """Wait for the next turn."""
-        wait_s = self._pace.reserve(self._clock(), critical)
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+        """Wait for the next turn, or for a pause to begin."""
+        await self._turnstile.turn(critical)
 
     def learn(self, key: bytes, verdict: Verdict, probe: int) -> None:
         """What an attempt's end says about the destination."""
@@ -110,6 +109,7 @@ class Throttle:
         if after_s > 0:
             self._hold.ask(now, after_s)
             self._pace.paused(now, Millis(now + self._hold.wait_ms(now)))
+            self._turnstile.let_go()
 
     def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float) -> Judged:
         """Whether it is tried again, and when; `given_up` is how it ends if not.

@@ -170,7 +170,8 @@ def drive(
     ended: list[Done] = []
     while now < until:
         while len(under_way) < limiter.allowed:
-            start = now + pace.reserve(Millis(int(now))) * 1000
+            start = now + pace.wait_ms(Millis(int(now)))
+            pace.start(Millis(int(start)))
             if isinstance(server, Queueing | Distant):
                 end, taken = start + server.took_ms(start), True
             else:
@@ -282,10 +283,17 @@ def test_a_rate_is_kept_also_below_one_request_in_a_burst(rate_per_s: float) -> 
     pace, now, started = Pace(rate_per_s), 1_000_000.0, 0
     until = now + 20_000
     while now < until:
-        now += pace.reserve(Millis(int(now))) * 1000 + 0.01
+        now += pace.wait_ms(Millis(int(now)))
+        pace.start(Millis(int(now)))
         started += 1
     assert started <= 20 * rate_per_s + max(1.0, BURST_S * rate_per_s) + 1
     assert started >= 20 * rate_per_s - 1
+
+
+def test_turns_that_are_reserved_follow_each_other_at_the_rate() -> None:
+    pace = Pace(100.0)
+    waits = [pace.reserve(Millis(1_000)) for _ in range(13)]
+    assert waits == pytest.approx([0.0] * 10 + [0.01, 0.02, 0.03])
 
 
 def test_a_429_cuts_to_a_little_below_what_was_taken() -> None:
@@ -300,11 +308,14 @@ def test_a_429_cuts_to_a_little_below_what_was_taken() -> None:
 
 def test_after_a_pause_the_turns_come_one_after_the_other() -> None:
     """What might have gone in the pause does not follow at once: who allows for little would ask for the next pause."""
-    for critical in (False, True):
-        pace = Pace(100.0)
-        pace.reserve(Millis(0))
-        pace.paused(Millis(500), Millis(1_500))
-        assert [pace.reserve(Millis(1_500), critical) for _ in range(3)] == pytest.approx([0.01, 0.02, 0.03])
+    pace, now, waits = Pace(100.0), 1_500.0, []
+    pace.start(Millis(0))
+    pace.paused(Millis(500), Millis(1_500))
+    for _ in range(3):
+        waits.append(pace.wait_ms(Millis(int(now)), critical=True))
+        now += waits[-1]
+        pace.start(Millis(int(now)))
+    assert waits == pytest.approx([10, 10, 10])
 
 
 def test_a_rate_grows_from_the_pauses_end_on_and_the_slower_the_longer_it_was() -> None:
@@ -312,38 +323,19 @@ def test_a_rate_grows_from_the_pauses_end_on_and_the_slower_the_longer_it_was() 
     for pause_ms in (0, 1_000, 5_000):
         pace = Pace(1_000.0)
         pace.taken(Millis(10_000))
+        pace.limited(Millis(10_000))
         if pause_ms:
             pace.paused(Millis(10_000), Millis(10_000 + pause_ms))
-        pace.limited(Millis(10_000))
-        cut = pace.per_s(Millis(10_000))
-        assert pace.per_s(Millis(10_000 + pause_ms)) == cut
+        cut = pace.per_s(Millis(10_000 + pause_ms))
         rates[pause_ms] = pace.per_s(Millis(13_000 + pause_ms)) / cut
     assert rates[0] > rates[1_000] > rates[5_000] > 1
-
-
-@pytest.mark.parametrize(("pause_ms", "share"), [(1_000, 0.8), (5_000, 0.7)])
-@pytest.mark.parametrize("bucket", [5.0, 25.0])
-def test_a_destination_that_asks_for_a_pause_with_each_429_is_kept_busy(pause_ms: int, share: float, bucket: float) -> None:
-    """One second of pause for every one of work would be half of it lost, and half of what is critical late."""
-    server, pace, now, resumes_ms, taken = Counting(100, bucket), Pace(100_000.0), 0.0, 0, 0
-    while now < 240_000:
-        now = max(now + pace.reserve(Millis(int(now))) * 1000, resumes_ms) + 0.01
-        at = Millis(int(now))
-        if server.takes(now):
-            pace.taken(at)
-            taken += at >= 60_000
-        elif at >= resumes_ms:
-            resumes_ms = at + pause_ms
-            pace.paused(at, Millis(resumes_ms))
-            pace.limited(at)
-    assert taken / 180 >= share * 100
 
 
 def test_a_429_among_few_requests_cuts_no_deeper_than_half() -> None:
     """What little was asked says nothing of the limit."""
     pace = Pace(1_000.0)
     for number in range(40):
-        pace.reserve(Millis(number * 1_000))
+        pace.start(Millis(number * 1_000))
         pace.taken(Millis(number * 1_000))
     pace.limited(Millis(40_000))
     assert pace.per_s(Millis(40_000)) == DEEPEST_CUT * FIRST_GUESS_PER_S
@@ -373,12 +365,16 @@ def test_one_slow_bundle_is_no_queue() -> None:
         assert limiter.allowed >= min(150, FIRST_ALLOWED + 50)
 
 
-def test_what_is_critical_waits_for_what_is_critical_alone_and_the_others_for_both() -> None:
-    pace, now = Pace(10.0), Millis(1_000_000)
-    assert [pace.reserve(now) for _ in range(50)][-1] == pytest.approx(4.9)
-    assert pace.reserve(now, critical=True) == 0.0
-    assert pace.reserve(now, critical=True) == pytest.approx(0.1)
-    assert pace.reserve(now) == pytest.approx(5.2)
+def test_of_each_burst_a_part_is_kept_for_what_is_critical() -> None:
+    pace, now = Pace(100.0), Millis(1_000_000)
+    for _ in range(5):
+        assert pace.wait_ms(now) == 0.0
+        pace.start(now)
+    assert pace.wait_ms(now) == pytest.approx(10)
+    for _ in range(5):
+        assert pace.wait_ms(now, critical=True) == 0.0
+        pace.start(now)
+    assert pace.wait_ms(now, critical=True) == pytest.approx(10)
 
 
 def test_a_pause_is_never_shortened_by_a_later_one() -> None:

@@ -263,6 +263,8 @@ class World:
             self.read_outcomes()
             if not any(pending.is_due for pending in self.table.rows.values()):
                 return
+            if self.delivery._tasks:
+                await asyncio.sleep(0.06)  # after a pause only what is critical goes at once
             self.clock.now += step_ms
 
 
