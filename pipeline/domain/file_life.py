@@ -155,14 +155,9 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a sender and a profile allow. Times in milliseconds."""
+class Waits:
+    """How long a sender's files are waited for, in milliseconds."""
 
-    sources: frozenset[str]
-    schema: str | None
-    """None where the name fits no profile."""
-    is_encrypted: bool = False
-    late: Literal["take", "refuse"] = "take"
     patience_ms: int = HOUR_MS // 4
     """What waits for longer is told: an entry in the ledger, an alert."""
     give_up_ms: int = 24 * HOUR_MS
@@ -175,6 +170,21 @@ class Rules:
     """A file is late only if it came by more than this after its time."""
     skew_ms: int = 300_000
     """The sender's clock may be ahead by so much."""
+
+
+DEFAULT_WAITS: Final = Waits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a sender and a profile allow."""
+
+    sources: frozenset[str]
+    schema: str | None
+    """None where the name fits no profile."""
+    is_encrypted: bool = False
+    late: Literal["take", "refuse"] = "take"
+    waits: Waits = DEFAULT_WAITS
     max_bytes: int = 2 << 30
     max_rejected: float = 0.1
     """Part of the rows that may be broken; a file with more is held."""
@@ -236,27 +246,28 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
     """What to do with what lies in the folder, before it is read."""
     if seen.data is not None:
         if not seen.data.is_plain:
-            return Refuse(_flaw(FileReason.NOT_A_FILE))
+            return Refuse(flaw_of(FileReason.NOT_A_FILE))
         if rules.schema is None:
-            return Refuse(_flaw(FileReason.UNKNOWN_NAME))
+            return Refuse(flaw_of(FileReason.UNKNOWN_NAME))
     incomplete = _incomplete(seen, now, rules)
     if incomplete is not None:
         return incomplete
     manifest = seen.manifest
     assert isinstance(manifest, Manifest)
-    if past.own is not None and past.own.status is FileStatus.TAKEN:
-        return Again(past.own)
+    own = past.own
+    if own is not None and (own.status is FileStatus.TAKEN or _is_left_over(seen, own)):
+        return Again(own)
     if (flaw := _not_theirs(seen, manifest, now, rules)) is not None:
         return Refuse(flaw)
     if seen.data is None:
         return _missing(manifest, now, rules)
-    return _read(seen.data, manifest, seen.since > manifest.not_after + rules.grace_ms, past, now, rules)
+    return _read(seen.data, manifest, seen.since > manifest.not_after + rules.waits.grace_ms, past, now, rules)
 
 
 def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, rules: Rules) -> Wait | Read | Refuse:
     """All three parts are there and may be what they say: whether it is time to read the file."""
     if late and rules.late == "refuse":
-        return Refuse(_flaw(FileReason.LATE))
+        return Refuse(flaw_of(FileReason.LATE))
     if now < manifest.not_before:
         return Wait(FileReason.EARLY)
     if past.own is not None and past.own.status is FileStatus.HELD and not past.own.released_by:
@@ -264,9 +275,16 @@ def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, r
     if not rules.is_encrypted and data.size < manifest.size:
         stood = now - data.since
         return (
-            Refuse(_flaw(FileReason.PARTIAL)) if stood > rules.partial_ms else Wait(FileReason.PARTIAL, stood > rules.patience_ms)
+            Refuse(flaw_of(FileReason.PARTIAL))
+            if stood > rules.waits.partial_ms
+            else Wait(FileReason.PARTIAL, stood > rules.waits.patience_ms)
         )
     return Read(late)
+
+
+def _is_left_over(seen: Seen, own: FileState) -> bool:
+    """Whether manifest and signature were left behind by a crash, after their file was put away."""
+    return seen.data is None and own.status in (FileStatus.REFUSED, FileStatus.REPEATED) and seen.since <= own.at
 
 
 def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:
@@ -284,33 +302,33 @@ def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:
 
 def _awaited(why: FileReason, seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse:
     waited = now - seen.since
-    return Refuse(_flaw(why)) if waited > rules.give_up_ms else Wait(why, waited > rules.patience_ms)
+    return Refuse(flaw_of(why)) if waited > rules.waits.give_up_ms else Wait(why, waited > rules.waits.patience_ms)
 
 
 def _settled(flaw: Flaw, since: int, now: Millis, rules: Rules) -> Wait | Refuse:
     """A flaw of something that may still be being written counts only once it has lain still for a moment."""
-    return Refuse(flaw) if now - since > rules.settle_ms else Wait(flaw.why)
+    return Refuse(flaw) if now - since > rules.waits.settle_ms else Wait(flaw.why)
 
 
 def _missing(manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse:
     """A file that was announced is missing once its time is over, and given up a while later."""
-    overdue = now - manifest.not_after - rules.grace_ms
-    return Refuse(_flaw(FileReason.NO_DATA)) if overdue > rules.give_up_ms else Wait(FileReason.NO_DATA, overdue > 0)
+    overdue = now - manifest.not_after - rules.waits.grace_ms
+    return Refuse(flaw_of(FileReason.NO_DATA)) if overdue > rules.waits.give_up_ms else Wait(FileReason.NO_DATA, overdue > 0)
 
 
 def _not_theirs(seen: Seen, manifest: Manifest, now: Millis, rules: Rules) -> Flaw | None:
     """What a manifest may not say, though it is well-formed and signed."""
     if manifest.file != seen.name:
-        return _flaw(FileReason.BAD_MANIFEST)
+        return flaw_of(FileReason.BAD_MANIFEST)
     if rules.schema is None:
-        return _flaw(FileReason.UNKNOWN_NAME)
+        return flaw_of(FileReason.UNKNOWN_NAME)
     if manifest.source_system not in rules.sources:
-        return _flaw(FileReason.UNKNOWN_SOURCE)
+        return flaw_of(FileReason.UNKNOWN_SOURCE)
     if manifest.schema != rules.schema:
-        return _flaw(FileReason.UNKNOWN_SCHEMA)
+        return flaw_of(FileReason.UNKNOWN_SCHEMA)
     if max(manifest.size, seen.data.size if seen.data else 0) > rules.max_bytes:
-        return _flaw(FileReason.TOO_LARGE)
-    return _flaw(FileReason.FUTURE_TIME) if manifest.created_at > now + rules.skew_ms else None
+        return flaw_of(FileReason.TOO_LARGE)
+    return flaw_of(FileReason.FUTURE_TIME) if manifest.created_at > now + rules.waits.skew_ms else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,26 +350,29 @@ def weigh(manifest: Manifest, content: Content, past: Past, rules: Rules) -> Wei
     if content.flaw is not None and content.flaw.why is not FileReason.UNREADABLE:
         return Refuse(content.flaw)
     if content.size < manifest.size:
-        return Refuse(_flaw(FileReason.PARTIAL))
+        return Refuse(flaw_of(FileReason.PARTIAL))
     if content.sha256 != manifest.sha256 or content.size != manifest.size:
-        return Refuse(_flaw(FileReason.WRONG_SUM))
+        return Refuse(flaw_of(FileReason.WRONG_SUM))
     if past.own is not None and past.own.status is FileStatus.TAKEN:
         return Again(past.own)
     if past.same_content is not None:
         return Repeat(past.same_content)
     if past.same_name is not None:
-        return Refuse(_flaw(FileReason.OTHER_CONTENT))
+        return Refuse(flaw_of(FileReason.OTHER_CONTENT))
     if content.flaw is not None:
         return Refuse(content.flaw)
     if content.records != manifest.records:
-        return Refuse(_flaw(FileReason.WRONG_COUNT))
+        return Refuse(flaw_of(FileReason.WRONG_COUNT))
     if content.rejected > content.records * rules.max_rejected and not (past.own and past.own.released_by):
         return Hold()
     return Land(past.own.rows_done if past.own is not None and past.own.status is FileStatus.LANDING else 0)
 
 
 class Files:
-    """The ledger in memory: what became of each file of one sender. The newest version of each counts."""
+    """The ledger in memory: what became of each file of one sender. The newest version of each counts.
+
+    One thread may put while another reads: each step is one operation on a dictionary.
+    """
 
     def __init__(self, states: Iterable[FileState] = ()) -> None:
         self._of: dict[str, FileState] = {}
@@ -387,7 +408,7 @@ class Files:
 
     def every(self, *statuses: FileStatus) -> tuple[FileState, ...]:
         """Each file that stands at one of these."""
-        return tuple(state for state in self._of.values() if state.status in statuses)
+        return tuple(state for state in list(self._of.values()) if state.status in statuses)
 
     def past(self, file_id: str, name_digest: str, sha256: str) -> Past:
         """What is known that bears on a file."""
@@ -448,5 +469,6 @@ _RULES: Final[dict[FileReason, tuple[str, str, str]]] = {
 }
 
 
-def _flaw(why: FileReason) -> Flaw:
+def flaw_of(why: FileReason) -> Flaw:
+    """What a file breaks that has this reason."""
     return Flaw(why, *_RULES[why])

@@ -18,7 +18,6 @@ import pytest
 import pipeline.sources
 from pipeline import topology
 from pipeline.domain.event import Event
-from pipeline.local.ports import is_listening
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.source_adapters import ADAPTERS, BOUND_S, CANARY, Adapter, Answer, Said
 
@@ -89,7 +88,7 @@ class Lab:
 
     async def listening(self) -> "Lab":
         async with asyncio.timeout(BOUND_S):
-            while not ((port := self.adapter.port(self.source)) and is_listening(port)):
+            while not self.adapter.serves(self.source):
                 await asyncio.sleep(0.01)
         return self
 
@@ -122,7 +121,7 @@ async def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def no_adapter(name: str) -> str:
     return (
         f"the source {name!r} ({SOURCES[name].__module__}) has no adapter: add a class to tests/support/source_adapters.py with "
-        "source(), port(), message(number, variant) and send(port, message, number), and name it in ADAPTERS"
+        "source(), port(), serves(), message(number, variant) and send(port, message, number), and name it in ADAPTERS"
     )
 
 
@@ -264,9 +263,8 @@ async def test_what_is_no_message_makes_no_event_and_is_refused(lab: Lab, garbag
 
 async def test_it_ends_when_it_is_told_to_and_listens_no_more(lab: Lab) -> None:
     assert (await lab.send()).said is Said.YES
-    port = lab.adapter.port(lab.source)
     await lab.end()
-    assert not is_listening(port)
+    assert not lab.adapter.serves(lab.source)
 
 
 async def test_a_message_in_hand_is_finished_and_answered_before_it_ends(lab: Lab) -> None:

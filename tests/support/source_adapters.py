@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from pipeline.domain.subscription import Watch
 from pipeline.formats.hl7v2.framing import frame
+from pipeline.local.ports import is_listening
 from pipeline.roles.intake import hl7_profile
 from pipeline.sources import fhir as fhir_module
 from pipeline.sources import http as http_module
@@ -25,11 +26,13 @@ from pipeline.sources.fhir_keeper import Plan
 from pipeline.sources.fhir_secret import HookSecret
 from pipeline.sources.fhir_server import FhirServer, Reply
 from pipeline.sources.fhir_subscription import Wanted
+from pipeline.sources.files import FilesSource
 from pipeline.sources.http import HttpSource
 from pipeline.sources.http_openapi import EXAMPLE
 from pipeline.sources.mllp import MllpLimits, MllpSource
 from pipeline.sources.protocol import Source
-from tests.support import fhir_in, fhir_in_server
+from tests.support import fhir_in, fhir_in_server, files_in
+from tests.support.files_desk import Office
 from tests.support.http_fakes import headers, new_tracker, settings
 
 CANARY: Final = "Zzyzxqv"
@@ -68,12 +71,26 @@ class Adapter(Protocol):
         """A message with CANARY in it. One number is one identity at its source; a variant has another body."""
         ...
 
+    def serves(self, source: Source) -> bool:
+        """Whether what is sent now reaches it."""
+        ...
+
     async def send(self, port: int, message: bytes, number: int) -> Answer:
         """Send it and say what was answered; `NOTHING` if the connection ends first."""
         ...
 
 
-class HttpAdapter:
+class Listens:
+    """Of a source that listens on a port."""
+
+    def port(self, source: Source) -> int:
+        raise NotImplementedError
+
+    def serves(self, source: Source) -> bool:
+        return bool(port := self.port(source)) and is_listening(port)
+
+
+class HttpAdapter(Listens):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_module, "DRAIN_S", SHORT_DRAIN_S)
 
@@ -100,7 +117,7 @@ class HttpAdapter:
         return Answer(said[answer.status_code], answer.content)
 
 
-class MllpAdapter:
+class MllpAdapter(Listens):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._limits = MllpLimits(drain_timeout_s=SHORT_DRAIN_S, ack_timeout_s=BOUND_S * 2)
 
@@ -134,7 +151,7 @@ class MllpAdapter:
         return Answer(said[found[1]], answer.split(b"\rMSA")[1])
 
 
-class FhirAdapter:
+class FhirAdapter(Listens):
     """A feed whose server is away: its keeper asks in vain, and what arrives is taken all the same."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +203,45 @@ class FhirAdapter:
         return Answer(said[answer.status_code], answer.content)
 
 
+class FilesAdapter:
+    """A sender's folder. The ledger forgets what it took, as after its retention: a repeat comes as far as the sink."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._office = Office(Path(tempfile.mkdtemp()))
+
+    def source(self) -> Source:
+        return self._office.source(SHORT_DRAIN_S)
+
+    def port(self, source: Source) -> int:
+        return 0
+
+    def serves(self, source: Source) -> bool:
+        assert isinstance(source, FilesSource)
+        return bool(source.serving)
+
+    def message(self, number: int, variant: int = 0) -> bytes:
+        return files_in.HEADER + f"MAIN,ICU,{number},A,Y,{CANARY}{variant}\r\n".encode()
+
+    async def send(self, port: int, message: bytes, number: int) -> Answer:
+        office, name = self._office, f"census-20260105-{number}.csv"
+        office.ledger.forget_all()
+        (office.root / "acks" / f"{name}.ack.json").unlink(missing_ok=True)
+        untaken = len(office.observed.waited) + len(office.observed.faults)
+        files_in.put(office.incoming, message, files_in.manifest_of(message, name, records=max(0, len(message.splitlines()) - 1)))
+        try:
+            async with asyncio.timeout(BOUND_S):
+                while (told := office.ack(name)) is None:
+                    if len(office.observed.waited) + len(office.observed.faults) > untaken:
+                        return Answer(Said.TRY_AGAIN)
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            return Answer(Said.NOTHING)
+        return Answer(Said.YES if told["outcome"] == "taken" else Said.REFUSED, json.dumps(told).encode())
+
+
 ADAPTERS: Final[dict[str, Callable[[pytest.MonkeyPatch], Adapter]]] = {
     "fhir": FhirAdapter,
+    "files": FilesAdapter,
     "http": HttpAdapter,
     "mllp": MllpAdapter,
 }

@@ -113,19 +113,22 @@ def test_a_manifest_that_comes_an_hour_later_is_in_time_and_the_wait_was_told(gi
 
 @pytest.mark.parametrize("given", [seen(None), seen(signature_since=None)], ids=["no manifest", "no signature"])
 def test_a_wait_has_an_end(given: Seen) -> None:
-    assert isinstance(look(given, Past(), Millis(NOW + RULES.give_up_ms), RULES), Refuse)
+    assert isinstance(look(given, Past(), Millis(NOW + RULES.waits.give_up_ms), RULES), Refuse)
 
 
 def test_an_announced_file_is_missing_when_its_window_is_over_and_given_up_a_day_later() -> None:
     gone = seen(data=None)
-    assert look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + 1), RULES) == Wait(FileReason.NO_DATA, is_long=True)
+    assert look(gone, Past(), Millis(MANIFEST.not_after + RULES.waits.grace_ms + 1), RULES) == Wait(
+        FileReason.NO_DATA, is_long=True
+    )
     assert (
-        why(look(gone, Past(), Millis(MANIFEST.not_after + RULES.grace_ms + RULES.give_up_ms + 1), RULES)) is FileReason.NO_DATA
+        why(look(gone, Past(), Millis(MANIFEST.not_after + RULES.waits.grace_ms + RULES.waits.give_up_ms + 1), RULES))
+        is FileReason.NO_DATA
     )
 
 
 def test_a_file_that_does_not_grow_is_partial_in_the_end() -> None:
-    short = seen(data=Part(5, Millis(NOW - RULES.partial_ms - 1)))
+    short = seen(data=Part(5, Millis(NOW - RULES.waits.partial_ms - 1)))
     assert look(short, Past(), NOW, RULES) == Refuse(look(short, Past(), NOW, RULES).flaw)  # type: ignore[union-attr]
     assert why(look(short, Past(), NOW, RULES)) is FileReason.PARTIAL
 
@@ -151,7 +154,7 @@ def test_late_is_counted_from_its_arrival_and_not_from_our_own_downtime() -> Non
         ({"source_system": "someone-else"}, FileReason.UNKNOWN_SOURCE),
         ({"schema": "bed-extract/1"}, FileReason.UNKNOWN_SCHEMA),
         ({"size": RULES.max_bytes + 1}, FileReason.TOO_LARGE),
-        ({"created_at": Millis(NOW + RULES.skew_ms + 1)}, FileReason.FUTURE_TIME),
+        ({"created_at": Millis(NOW + RULES.waits.skew_ms + 1)}, FileReason.FUTURE_TIME),
     ],
 )
 def test_what_a_sender_may_not_say_is_refused_before_a_byte_is_read(said: dict[str, Any], expected: FileReason) -> None:
