@@ -1,0 +1,178 @@
+"""`surgeline bench mllp`: acknowledged messages in a second and their times, ours and a peer's, alternating on one machine."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.kafka.client import KafkaUnavailable
+from pipeline.local.bench_mllp_engines import PEER, Engine, MessageFoundry, Ours
+from pipeline.local.bench_mllp_load import Load, Log, Messages
+from pipeline.local.bench_mllp_report import Kill, MllpReport, Options, Run, tell
+from pipeline.local.broker import Broker
+from pipeline.local.errors import LocalPlatformError
+from pipeline.local.provenance import commit, machine
+
+NOT_RUN: Final = 2
+INTERRUPTED: Final = 130
+PEERS: Final = (PEER,)
+WARM_UP_S: Final = 2.0
+KILL_AFTER_S: Final = 2.0
+ROOMS: Final = ("pipeline", "loadtest/peers")
+LEFT_BY_US: Final = "kafka"
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+Make = Callable[[str], Engine]
+"""Makes an engine of its own for a run, by the run's name."""
+
+
+def bench_mllp(
+    options: Options, peer: str | None, is_killed: bool, folder: Path, console: Console, json_file: Path | None, check: bool
+) -> int:
+    """Measure in `folder`, which is emptied. The exit code: 1 where `check` and a goal was missed, 2 where it could not run."""
+    try:
+        _empty(folder)
+        with Broker(folder / LEFT_BY_US) as broker:
+            report = _measured(options, _makers(folder, broker, peer), is_killed, console)
+    except (LocalPlatformError, KafkaUnavailable) as error:
+        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
+        return NOT_RUN
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    tell(report, console)
+    return 1 if check and not report.reached else 0
+
+
+def _makers(folder: Path, broker: Broker, peer: str | None) -> dict[str, Make]:
+    makers: dict[str, Make] = {Ours.name: lambda name: Ours(folder / f"surgeline-{name}", broker, f"{name}.")}
+    if peer is not None:
+        makers[peer] = lambda name: MessageFoundry(folder / f"{PEER}-{name}")
+    return makers
+
+
+def _measured(options: Options, makers: dict[str, Make], is_killed: bool, console: Console) -> MllpReport:
+    """Engines take turns, and who begins changes from run to run."""
+    runs: list[Run] = []
+    kills: list[Kill] = []
+    for number in range(options.runs):
+        order = list(makers) if number % 2 == 0 else list(reversed(makers))
+        for name in order:
+            run = _run(makers[name](f"r{number}"), f"r{number}", options)
+            runs.append(run)
+            console.print(f"run {number + 1}, {name}: {run.per_s:,.0f} messages/s, p99 at the rate {run.rate_p99_ms:.1f} ms")
+    for name in makers if is_killed else ():
+        kills.append(_killed(makers[name]("kill"), options))
+    return MllpReport(
+        commit=commit(*ROOMS),
+        machine=machine(),
+        options=options,
+        durability={Ours.name: Ours.durability, MessageFoundry.name: MessageFoundry.durability},
+        runs=tuple(runs),
+        kills=tuple(kills),
+    )
+
+
+@contextmanager
+def _started(engine: Engine) -> Iterator[None]:
+    with ExitStack() as left:
+        left.callback(engine.stop)
+        engine.start()
+        yield
+
+
+def _messages(run: str) -> Messages:
+    return Messages(run, time.strftime("%Y%m%d%H%M%S", time.gmtime()))
+
+
+def _run(engine: Engine, name: str, options: Options) -> Run:
+    """One engine from its start to its end, with its loads one after the other."""
+    with _started(engine), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_loads(engine, name, options))
+
+
+async def _loads(engine: Engine, name: str, options: Options) -> Run:
+    load = Load(engine.port, options.connections, _messages(f"{name}-n"))
+    await load.connect()
+    await load.as_fast_as_answered(WARM_UP_S)
+    before = _cpu(engine)
+    busy = await load.as_fast_as_answered(options.seconds)
+    used = [after - each for after, each in zip(_cpu(engine), before, strict=True)]
+    even = await load.at_rate(options.rate, options.seconds)
+    await load.close()
+    single = Load(engine.port, 1, _messages(f"{name}-1"))
+    await single.connect()
+    alone = await single.as_fast_as_answered(options.seconds / 2)
+    await single.close()
+    span_s = busy.ended - busy.began
+    everybody, engine_s, store_s, sender_s = used
+    return Run(
+        engine=engine.name,
+        per_s=busy.per_s,
+        p50_ms=busy.percentile_ms(0.5),
+        p99_ms=busy.percentile_ms(0.99),
+        engine_us=engine_s / max(1, len(busy.yes)) * 1e6,
+        store_us=store_s / max(1, len(busy.yes)) * 1e6,
+        one_per_s=alone.per_s,
+        one_p50_ms=alone.percentile_ms(0.5),
+        rate_p50_ms=even.percentile_ms(0.5),
+        rate_p99_ms=even.percentile_ms(0.99),
+        rate_unanswered=int(options.rate * options.seconds) - len(even.seconds),
+        not_yes=sum(map(_not_yes, (busy, even, alone))),
+        others=round((everybody - engine_s - store_s - sender_s) / max(1e-9, span_s), 2),
+    )
+
+
+def _cpu(engine: Engine) -> tuple[float, float, float, float]:
+    """Processor seconds of everybody, the engine, its store, and the sender, which is this process."""
+    return _busy_s(), engine.cpu_s(), engine.store_cpu_s(), time.process_time()
+
+
+def _not_yes(log: Log) -> int:
+    return log.astray + sum(count for code, count in log.codes.items() if code != "AA")
+
+
+def _killed(engine: Engine, options: Options) -> Kill:
+    """kill -9 amid the load; then it is started again and asked for what it acknowledged."""
+    messages = _messages("kill")
+    with _started(engine), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        log = runner.run(_until_killed(engine, Load(engine.port, options.connections, messages)))
+        engine.start()
+        missing = engine.missing(messages, sorted(log.yes))
+    return Kill(engine=engine.name, acknowledged=len(log.yes), lost=len(missing))
+
+
+async def _until_killed(engine: Engine, load: Load) -> Log:
+    await load.connect()
+    log = load.begin()
+    await asyncio.sleep(KILL_AFTER_S)
+    await asyncio.to_thread(engine.kill)
+    await load.until_lost()
+    return log
+
+
+def _busy_s() -> float:
+    """Processor time that anybody on this machine has used."""
+    user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return sum(map(int, (user, nice, system, *rest[:3]))) / _TICKS_PER_S
+
+
+def _empty(folder: Path) -> None:
+    """LocalPlatformError where it holds what no bench left there."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
+        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+__all__ = ["PEERS", "Options", "bench_mllp"]
