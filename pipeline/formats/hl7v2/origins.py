@@ -1,5 +1,6 @@
 """Where in a message each field of its events was read, and by which rule: for the person who onboards a feed. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,6 +66,7 @@ MASTER_FIELDS: Final = {
 }
 """Where each field of an MFN^M05 is read."""
 
+_KIND: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _STATUS: Final = "NPU-2 by the profile's bed_status"
 
 
@@ -95,7 +97,7 @@ def explain(data: bytes, profile: Profile) -> Explained:
     """One message under a profile. The tenant is the profile's own affair: it changes ids and no field."""
     message, verdict = map_bytes(data, profile, "explained", Millis(0))
     kind, trigger = type_of(message) if message is not None else ("", "")
-    name = f"{kind}^{trigger}" if kind else "no message"
+    name = _name_of(kind, trigger) if kind else "no message"
     match verdict:
         case Rejected():
             return Explained(name, verdict.reason.doc, rejected=verdict)
@@ -105,6 +107,13 @@ def explain(data: bytes, profile: Profile) -> Explained:
             rule = _ruled(message, trigger, profile) if message is not None and kind == "ADT" else None
             told = tuple((event, _told(event.payload, kind, rule, profile)) for event in events)
             return Explained(name, _meaning(kind, trigger, rule), told, unread)
+
+
+def _name_of(kind: str, trigger: str) -> str:
+    """Type and trigger, as far as they have the form of one: what stands there else may be anybody's data."""
+    if not _KIND.fullmatch(kind):
+        return "no known message type"
+    return f"{kind}^{trigger if _KIND.fullmatch(trigger) else '?'}"
 
 
 def _ruled(message: Message, trigger: str, profile: Profile) -> Rule | None:
