@@ -14,7 +14,7 @@ hl7 = typer.Typer(help="HL7 v2: what a message means under a profile.", no_args_
 @hl7.command("explain")
 def hl7_explain(
     files: Annotated[list[Path], typer.Argument(help="HL7 v2: messages or batches.", exists=True, dir_okay=False)],
-    profile: Annotated[str, typer.Option(help="HL7 profile.")] = "default",
+    profile: Annotated[str, typer.Option(help="HL7 profile: a name under profiles/hl7, or a file.")] = "default",
     values: Annotated[bool, typer.Option(help="Show the values, which may be a patient's.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -27,11 +27,12 @@ def hl7_explain(
     from pipeline.formats.hl7v2.verdict import Rejected
     from pipeline.ops.render_hl7 import as_builtins, rejection, tables_of
     from pipeline.roles.intake import hl7_profile
+    from pipeline.roles.process import Refused
 
     try:
         chosen = hl7_profile(profile)
-    except (OSError, msgspec.ValidationError) as error:
-        fail(f"profile {profile}: {error}")
+    except Refused as error:
+        fail("\n".join(error.problems), 2)
     refused = False
     for file in files:
         parts = messages_of(file.read_bytes())

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,8 @@ from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
 from pipeline.sources.protocol import Broken, RawMessage, Receipted, Sink, Stored
 
 DEFAULT_PROFILE: Final = "default"
+PROFILE_SUFFIXES: Final = (".yaml", ".yml")
+"""A profile named so is a file; any other name is of one that ships."""
 PUBLISHER_BYTES: Final = 32 * 1024 * 1024
 """Most bytes on the way to the broker in a way in; beyond it nothing more is taken."""
 CLOSE_S: Final = 2.0
@@ -162,20 +165,31 @@ def expectations(settings: Settings) -> dict[str, frozenset[EntityType]]:
 
 
 def hl7_profile(name: str, facility: str | None = None, max_message_bytes: int | None = None) -> Profile:
-    """A shipped HL7 profile by name, with what the settings say better; Refused where there is none or it has problems."""
-    shipped = {file.name.removesuffix(".yaml"): file for file in (files("pipeline") / "profiles" / "hl7").iterdir()}
-    file = shipped.get(name)
-    if file is None:
-        raise Refused([f"mllp.profile: there is no HL7 profile {name}; known: {', '.join(sorted(shipped))}"])
+    """The HL7 profile at a path, or the shipped one of that name, with what the settings say better.
+
+    Refused where there is none or it has problems.
+    """
     try:
-        profile = profile_of(file.read_bytes())
+        profile = profile_of(_profile_text(name))
+    except OSError as error:
+        raise Refused([f"mllp.profile {name}: {error.strerror or 'can not be read'}"]) from None
     except ValueError as error:
-        raise Refused([f"mllp.profile {name}: {error}"]) from None
+        raise Refused([f"mllp.profile {name}, {error}"]) from None
     return msgspec.structs.replace(
         profile,
         facility=facility or profile.facility,
         max_message_bytes=min(max_message_bytes or profile.max_message_bytes, profile.max_message_bytes),
     )
+
+
+def _profile_text(name: str) -> bytes:
+    if Path(name).suffix in PROFILE_SUFFIXES:
+        return Path(name).read_bytes()
+    shipped = {file.name.removesuffix(".yaml"): file for file in (files("pipeline") / "profiles" / "hl7").iterdir()}
+    if name not in shipped:
+        remedy = f"name one of {', '.join(sorted(shipped))}, or a file of yours as ./{name}.yaml"
+        raise Refused([f"mllp.profile: there is no HL7 profile {name}; {remedy}"])
+    return shipped[name].read_bytes()
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

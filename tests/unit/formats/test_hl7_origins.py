@@ -10,7 +10,7 @@ from pipeline.formats.hl7v2.mapping import messages_of
 from pipeline.formats.hl7v2.origins import explain
 from pipeline.formats.hl7v2.triggers import RULES
 from pipeline.formats.hl7v2.verdict import Rejected
-from tests.support.hl7_samples import DEFAULT, a20, adt
+from tests.support.hl7_samples import DEFAULT, PROFILES, a20, adt
 
 RUN = CliRunner()
 
@@ -57,4 +57,25 @@ def test_a_rejection_says_what_to_do_and_the_command_fails(tmp_path: Path) -> No
     assert shown.exit_code == 1
     assert "UNSUPPORTED_EVENT at MSH-9.2" in shown.output
     assert "BTS-1" in shown.output
-    assert RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), "--profile", "no-such"]).exit_code != 0
+
+
+def test_a_profile_of_ones_own_is_a_file_and_what_is_wrong_with_it_is_told_at_its_line(tmp_path: Path) -> None:
+    message, own = tmp_path / "a.hl7", tmp_path / "north.yaml"
+    message.write_bytes(adt("A01", pv1={2: "STAT"}))
+    text = (PROFILES / "default.yaml").read_text()
+    own.write_text(text.replace("  INPATIENT: I", "  STAT: I"))
+    found = RUN.invoke(app, ["hl7", "explain", str(message), "--profile", str(own)])
+    assert found.exit_code == 0, found.output
+    for wrong, says in (
+        (f"{text}zone: UTC\n", f"line {text.count(chr(10)) + 1}: there is no setting `zone`"),
+        (None, "No such file"),
+    ):
+        if wrong is None:
+            own.unlink()
+        else:
+            own.write_text(wrong)
+        refused = RUN.invoke(app, ["hl7", "explain", str(message), "--profile", str(own)])
+        assert refused.exit_code == 2
+        assert says in " ".join(refused.output.split())
+    unknown = RUN.invoke(app, ["hl7", "explain", str(message), "--profile", "no-such"])
+    assert (unknown.exit_code, "./no-such.yaml" in unknown.output) == (2, True)
