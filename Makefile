@@ -21,7 +21,7 @@ FAST      := tests/unit tests/property tests/conformance
 PYTEST    := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit hapi hazards chaos load lint format bench clean distclean
+.PHONY: help install demo test unit hapi foreign hazards chaos load lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -50,6 +50,9 @@ unit: $(READY) ## tests that need neither broker nor EHR
 
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi
+
+foreign: $(READY) ## the MLLP way in before clients that are not ours: python-hl7, Node, HAPI, Camel (fetches 20 MB, once)
+	$(PYTEST) tests/foreign
 
 hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) --numprocesses 2 --dist loadfile tests/hazards
