@@ -347,6 +347,27 @@ class WriterSettings(ServerSettings):
     ] = None
 
 
+class Hl7OutSettings(Section):
+    """One receiver of HL7 v2 over MLLP and its writer."""
+
+    host: Annotated[str, Field(description="where it listens: a name or an address", min_length=1, max_length=255)]
+    port: Annotated[int, Field(description="port that it listens at", ge=1, le=65535)]
+    profile: Annotated[str, Field(description="profile of the receiver, a name under profiles/hl7-out")]
+    role: Annotated[
+        Literal["owner", "replica"], Field(description="owner (is told of beds only) or replica (is told what its profile lists)")
+    ]
+    data_dir: Annotated[File, Field(description="folder for its table; one for each instance")]
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    tls: Annotated[bool, Field(description="speak TLS; without it only to this machine")] = False
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the receiver's certificate, PEM")] = None
+    cert_file: Annotated[File | None, Field(description="our certificate for the receiver, PEM")] = None
+    key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
+    rate_per_s: Annotated[float, Field(description="most messages in a second", gt=0, le=100_000)] = 200.0
+    modes_file: Annotated[
+        File | None, Field(description="policy of its modes (modes.md); it freezes nothing here; the shipped one if left out")
+    ] = None
+
+
 class WorkerSettings(Section):
     """What the gate and the writers share as members of a Kafka group."""
 
@@ -395,9 +416,15 @@ class Settings(Section):
     schema_registry: SchemaRegistry = SchemaRegistry()
     gate: GateSettings = Field(default_factory=GateSettings)
     writers: Annotated[dict[Name, WriterSettings], Field(description="destinations by name")] = {}
+    hl7_out: Annotated[dict[Name, Hl7OutSettings], Field(description="receivers of HL7 v2 by name, told of each change")] = {}
     worker: WorkerSettings = WorkerSettings()
     health: HealthSettings = HealthSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of all destinations, in order."""
+        return tuple(sorted((*self.writers, *self.hl7_out)))
 
     def digest_key(self) -> bytes:
         """Key for digests of entity ids; reads the file, which `load` has checked. The demo's own where a demo names none."""

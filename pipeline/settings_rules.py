@@ -36,7 +36,7 @@ DEMO_TOKEN_DIGEST: Final = hashlib.sha256(DEMO_TOKEN.encode()).hexdigest()
 _SHARED: Final = frozenset({"kafka", "schema_registry", "digest_key_file"})
 SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "gate": _SHARED | {"gate", "raw_encryption"},
-    "writer": _SHARED | {"writers", "flags_file", "raw_encryption"},
+    "writer": _SHARED | {"writers", "hl7_out", "flags_file", "raw_encryption"},
     "http": _SHARED | {"http", "raw_encryption"},
     "mllp": _SHARED | {"mllp", "raw_encryption"},
     "fhir": _SHARED | {"fhir", "raw_encryption"},
@@ -73,6 +73,7 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_kafka(settings),
         *_listeners(settings),
         *_writers(settings),
+        *_hl7_out(settings),
         *_feeds(settings),
         *_secrets(settings),
         *_role(settings, kind),
@@ -82,7 +83,12 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
             problems.extend(_file(setting, path))
     if sections is None:
         return problems
-    others = tuple(f"writers.{name}." for name in settings.writers if destination not in ("", name))
+    others = tuple(
+        f"{section}.{name}."
+        for section, names in (("writers", settings.writers), ("hl7_out", settings.hl7_out))
+        for name in names
+        if destination not in ("", name)
+    )
     return [each for each in problems if _section(each.setting) in sections and not each.setting.startswith(others)]
 
 
@@ -147,6 +153,8 @@ def _pairs(settings: Settings) -> Iterator[Problem]:
     ]
     for name, writer in settings.writers.items():
         pairs.append((f"writers.{name}.cert_file", writer.cert_file, f"writers.{name}.key_file", writer.key_file))
+    for name, receiver in settings.hl7_out.items():
+        pairs.append((f"hl7_out.{name}.cert_file", receiver.cert_file, f"hl7_out.{name}.key_file", receiver.key_file))
     for name, feed in settings.fhir.feeds.items():
         pairs.append((f"fhir.feeds.{name}.cert_file", feed.cert_file, f"fhir.feeds.{name}.key_file", feed.key_file))
     for first, first_value, second, second_value in pairs:
@@ -216,6 +224,22 @@ def _writers(settings: Settings) -> Iterator[Problem]:
                 f"writers.{name}.base_url", "patient data and the token would cross the network in clear text", "Write https://…"
             )
         yield from _access(f"writers.{name}", writer, settings.demo)
+
+
+def _hl7_out(settings: Settings) -> Iterator[Problem]:
+    folders = {writer.data_dir: f"writers.{name}.data_dir" for name, writer in settings.writers.items()}
+    folders[settings.gate.data_dir] = "gate.data_dir"
+    for name, receiver in settings.hl7_out.items():
+        where = f"hl7_out.{name}"
+        if name in settings.writers:
+            yield Problem(where, f"writers.{name} has the same name", "Give each destination its own: outcomes are told by it")
+        other = folders.setdefault(receiver.data_dir, f"{where}.data_dir")
+        if other != f"{where}.data_dir":
+            yield Problem(f"{where}.data_dir", f"the same folder as {other}", "Name a folder of its own: two tables would mix")
+        if not receiver.tls and not is_loopback(receiver.host) and not settings.demo:
+            yield Problem(f"{where}.tls", f"patient data would reach {receiver.host} in clear text", "Write true")
+        if not receiver.tls and (receiver.ca_file or receiver.cert_file):
+            yield Problem(f"{where}.tls", "false, though certificates are named", "Write true, or take them away")
 
 
 def _access(where: str, server: ServerSettings, demo: bool) -> Iterator[Problem]:
@@ -357,7 +381,7 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
         yield Problem("mllp.profile", "missing", "Name the HL7 profile of the feed")
     if role == "fhir" and not settings.fhir.feeds:
         yield Problem("fhir.feeds", "empty: there is no subscription", "Name at least one")
-    if role == "writer" and not settings.writers:
+    if role == "writer" and not settings.destinations:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
 
 

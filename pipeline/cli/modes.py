@@ -37,7 +37,7 @@ def mode_show(
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)
-    names = [destination] if destination is not None else sorted(settings.writers)
+    names = [destination] if destination is not None else list(settings.destinations)
     _check_known(settings, destination)
     found = of_kafka(lambda: read_status(KafkaTopics(settings.kafka), codec_of(settings), names, now))
     shown = msgspec.structs.replace(found, destinations=tuple(at for at in found.destinations if at.destination in names))
@@ -118,5 +118,5 @@ def _order(settings: Settings, destination: str, wanted: Mode | None, reason: st
 
 
 def _check_known(settings: Settings, destination: str | None) -> None:
-    if destination is not None and destination not in settings.writers:
-        fail(f"The settings name no such destination; known: {', '.join(sorted(settings.writers)) or 'none'}.", WRONG_USE)
+    if destination is not None and destination not in settings.destinations:
+        fail(f"The settings name no such destination; known: {', '.join(settings.destinations) or 'none'}.", WRONG_USE)

@@ -99,7 +99,7 @@ def replay_parked(
     settings = settings_of(config)
     meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit, tenant)
     topics, codec, subject_of = _tools(settings)
-    plan = _planned(ways, lambda: plan_parked(topics, codec, meant, settings.writers, subject_of))
+    plan = _planned(ways, lambda: plan_parked(topics, codec, meant, settings.destinations, subject_of))
     _tell_or_do(settings, codec, plan, ways)
 
 
@@ -173,8 +173,8 @@ def replay_range(
     Each goes to every destination that takes its type.
     """
     from pipeline.formats.rfc3339 import rfc3339_of
-    from pipeline.roles.destinations import entity_types_of
     from pipeline.roles.process import Refused
+    from pipeline.roles.receivers import types_at
     from pipeline.roles.replay import plan_range
 
     at, since_begun = now(), _time("--begun", begun)
@@ -188,9 +188,8 @@ def replay_range(
     settings = settings_of(config)
     meant = Selection(window, entity_type, subject, source, feed, cause, _known(settings, destination), limit, tenant)
     topics, codec, subject_of = _tools(settings)
-    writers = {name: section for name, section in settings.writers.items() if destination in (None, name)}
     try:
-        expected = {each for name, section in writers.items() for each in entity_types_of(name, section)}
+        expected = {each for name, types in types_at(settings).items() if destination in (None, name) for each in types}
     except Refused as refused:
         fail("\n".join(refused.problems), 78)
     plan = _planned(ways, lambda: plan_range(topics, codec, meant, expected, subject_of, since_begun))
@@ -262,8 +261,8 @@ def _checked(reason: str, yes: bool) -> str:
 
 
 def _known(settings: Settings, destination: str | None) -> str | None:
-    if destination is not None and destination not in settings.writers:
-        fail(f"The settings name no such destination; known: {', '.join(sorted(settings.writers)) or 'none'}.", WRONG_USE)
+    if destination is not None and destination not in settings.destinations:
+        fail(f"The settings name no such destination; known: {', '.join(settings.destinations) or 'none'}.", WRONG_USE)
     return destination
 
 

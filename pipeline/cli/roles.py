@@ -21,16 +21,19 @@ def run_gate(config: Config = None) -> None:
 
 @run.command("writer")
 def run_writer(
-    destination: Annotated[str, typer.Argument(help="A name under `writers` in the settings.")], config: Config = None
+    destination: Annotated[str, typer.Argument(help="A name under `writers` or `hl7_out` in the settings.")],
+    config: Config = None,
 ) -> None:
-    """Bring the newest state of each entity to one destination, most urgent first."""
+    """Bring changes to one destination: the newest state of each entity, most urgent first; by HL7 v2 each change, in order."""
+    from pipeline.roles.every import EveryRole
     from pipeline.roles.process import run_role
     from pipeline.roles.writer import WriterRole
 
     settings = settings_of(config, f"writer-{destination}")
-    section = settings.writers.get(destination)
+    section = settings.writers.get(destination) or settings.hl7_out.get(destination)
     instance = section.instance if section else "0"
-    raise typer.Exit(run_role(settings, f"writer-{destination}", instance, lambda process: WriterRole(process, destination)))
+    role = EveryRole if destination in settings.hl7_out else WriterRole
+    raise typer.Exit(run_role(settings, f"writer-{destination}", instance, lambda process: role(process, destination)))
 
 
 @run.command("http")

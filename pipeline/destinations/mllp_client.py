@@ -66,7 +66,7 @@ def unheard(_: News) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The peer's answer. `errors` are codes of ERR-3, or of ERR-1.4 before 2.5; `text` may hold anything, a patient's name too."""
+    """The peer's answer. `errors` are codes of ERR-3, or of ERR-1.4 before 2.5; `text` may hold anything, even a name."""
 
     code: Code
     errors: tuple[str, ...] = ()

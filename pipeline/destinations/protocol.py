@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.records import Accepted, Lane, Reason
+from pipeline.formats.hl7v2.out_messages import Letter
 
 
 def always() -> bool:
@@ -170,6 +172,44 @@ class Destination(Protocol):
 
     async def read_back(self, request: Request) -> ReadBack:
         """After `Ambiguous`: did it happen?"""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class EveryDestination(Protocol):
+    """A way out that is told of each change, in order per entity, and can't be asked what it shows: so nothing is read before
+    a write, nor read back after an ambiguous one. It goes again, and the receiver knows it by the letter's own id.
+
+    `window`: letters that may be under way at once, never two of one entity.
+    """
+
+    name: str
+    role: Literal["owner", "replica"]
+    delivery: Literal["every"]
+    window: int
+
+    @property
+    def entity_types(self) -> frozenset[EntityType]:
+        """What anything is told about."""
+        ...
+
+    def expects(self, accepted: Accepted) -> bool:
+        """Whether it is told of this change: only then is an outcome due. Pure."""
+        ...
+
+    def build(self, accepted: Accepted) -> Letter | Refused:
+        """What goes out: the same for the same record, byte for byte. Pure."""
+        ...
+
+    async def send(self, letter: Letter, may_go: Callable[[], bool] = always) -> Confirmed | Refused | Retry | Ambiguous:
+        """Send once; `may_go` is asked just before the first byte. Retry of reason NONE: it may not go any more."""
+        ...
+
+    def cut(self) -> None:
+        """Give up at once what is under way: it is ambiguous."""
         ...
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ from pipeline.domain.deliveries import (
     differ,
     fold,
 )
+from pipeline.domain.each_course import EachCourse
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Millis, Revision, epoch_and_offset
 from pipeline.domain.records import LANES, Accepted, Decision, DecisionKind, Outcome, OutcomeKind
@@ -144,8 +145,8 @@ class Ledger:
     """Takes the records of the topics in, in any mixture; each topic's partition in its own order.
 
     `expects` says per destination which accepted records are due there; `subject` names an entity in a problem by a
-    keyed digest. Repeated records change nothing. Memory: 9 bytes a position, 64 a revision, 48 an outcome and some
-    hundred an entity.
+    keyed digest; at `told_of_each` every change has an end of its own. Repeated records change nothing. Memory: 9 bytes a
+    position, 64 a revision, 48 an outcome and some hundred an entity.
     """
 
     def __init__(
@@ -154,12 +155,14 @@ class Ledger:
         expects: Mapping[str, Expects],
         subject: Callable[[bytes], str],
         problem_limit: int = PROBLEM_LIMIT,
+        told_of_each: Collection[str] = (),
     ) -> None:
         if len(expects) > DESTINATION_LIMIT:
             raise ValueError(f"more than {DESTINATION_LIMIT} destinations")
         self._partitions = {(part.topic, part.partition): _Positions(part) for part in cut}
         self._expects = tuple(expects.values())
         self._destinations = {name: index for index, name in enumerate(expects)}
+        self._told_of_each = frozenset(told_of_each)
         self._failed = [0] * len(expects)
         self._subject = subject
         self._entities: dict[bytes, EntityBooks] = {}
@@ -340,8 +343,9 @@ class Ledger:
             before = row
 
     def _deliver(self, total: _Sum, key: bytes, entity: EntityBooks, rows: list[Row], index: int) -> None:
-        course, account = Course(entity.ends(index)), total.accounts[index]
+        account = total.accounts[index]
         name = account.destination
+        course = (EachCourse if name in self._told_of_each else Course)(entity.ends(index))
         account.repeats += course.confirmations.repeats
         for trouble, revision in course.troubles:
             total.problems.add(self.named(trouble, key, revision, name))

@@ -5,7 +5,7 @@ Reads landing's offsets only, never its records. Whoever runs it needs read acce
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,8 +94,15 @@ class BooksReader:
     """Reads one cut into a ledger. Repeating a read adds nothing; a second look starts where the first one ended."""
 
     def __init__(
-        self, topics: Topics, decoder: Decoder, expects: Mapping[str, Expects], subject: Callable[[bytes], str], prefix: str = ""
+        self,
+        topics: Topics,
+        decoder: Decoder,
+        expects: Mapping[str, Expects],
+        subject: Callable[[bytes], str],
+        prefix: str = "",
+        told_of_each: Collection[str] = (),
     ) -> None:
+        """`told_of_each`: destinations that are told of every change, so that none is superseded there."""
         self._topics = topics
         self._decoder = decoder
         self._prefix = prefix
@@ -103,6 +110,7 @@ class BooksReader:
         self._cut = take_cut(topics, decoder, prefix)
         self._expects = expects
         self._subject = subject
+        self._told_of_each = told_of_each
         self.ledger = self._ledger()
 
     def run(self, waiting: Waiting | None = None) -> Books:
@@ -122,7 +130,7 @@ class BooksReader:
         return books
 
     def _ledger(self) -> Ledger:
-        return Ledger(self._cut, self._expects, self._subject)
+        return Ledger(self._cut, self._expects, self._subject, told_of_each=self._told_of_each)
 
     def _await_gate(self, waiting: Waiting) -> None:
         """Until the gate has committed the cut, so that what is missing then is lost. The cut keeps its ends."""

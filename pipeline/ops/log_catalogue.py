@@ -180,6 +180,12 @@ WRITE_FORK: Final = _line(
     "destination entity_type topic partition offset revision",
     "One revision has two states; the later one is kept in `quarantine`.",
 )
+HISTORY_GAP: Final = _line(
+    "warning",
+    "history.gap",
+    "destination entity_type topic partition offset revision",
+    "The history lacks the revision before this one: the destination was told of the later one.",
+)
 WRITER_QUARANTINED: Final = _line(
     "warning",
     "writer.quarantined",

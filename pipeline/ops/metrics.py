@@ -12,6 +12,7 @@ from typing import Final, Generic, Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pipeline.destinations.auth.credentials import News
+from pipeline.destinations.mllp_client import News as LineNews
 from pipeline.domain.event import EntityType
 from pipeline.domain.modes import Mode
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
@@ -90,6 +91,7 @@ FAILURE: Final = _label(
 FOUND: Final = _label("found", ("state", "changelog"))
 TABLE: Final = _label("table", (HEADS_TABLE, PENDING_TABLE))
 ASKED: Final = _label("operation", ("read", "send", "read_back"))
+LINE: Final = _label("news", (news.value for news in LineNews))
 NEWS: Final = _label("news", (news.value for news in News))
 DESTINATION: Final = Label("destination", None)
 FEED: Final = Label("feed", None)
@@ -267,6 +269,18 @@ WRITER_REQUEST_SECONDS: Final = _histogram(
 WRITER_BREAKER_OPEN: Final = _gauge("surgeline_writer_breaker_open", "1 while the destination is left alone", DESTINATION)
 CREDENTIALS: Final = _counter(
     "surgeline_credentials_total", "what happened to our tokens, keys and certificates at a server", DESTINATION, NEWS
+)
+WRITER_UNREAD: Final = _gauge(
+    "surgeline_writer_unread_records", "records of the history that a destination told of each has still to read", DESTINATION
+)
+HISTORY_GAPS: Final = _counter(
+    "surgeline_history_gaps_total", "changes whose revision before was not in the history that was read", DESTINATION
+)
+LINE_NEWS: Final = _counter(
+    "surgeline_mllp_connection_total",
+    "what happened on the connection to a receiver of HL7 v2, answers to nothing that waits included",
+    DESTINATION,
+    LINE,
 )
 CERTIFICATE_ENDS: Final = _gauge(
     "surgeline_certificate_end_seconds", "when our certificate for a server ends, seconds of the epoch", DESTINATION

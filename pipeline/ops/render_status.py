@@ -65,6 +65,8 @@ def _destination(at: DestinationStatus, now: int) -> Iterable[Text | Table]:
 def _answers(at: DestinationStatus, now: int) -> Iterable[tuple[str, str]]:
     yield "Current?", _current(at, now)
     yield "Delayed?", _delayed(at, now)
+    if at.unread:
+        yield "To read", f"{at.unread} records of the history"
     yield "Stuck?", f"{at.parked} given up, {len(at.stuck)} named below" if at.parked or at.stuck else "nothing"
     if at.shadowed:
         yield "Shadow?", f"{at.shadowed} entities were only compared, by the flags; see `surgeline shadow report`"

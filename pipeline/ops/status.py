@@ -82,11 +82,12 @@ class DestinationStatus(msgspec.Struct, frozen=True):
     unreported: tuple[int, ...]
     windows: tuple[LaneWindow, ...]
     instances: tuple[InstanceStatus, ...]
+    unread: int = 0
 
     @property
     def waiting(self) -> int:
-        """Entities that wait."""
-        return sum(self.pending.values())
+        """Entities that wait; at a destination told of each, changes."""
+        return sum(self.pending.values()) + self.unread
 
 
 class FeedStatus(msgspec.Struct, frozen=True, order=True):
@@ -189,11 +190,12 @@ def _destination(
     last = max(reports, key=lambda report: report.last_confirmed_at or 0, default=None)
     pending = {lane.value: sum(report.pending.get(lane.value, 0) for report in serving) for lane in LANES}
     parked = sum(report.parked for report in serving)
+    unread = sum(report.unread for report in serving)
     shadowed = sum(report.shadowed for report in serving)
     oldest = min((report.oldest_open_since for report in serving if report.oldest_open_since is not None), default=None)
     return DestinationStatus(
         destination=name,
-        verdict=_verdict(now, bool(unreported), bool(parked or stuck), oldest, sum(pending.values()), shadowed),
+        verdict=_verdict(now, bool(unreported), bool(parked or stuck), oldest, sum(pending.values()) + unread, shadowed),
         mode=mode,
         mode_since=entered[0].at if entered else None,
         mode_cause=entered[0].cause if entered else "",
@@ -216,6 +218,7 @@ def _destination(
             InstanceStatus(r.instance, r.partitions, r.window_end, r.instance not in fresh)
             for r in sorted(serving, key=lambda report: report.instance)
         ),
+        unread=unread,
     )
 
 

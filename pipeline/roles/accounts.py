@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.destinations.fhir import FhirDestination
 from pipeline.destinations.protocol import Absent, Current, PendingWrite
-from pipeline.domain.books import Books, of_types
+from pipeline.domain.books import Books
 from pipeline.domain.event import PAYLOADS, EntityType, EventType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis
 from pipeline.domain.records import Accepted, Lane
@@ -14,8 +14,9 @@ from pipeline.ops.books import Asked, BooksReader, Shown, Waiting, ask_destinati
 from pipeline.ops.logs import subject
 from pipeline.ops.status import Status, read_status
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.destinations import destination_of, entity_types_of
+from pipeline.roles.destinations import destination_of
 from pipeline.roles.process import codec_of, now_ms
+from pipeline.roles.receivers import expected_at
 from pipeline.settings import Settings
 
 ASK_TIMEOUT_S: Final = 10.0
@@ -35,10 +36,11 @@ def close_books(settings: Settings, *, gate_s: float = 30.0, open_s: float = 0.0
 
 def books_reader(settings: Settings, codec: Codec) -> BooksReader:
     """A reader over the configured destinations."""
-    expects = {name: of_types(entity_types_of(name, section)) for name, section in settings.writers.items()}
+    expects = expected_at(settings)
     digest_key = settings.digest_key()
     topics = KafkaTopics(settings.kafka)
-    return BooksReader(topics, codec, expects, lambda key: subject(key, digest_key), settings.kafka.topic_prefix)
+    told_of_each = frozenset(settings.hl7_out)
+    return BooksReader(topics, codec, expects, lambda key: subject(key, digest_key), settings.kafka.topic_prefix, told_of_each)
 
 
 async def _ask_all(settings: Settings, reader: BooksReader) -> list[Asked]:
@@ -101,4 +103,4 @@ def _named(key: EntityKey, entity_type: EntityType) -> Accepted:
 
 def current_status(settings: Settings) -> Status:
     """The answers to the four questions. KafkaUnavailable."""
-    return read_status(KafkaTopics(settings.kafka), codec_of(settings), sorted(settings.writers), now_ms)
+    return read_status(KafkaTopics(settings.kafka), codec_of(settings), settings.destinations, now_ms)

@@ -82,7 +82,7 @@ def access_to(where: str, name: str, section: ServerSettings, profile: Profile) 
     missing = [_SETTING_OF[demand] for demand in profile.authorisation if getattr(section, _SETTING_OF[demand]) is None]
     if missing:
         raise Refused([f"{where}.{setting}: missing; the server demands it by its profile" for setting in missing])
-    observe = _teller(name)
+    observe = teller(name)
     tls = _tls(where, name, section, observe)
     return Access(_credentials(section, observe, tls), tls)
 
@@ -111,7 +111,7 @@ def _tls(where: str, name: str, section: ServerSettings, observe: Observe) -> Tl
     return files.context
 
 
-def _teller(name: str) -> Observe:
+def teller(name: str) -> Observe:
     """Counts and logs what happens to our credentials at a server."""
 
     def tell(news: News) -> None:

@@ -19,8 +19,8 @@ from pipeline.ops import metrics
 from pipeline.ops.flag_file import MAX_BYTES, BadFlags, FlagFile, parse_flags
 from pipeline.ops.logs import emit
 from pipeline.ops.shadow import scopes
-from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import Refused, now_ms
+from pipeline.roles.receivers import types_at
 from pipeline.settings import Settings
 
 POLL_S: Final = 1.0
@@ -36,7 +36,7 @@ NO_FILE: Final = "flags:none"
 def rules_of(settings: Settings, file: Path | None, tenant: str) -> dict[str, dict[EntityType, Rule]]:
     """What a file says of one tenant, for each destination; Refused with what is wrong. Without a file all is FULL."""
     try:
-        flags = parse_flags(_read(file), sorted(settings.writers)) if file is not None else None
+        flags = parse_flags(_read(file), settings.destinations) if file is not None else None
     except BadFlags as error:
         raise Refused(error.problems) from None
     except OSError:
@@ -44,9 +44,9 @@ def rules_of(settings: Settings, file: Path | None, tenant: str) -> dict[str, di
     return {
         name: {
             scope.entity_type: FULL if flags is None else flags.rule(name, scope)
-            for scope in scopes(tenant, entity_types_of(name, section))
+            for scope in scopes(tenant, types)
         }
-        for name, section in sorted(settings.writers.items())
+        for name, types in sorted(types_at(settings).items())
     }
 
 

@@ -7,15 +7,16 @@ a writer that starts reads it, and the mode that it was in, before it sends anyt
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Final, Protocol
 
 from pipeline import topology
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.mode_policy import ModesFile
+from pipeline.domain.limits import Breaker
+from pipeline.domain.mode_policy import FreezeRule, ModesFile
 from pipeline.domain.modes import ESSENTIAL, MAX_FORCE_S, Cause, Entered, Figures, Force, Known, Mode, Modes
-from pipeline.domain.records import ModeChange, ModeOrder, OutcomeKind, Reason
+from pipeline.domain.records import Lane, ModeChange, ModeOrder, OutcomeKind, Reason
 from pipeline.kafka.client import Message
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.kafka.projections import is_current
@@ -25,7 +26,6 @@ from pipeline.ops import metrics
 from pipeline.ops.logs import emit
 from pipeline.ops.topics import Decoder, decoded
 from pipeline.roles.process import Process, now_ms
-from pipeline.stream.delivery import Delivery
 
 JUDGE_S: Final = 0.5
 """Time between two looks at the figures that decide the mode."""
@@ -45,6 +45,7 @@ NO_ANSWER: Final = frozenset(
         Reason.NO_TOKEN,
         Reason.PREREQUISITE,
         Reason.INTERNAL,
+        Reason.ASKED_AGAIN,
     }
 )
 """Ends of an attempt that don't say that the destination is there."""
@@ -56,6 +57,42 @@ class Notes(Protocol):
     async def note(
         self, action: str, subject: str, destination: str, cause: str, figures: dict[str, str], at: Millis, actor: str
     ) -> None: ...
+
+
+class Freezing(Protocol):
+    """Holds a delivery back; see `pipeline.stream.freezing`."""
+
+    held: bool
+    asks_kinds: bool
+
+    async def apply(self, rules: Sequence[FreezeRule]) -> None: ...
+    def thaw(self, count: int) -> int: ...
+
+
+class Waiting(Protocol):
+    """How long and how much waits; see `pipeline.domain.scheduler`."""
+
+    @property
+    def frozen(self) -> Sized: ...
+    def counts(self) -> Mapping[Lane, int]: ...
+    def awake_since(self, troubled: Container[bytes]) -> Millis | None: ...
+    def turn_since(self, lanes: Sequence[Lane]) -> Millis | None: ...
+    def oldest_since(self) -> Millis | None: ...
+
+
+class Governed(Protocol):
+    """A delivery, as its mode is judged from it and holds it."""
+
+    @property
+    def freezing(self) -> Freezing: ...
+    @property
+    def scheduler(self) -> Waiting: ...
+    @property
+    def breaker(self) -> Breaker: ...
+    @property
+    def arrived(self) -> int: ...
+    @property
+    def troubled(self) -> Container[bytes]: ...
 
 
 class Told:
@@ -124,7 +161,7 @@ class ModeKeeper:
         self._answers = self._answers or reason not in NO_ANSWER
         self._confirmed += kind is OutcomeKind.CONFIRMED
 
-    def hold(self, delivery: Delivery) -> None:
+    def hold(self, delivery: Governed) -> None:
         """Before the delivery runs: it sends nothing before the mode is known, and an operator's orders."""
         delivery.freezing.held = True
         delivery.freezing.asks_kinds = any(
@@ -134,7 +171,7 @@ class ModeKeeper:
         )
         self.follower.start()
 
-    async def run(self, publisher: Publisher, delivery: Delivery, is_ready: Callable[[], bool]) -> None:
+    async def run(self, publisher: Publisher, delivery: Governed, is_ready: Callable[[], bool]) -> None:
         """Take up the mode that was told last, then judge and tell, until cancelled.
 
         `is_ready`: whether all that is pending is known; while it is being read back, few waits look like drained.
@@ -155,7 +192,7 @@ class ModeKeeper:
 
     # -- judging
 
-    async def _judge(self, publisher: Publisher, delivery: Delivery, now: Millis) -> None:
+    async def _judge(self, publisher: Publisher, delivery: Governed, now: Millis) -> None:
         figures = self._figures(delivery, now)
         self._tell_breaker(figures.breaker_open, now)
         entered = self._modes.judge(figures, now, self._told.order)
@@ -171,7 +208,7 @@ class ModeKeeper:
             delivery.freezing.thaw(count)
         await self._publish(publisher)
 
-    def _figures(self, delivery: Delivery, now: Millis) -> Figures:
+    def _figures(self, delivery: Governed, now: Millis) -> Figures:
         """Pending by lane is left out: it is counted where there is a change to tell."""
         scheduler = delivery.scheduler
         self._rates.append((now, delivery.arrived, self._confirmed))

@@ -116,7 +116,7 @@ Build = Callable[[Process], Running]
 
 def specs_of(settings: Settings) -> tuple[TopicSpec, ...]:
     """Declared topics, with a changelog for each configured writer."""
-    return load_specs(resources.topics_dir(), settings.writers)
+    return load_specs(resources.topics_dir(), settings.destinations)
 
 
 def codec_of(settings: Settings) -> Codec:

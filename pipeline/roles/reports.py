@@ -28,7 +28,7 @@ NAMED_TYPES: Final = frozenset({EntityType.BED, EntityType.STAFFING, EntityType.
 """Entity types whose id names no person and may be shown; of the others only a keyed digest is."""
 
 
-_LINES: Final = {OutcomeKind.PARKED: lines.WRITE_PARKED, OutcomeKind.FAILED: lines.WRITE_FAILED}
+ATTEMPT_LINES: Final = {OutcomeKind.PARKED: lines.WRITE_PARKED, OutcomeKind.FAILED: lines.WRITE_FAILED}
 """Ends of an attempt that somebody may have to look at."""
 
 
@@ -55,7 +55,7 @@ class Reports:
         """An attempt ended."""
         self._keeper.attempted(kind, reason)
         metrics.WRITER_ATTEMPTS.of(self._destination, kind.value, reason.value).inc()
-        line = _LINES.get(kind)
+        line = ATTEMPT_LINES.get(kind)
         if line is not None:
             emit(
                 line,

@@ -65,7 +65,7 @@ class WriterRole:
             settings.flags_file,
             section.data_dir,
             name,
-            sorted(settings.writers),
+            settings.destinations,
             scopes(settings.tenant_default, entity_types_of(name, section)),
         )
         self._stays = Stays(process, name, self._flags.lets_write)

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
-from faust.types import TP
+from faust.types import TP, AppT
 from faust.types.auth import AuthProtocol
 
 from pipeline.settings import KafkaSettings, WorkerSettings
@@ -37,6 +37,9 @@ class AppSpec:
     cycle: Cycle
     fetch_max_records: int
     buffer_max_messages: int
+    holds: bool = False
+    """Its agent keeps records in hand and acknowledges them itself: a rebalance does not wait for them, and what is committed
+    says where to begin, not the table."""
     records_per_message: int | None = None
 
 
@@ -50,13 +53,25 @@ class Hooks:
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
     on_stall: Callable[[], None]
+    leaving: Callable[[], Awaitable[None]] | None = None
+    """Awaited before `revoked`, while the partitions that are asked back are still ours."""
+
+
+RunnerOf = Callable[[AppT, BatchTable], BatchRunner]
+"""Makes the agent's runner, where it is not that of a `Work`."""
 
 
 class Worker:
     """One Faust app with its agent and table."""
 
     def __init__(
-        self, spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings, work: Work, outputs: Outputs, hooks: Hooks
+        self,
+        spec: AppSpec,
+        kafka: KafkaSettings,
+        worker: WorkerSettings,
+        work: Work | RunnerOf,
+        outputs: Outputs,
+        hooks: Hooks,
     ) -> None:
         self.spec = spec
         self.app = _create_app(spec, kafka, worker)
@@ -66,7 +81,8 @@ class Worker:
         assert isinstance(table, BatchTable)
         self.table = table
         self.table.latest_of = spec.latest_of
-        self.runner = BatchRunner(self.app, self.table, work, outputs, spec.cycle)
+        made = work(self.app, self.table) if callable(work) else None
+        self.runner = made or BatchRunner(self.app, self.table, cast(Work, work), outputs, spec.cycle)
         self.assigned: frozenset[int] = frozenset()
         self.ready = False
         self._hooks = hooks
@@ -85,7 +101,7 @@ class Worker:
             "Consumer",
             (BatchConsumer,),
             {
-                "recovered_offset": staticmethod(self.table.recovered_offset),
+                "recovered_offset": staticmethod(_unsaid if self.spec.holds else self.table.recovered_offset),
                 "batched": staticmethod(batched.__contains__),
                 "records_per_message": self.spec.records_per_message,
                 "on_hole": staticmethod(hooks.on_hole),
@@ -125,7 +141,18 @@ class Worker:
     async def _revoked(self, _app: Any, /, *revoked: Any, **_kwargs: Any) -> None:
         self.ready = False
         gone = frozenset(tp.partition for tps in revoked for tp in tps)
+        if self._hooks.leaving is not None:
+            await self._leave(self._hooks.leaving)
         self._hooks.revoked(gone)
+
+    async def _leave(self, leaving: Callable[[], Awaitable[None]]) -> None:
+        """Commit what was acknowledged while they were still ours: nobody else would do so before they go."""
+        try:
+            await leaving()
+            await self.app.consumer.commit()
+        except BaseException as error:  # noqa: BLE001 - half of what ended would be acknowledged by nobody
+            report(error)
+            die(EXIT_NOT_DURABLE)
 
     async def run(self) -> None:
         """Start, and serve until stopped; a crash of any of Faust's services ends the process."""
@@ -148,6 +175,10 @@ class Worker:
     async def stop(self) -> None:
         """Finish the batch, commit, and leave the group."""
         await self.app.stop()
+
+
+def _unsaid(_tp: TP) -> None:
+    """The table says nothing of where to begin."""
 
 
 def _made_anew(_tp: TP, _expected: int, _first: int) -> None:
@@ -210,7 +241,7 @@ def _create_app(spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings) -> 
         broker_max_poll_records=spec.fetch_max_records,
         consumer_max_fetch_size=FETCH_BYTES,
         stream_buffer_maxsize=spec.buffer_max_messages,
-        stream_wait_empty=True,
+        stream_wait_empty=not spec.holds,
         stream_publish_on_commit=False,
         stream_recovery_delay=0.0,
         producer_acks=-1,

@@ -201,6 +201,10 @@ class BatchConsumer(driver.Consumer):
             generation_id=generation,
         )
 
+    def next_offset(self, tp: TP) -> int | None:
+        """Offset after the last record of a source partition that was handed out; None before the first seek."""
+        return self._expected.get(tp)
+
     async def _contiguous(self, tp: TP, first: int) -> bool:
         expected = self._expected.get(tp)
         fell = expected is not None and first < expected and tp in self._delivered

@@ -257,8 +257,8 @@ def test_a_procedure_goes_out_by_its_status_and_what_changed(
     status: ProcedureStatus, changed: tuple[str, ...], first: bool, wanted: str
 ) -> None:
     planned = Procedure(status=status, start=AT, end=Millis(AT + 3_600_000), place=WARD, service="CABG")
-    changes = {"previous_revision": 0} if first else {}
-    message = read(letter(record(planned, changed=changed, entity_id="OR-7", **changes)))
+    before = 0 if first else revision_of(1, 1)
+    message = read(letter(record(planned, changed=changed, entity_id="OR-7", previous_revision=before)))
     assert message.field("MSH", 9, component=2) == wanted
     assert message.field("SCH", 2) == "OR-7"
     assert message.field("SCH", 11, component=4) == message.field("TQ1", 7) == message.field("AIS", 4)
