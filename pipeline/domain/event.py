@@ -66,6 +66,8 @@ class EventType(Described):
     RETURN = "RETURN", "a patient is back from leave (HL7 A22, A52)"
     DELETION = "DELETION", "a visit should not have been recorded (HL7 A23)"
     BED_STATUS = "BED_STATUS", "a bed's status changed (HL7 A20)"
+    MERGE = "MERGE", "two identities are one; one of them is retired (HL7 A18, A30, A34 to A36, A39 to A42)"
+    RENAME = "RENAME", "an identity has another number from now on; the old one is retired (HL7 A47, A49, A50)"
     EXPIRED = "EXPIRED", "something that was valid until a time has come to its end"
     OVERRIDE = "OVERRIDE", "an operator states a value, until a time"
     REASSERT = "REASSERT", "the current state is sent out again; nothing changed"
@@ -349,6 +351,7 @@ class Encounter(Redacted, frozen=True, tag="encounter"):
     episode: Annotated[
         Reference | None | UnsetType, Meta(description="one condition's care that the stay belongs to (PV1-54); never inferred")
     ] = UNSET
+    merged_into: Annotated[Reference | None | UnsetType, Meta(description="the visit that survives a merge")] = UNSET
 
 
 class Identifier(Redacted, frozen=True):
@@ -388,6 +391,14 @@ PAYLOADS: Final[dict[EntityType, type[Payload]]] = {
     EntityType.ENCOUNTER: Encounter,
     EntityType.PATIENT: Patient,
 }
+
+REFERENCES: Final[dict[EntityType, dict[str, EntityType]]] = {
+    EntityType.BED: {"occupancy": EntityType.ENCOUNTER, "allocation": EntityType.ENCOUNTER},
+    EntityType.TRANSFER: {"patient": EntityType.PATIENT, "encounter": EntityType.ENCOUNTER},
+    EntityType.PROCEDURE: {"patient": EntityType.PATIENT, "encounter": EntityType.ENCOUNTER},
+    EntityType.ENCOUNTER: {"patient": EntityType.PATIENT},
+}
+"""Fields that name another entity, with its type; a composite field names it in its `encounter`."""
 
 UNTIL_FIELDS: Final[dict[EntityType, tuple[str, ...]]] = {
     EntityType.BED: ("allocation", "service"),
@@ -432,6 +443,10 @@ class Event(Redacted, frozen=True, kw_only=True):
     payload: Annotated[Payload, Meta(description="the fields that the event states")]
     content_hash: Annotated[str, Meta(description="digest of what the event says; see content_hash_of")] = ""
     provenance: Annotated[Provenance | None, Meta(description="where the original bytes are")] = None
+    replaces: Annotated[Reference | None, Meta(description="MERGE, RENAME: the identity that is retired into this one")] = None
+    came_by: Annotated[
+        tuple[Reference, ...], Meta(description="retired identities that it was redirected from, the first one first")
+    ] = ()
 
     @property
     def key(self) -> EntityKey:
@@ -439,7 +454,7 @@ class Event(Redacted, frozen=True, kw_only=True):
         return EntityKey(self.tenant, self.entity_type.value, self.namespace, self.entity_id)
 
 
-_NOT_CONTENT: Final = frozenset({"received_at", "trace_id", "provenance", "content_hash", "event_id"})
+_NOT_CONTENT: Final = frozenset({"received_at", "trace_id", "provenance", "content_hash", "event_id", "came_by"})
 
 
 def content_hash_of(event: Event) -> str:

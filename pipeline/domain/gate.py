@@ -22,24 +22,34 @@ from pipeline.domain.event import (
     EventType,
     Occupancy,
     Payload,
-    SequenceBasis,
 )
 from pipeline.domain.head import RING_LENGTH, Clock, Head, Seen, seen_of, state_hash_of
-from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
+from pipeline.domain.identifiers import NO_REVISION, revision_of
 from pipeline.domain.lanes import lane_of
+from pipeline.domain.merges import CIRCLE, answered, closed, closes_a_circle, expecting, is_redirected, redirect
 from pipeline.domain.orders import obey
 from pipeline.domain.policy import Policy
+from pipeline.domain.precedence import clock_of, is_reset, older
 from pipeline.domain.records import Accepted, Control, DecisionKind, Dropped, Reason
-from pipeline.domain.verdicts import Accept, Broken, Position, Redelivered, Suppress, Verdict, decision_of, moved
+from pipeline.domain.referring import Resolve, as_it_stands, resolved_event, resolved_head
+from pipeline.domain.restating import awaits_of
+from pipeline.domain.verdicts import Accept, Broken, Position, Redelivered, Send, Suppress, Verdict, decision_of, moved
 
-__all__ = ["Accept", "Broken", "Position", "Redelivered", "Suppress", "Verdict", "decide"]
+__all__ = ["Accept", "Broken", "Position", "Redelivered", "Send", "Suppress", "Verdict", "decide"]
 
 
-def decide(head: Head | None, at: Position, key: bytes | None, record: Event | Control | Broken, policy: Policy) -> Verdict:
-    """Judge one landing record.
+def decide(
+    head: Head | None,
+    at: Position,
+    key: bytes | None,
+    record: Event | Control | Broken,
+    policy: Policy,
+    resolve: Resolve = as_it_stands,
+) -> Verdict:
+    """Judge one landing record. `resolve` says whom a reference means at this position, after the merges that it knows of.
 
     Checked in this order: already applied; readable and addressed to this entity; published twice; by a feed that is not
-    live; ignored by rule;
+    live; ignored by rule; about a retired identity;
     each field: may the source say it, is it newer; does anything differ.
     """
     if head is not None and type(head.state) is not PAYLOADS[at.entity_type]:
@@ -50,17 +60,34 @@ def decide(head: Head | None, at: Position, key: bytes | None, record: Event | C
         case Broken():
             return _quarantine(head, at, None, record, policy)
         case Control():
-            return obey(head, at, key, record, policy)
+            return obey(head, at, key, record, policy, resolve)
         case Event():
-            return _event(head, at, key, record, policy)
+            broken = _check(at, key, record, policy)
+            if broken is not None:
+                return answered(head, at, record, _quarantine(head, at, record, broken, policy))
+            return answered(head, at, record, _as_meant(head, at, record, policy, resolve))
         case _:
             assert_never(record)
 
 
-def _event(head: Head | None, at: Position, key: bytes | None, event: Event, policy: Policy) -> Verdict:
-    broken = _check(at, key, event, policy)
-    if broken is not None:
-        return _quarantine(head, at, event, broken, policy)
+def _as_meant(head: Head | None, at: Position, event: Event, policy: Policy, resolve: Resolve) -> Verdict:
+    """Verdict on what is said of whom it means by now, the head's references being meant so too."""
+    meant = resolved_head(head, at.entity_type, resolve)
+    verdict = _event(meant, at, resolved_event(event, resolve), policy)
+    if head is None or meant is None or meant is head:
+        return verdict
+    if isinstance(verdict, Accept):
+        names = {name for name in meant.state.__struct_fields__ if getattr(meant.state, name) != getattr(head.state, name)}
+        changed = (*verdict.accepted.changed, *sorted(names.difference(verdict.accepted.changed)))
+        return Accept(verdict.head, msgspec.structs.replace(verdict.accepted, changed=changed), verdict.sends)
+    if isinstance(verdict, Suppress) and verdict.head is not None:
+        # No revision says it yet; the order to look at the references again is on its way.
+        kept = msgspec.structs.replace(verdict.head, state=head.state)
+        return Suppress(kept, verdict.decision, verdict.broken, verdict.sends)
+    return verdict
+
+
+def _event(head: Head | None, at: Position, event: Event, policy: Policy) -> Verdict:
     seen = seen_of(event.event_id, event.content_hash)
     repeat = next((s for s in head.ring if s.event_id == seen.event_id), None) if head is not None else None
     if repeat is not None and head is not None:
@@ -79,7 +106,20 @@ def _event(head: Head | None, at: Position, key: bytes | None, event: Event, pol
         if _ignored(rule.entity, rule.event_types, rule.source_system, event):
             decision = decision_of(head, at, event, policy, DecisionKind.IGNORED, Reason.IGNORED_BY_RULE, detail=rule.reason)
             return Suppress(_noted(head, at, seen), decision)
-    return _merge(head, at, event, seen, policy)
+    return _of_whom(head, at, event, seen, policy)
+
+
+def _of_whom(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
+    """An event about a retired identity is its survivor's; one that says who survives closes the head, or is waited for."""
+    if closes_a_circle(head, event):
+        return _quarantine(head, at, event, CIRCLE, policy)
+    if head is not None and head.retired is not None and is_redirected(head, event):
+        redirected = redirect(head, head.retired, at, event, _rung(head, seen), policy)
+        return _quarantine(head, at, event, redirected, policy) if isinstance(redirected, Broken) else redirected
+    verdict = _merge(expecting(head, at, event, policy), at, event, seen, policy)
+    if isinstance(verdict, Accept) and "merged_into" in verdict.accepted.changed:
+        return closed(head, at, event, verdict)
+    return verdict
 
 
 def _ignored(entity: EntityType | None, types: tuple[EventType, ...], source: str | None, event: Event) -> bool:
@@ -120,14 +160,15 @@ def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Bro
     return None
 
 
+_HEX_DIGITS: Final = "0123456789abcdef"
+
+
 def _is_hex(text: str, length: int) -> bool:
-    return len(text) == length and all(character in "0123456789abcdef" for character in text)
+    return len(text) == length and not text.strip(_HEX_DIGITS)
 
 
 def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
     role = policy.role_of(event.source_system)
-    recorded = Millis(min(event.recorded_at, event.received_at))
-    sequence = event.sequence if event.sequence_basis is SequenceBasis.SOURCE else None
     survivors: dict[str, object] = {}
     clocks = dict(head.clocks) if head is not None else {}
     dropped: list[Dropped] = []
@@ -141,10 +182,10 @@ def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
             dropped.append(Dropped(name, Reason.UNKNOWN_SOURCE if role is None else Reason.FIELD_NOT_OWNED))
             continue
         known = clocks.get(name)
-        clock = Clock(event.source_system, event.feed, rank, recorded, sequence, known.floor if known is not None else Millis(0))
-        late = _older(clock, known)
-        if _is_reset(clock, known):
-            clock, reset = msgspec.structs.replace(clock, floor=recorded), True
+        clock = clock_of(event, rank, known)
+        late = older(clock, known)
+        if is_reset(clock, known):
+            clock, reset = msgspec.structs.replace(clock, floor=clock.recorded), True
         if late is None and head is not None:
             late = _occupant_changed(head.state, name, value, event.event_type)
         if late is not None:
@@ -219,6 +260,7 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
         policy_version=policy.version,
         sequence_reset=merged.reset,
         trace_id=event.trace_id,
+        awaits=awaits_of(head.absorbed) if head is not None else (),
     )
     new = Head(
         epoch=at.epoch,
@@ -233,39 +275,10 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
         content_hash=event.content_hash,
         recorded_at=event.recorded_at,
         received_at=event.received_at,
+        retired=head.retired if head is not None else None,
+        absorbed=head.absorbed if head is not None else (),
     )
     return Accept(new, accepted)
-
-
-def _older(new: Clock, known: Clock | None) -> Reason | None:
-    """Why a statement is older than what is known of its field; None if it is newer.
-
-    Within one source and feed a trusted sequence decides, unless it fell while the time rose (the source started anew), or
-    the statement was recorded before the source last started anew.
-    Otherwise the recorded time decides. At equal times the role that ranks higher wins, and of equals the one that
-    arrived later: a source's statements of one second are in the order in which it sent them.
-    """
-    if known is None:
-        return None
-    same_feed = new.source == known.source and new.feed == known.feed
-    one_count = same_feed and new.recorded >= known.floor and not _is_reset(new, known)
-    if one_count and new.sequence is not None and known.sequence is not None:
-        return Reason.OLDER_SEQUENCE if new.sequence < known.sequence else None
-    if new.recorded != known.recorded:
-        return Reason.OLDER_TIME if new.recorded < known.recorded else None
-    return Reason.LOWER_PRECEDENCE if new.rank > known.rank else None
-
-
-def _is_reset(new: Clock, known: Clock | None) -> bool:
-    return (
-        known is not None
-        and new.source == known.source
-        and new.feed == known.feed
-        and new.sequence is not None
-        and known.sequence is not None
-        and new.sequence < known.sequence
-        and new.recorded > known.recorded
-    )
 
 
 _CANCELS: Final = frozenset({EventType.CANCEL_ADMIT, EventType.CANCEL_TRANSFER, EventType.CANCEL_DISCHARGE})

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from pipeline.domain.event import Payload
+from pipeline.domain.event import Payload, Reference
 from pipeline.domain.identifiers import OFFSET_BITS, EventId, Millis, Revision
 
 HEAD_VERSION: Final = 1
@@ -39,6 +39,38 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     content: bytes
 
 
+class Retired(msgspec.Struct, frozen=True, array_like=True):
+    """The merge by which an identity was retired: later events about it go to the survivor."""
+
+    survivor: Reference
+    revision: Revision
+    recorded: Millis
+    event_id: EventId
+
+
+class Absorbed(msgspec.Struct, frozen=True, array_like=True):
+    """An identity that was merged into this one.
+
+    `told` is its own revision as of the last word of its gate, 0 before the first; `since` the landing time of the first
+    word of the merge, `recorded` when the source recorded the newest one that names it here. `expected`: a merge is known
+    here, and its gate has not told what became of it. One that came by way of another (`direct` is false) is known only
+    so that no circle forms, and one whose merge was refused or taken back so that it isn't waited for.
+    """
+
+    loser: Reference
+    told: Revision
+    since: Millis
+    recorded: Millis
+    direct: bool = True
+    expected: bool = False
+    refused: bool = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is to be closed at a destination before this identity is written there."""
+        return self.direct and not self.refused
+
+
 class Head(msgspec.Struct, frozen=True, array_like=True):
     """Latest state of one entity.
 
@@ -58,6 +90,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     content_hash: str
     recorded_at: Millis
     received_at: Millis
+    retired: Retired | None = None
+    absorbed: tuple[Absorbed, ...] = ()
 
     def __repr__(self) -> str:
         return f"Head(epoch={self.epoch}, position={self.position}, <redacted>)"

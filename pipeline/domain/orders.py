@@ -1,10 +1,10 @@
 """Orders of the pipeline itself to one entity's gate: send the state again, end what has come to its `until`.
 
-An order carries no value of the entity: what goes out is what the gate holds.
+An order carries no value of the entity: what goes out is what the gate holds. Those that follow from a merge are in
+`merge_orders`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 import msgspec
@@ -16,45 +16,45 @@ from pipeline.domain.event import (
     DiversionStatus,
     EntityType,
     EventType,
-    Payload,
     Service,
     ServiceStatus,
 )
-from pipeline.domain.head import Head, state_hash_of
-from pipeline.domain.identifiers import EntityKey, EventId, revision_of
+from pipeline.domain.head import Head
 from pipeline.domain.lanes import lane_of
+from pipeline.domain.merge_orders import released, reopened, repointed
 from pipeline.domain.policy import Policy
-from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, Lane, Reason
-from pipeline.domain.verdicts import Accept, Position, Suppress, Verdict, decision_of, moved
+from pipeline.domain.records import Control, ControlKind, DecisionKind, Lane, Reason
+from pipeline.domain.referring import Resolve
+from pipeline.domain.restating import PIPELINE, Restated, order_decision, restate, suppressed
+from pipeline.domain.verdicts import Position, Suppress, Verdict
 
-PIPELINE: Final = "surgeline"
-"""Source system of what the pipeline itself states: expiries and repairs."""
+__all__ = ["PIPELINE", "obey"]
 
 
-def obey(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy) -> Verdict:
-    """Judge one order."""
+def obey(head: Head | None, at: Position, key: bytes | None, order: Control, policy: Policy, resolve: Resolve) -> Verdict:
+    """Judge one order. A policy and an alias are the whole partition's: the shell has put them into force."""
     match order.kind:
         case ControlKind.POLICY:
-            decision = _order_decision(head, at, order, policy, DecisionKind.CONTROL, Reason.POLICY)
+            decision = order_decision(head, at, order, policy, DecisionKind.CONTROL, Reason.POLICY)
             return Suppress(None, decision)
+        case ControlKind.ALIAS:
+            return Suppress(None, order_decision(head, at, order, policy, DecisionKind.CONTROL, Reason.ALIAS))
+        case ControlKind.RELEASE:
+            return released(head, at, key, order, policy)
+        case ControlKind.REOPEN:
+            return reopened(head, at, key, order, policy)
+        case ControlKind.REPOINT:
+            return repointed(head, at, key, order, policy, resolve)
         case ControlKind.REASSERT:
             if head is None or not head.revision:
-                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.UNKNOWN_ENTITY)
+                return suppressed(head, at, order, policy, DecisionKind.STALE, Reason.UNKNOWN_ENTITY)
             if head.revision != order.seen_revision:
-                return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.HEAD_MOVED)
-            return _restate(head, at, key, order, policy, _Restated(EventType.REASSERT, head.state, (), Lane.BULK))
+                return suppressed(head, at, order, policy, DecisionKind.STALE, Reason.HEAD_MOVED)
+            return restate(head, at, key, order, policy, Restated(EventType.REASSERT, head.state, (), Lane.BULK))
         case ControlKind.EXPIRE:
             return _expire(head, at, key, order, policy)
         case _:
             assert_never(order.kind)
-
-
-@dataclass(frozen=True, slots=True)
-class _Restated:
-    event_type: EventType
-    state: Payload
-    changed: tuple[str, ...]
-    lane: Lane
 
 
 _AFTER_EXPIRY: Final[dict[tuple[EntityType, str], Callable[[], object]]] = {
@@ -73,54 +73,9 @@ def _expire(head: Head | None, at: Position, key: bytes | None, order: Control, 
     after = _AFTER_EXPIRY.get((at.entity_type, field))
     value = getattr(head.state, field, None) if head is not None else None
     if head is None or after is None or not isinstance(value, (Allocation, Service, DiversionState)):
-        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
+        return suppressed(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
     if value.until is None or value.until != order.until or value.until > at.timestamp:
-        return _suppress_order(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
+        return suppressed(head, at, order, policy, DecisionKind.STALE, Reason.NOT_EXPIRED)
     state = msgspec.structs.replace(head.state, **{field: after()})
     lane = lane_of(policy, EventType.EXPIRED, head.facility, head.state, state, (field,))
-    return _restate(head, at, key, order, policy, _Restated(EventType.EXPIRED, state, (field,), lane))
-
-
-def _restate(head: Head, at: Position, key: bytes | None, order: Control, policy: Policy, new: _Restated) -> Verdict:
-    entity = EntityKey.decode(key or b"")
-    revision, state_hash = revision_of(at.epoch, at.offset), state_hash_of(new.state)
-    accepted = Accepted(
-        event_id=order.event_id,
-        tenant=entity.tenant,
-        facility=head.facility,
-        entity_type=at.entity_type,
-        namespace=entity.namespace,
-        entity_id=entity.id,
-        event_type=new.event_type,
-        source_system=PIPELINE,
-        feed=order.actor,
-        epoch=at.epoch,
-        partition=at.partition,
-        offset=at.offset,
-        revision=revision,
-        previous_revision=head.revision,
-        lane=new.lane,
-        changed=new.changed,
-        state=new.state,
-        state_hash=state_hash,
-        content_hash=head.content_hash,
-        recorded_at=order.at,
-        received_at=order.at,
-        accepted_at=at.timestamp,
-        policy_version=policy.version,
-    )
-    restated = msgspec.structs.replace(moved(head, at), revision=revision, state=new.state, state_hash=state_hash)
-    return Accept(restated, accepted)
-
-
-def _suppress_order(
-    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
-) -> Suppress:
-    return Suppress(moved(head, at) if head else None, _order_decision(head, at, order, policy, kind, reason))
-
-
-def _order_decision(
-    head: Head | None, at: Position, order: Control, policy: Policy, kind: DecisionKind, reason: Reason
-) -> Decision:
-    decision = decision_of(head, at, None, policy, kind, reason, detail=order.kind.value)
-    return msgspec.structs.replace(decision, event_id=EventId(order.event_id))
+    return restate(head, at, key, order, policy, Restated(EventType.EXPIRED, state, (field,), lane))

@@ -259,11 +259,10 @@ class Control(Redacted, frozen=True, kw_only=True):
     until: Annotated[Time | None, Meta(description="EXPIRE: the end that was reached")] = None
     policy_version: Annotated[str | None, Meta(description="POLICY: version")] = None
     policy: Annotated[str | None, Meta(description="POLICY: the rules themselves, JSON")] = None
-    closed_revision: Annotated[
-        Revision, Meta(description="RELEASE, ALIAS: the loser's revision; a RELEASE of 0 says that the merge did not come to pass")
-    ] = Revision(0)
+    loser_revision: Annotated[Revision, Meta(description="RELEASE, ALIAS: the loser's own revision at its word")] = Revision(0)
     trail: Annotated[tuple[MergeLink, ...], Meta(description="RELEASE, ALIAS, REOPEN: the merges that it tells of")] = ()
-    reopened: Annotated[bool, Meta(description="ALIAS: the identity stands for itself again")] = False
+    undone: Annotated[bool, Meta(description="RELEASE, ALIAS: the merge did not come to pass, or is no longer in force")] = False
+    answers: Annotated[Time | None, Meta(description="RELEASE: when the source recorded the merge that it answers")] = None
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

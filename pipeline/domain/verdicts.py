@@ -8,7 +8,7 @@ from pipeline.domain.event import EntityType, Event
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import NO_REVISION, Millis
 from pipeline.domain.policy import Policy
-from pipeline.domain.records import Accepted, Decision, DecisionKind, Dropped, Reason
+from pipeline.domain.records import Accepted, Control, Decision, DecisionKind, Dropped, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,25 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
+class Send:
+    """A record for another log: that of `key`, or, `everywhere`, of each partition of the entity type's topic."""
+
+    entity_type: EntityType
+    key: bytes
+    record: Event | Control
+    everywhere: bool = False
+
+    def __repr__(self) -> str:
+        return f"Send({self.entity_type}, <redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
-    """A new revision: publish it, then store the head."""
+    """A new revision: publish it, then store the head. `sends` are durable before the head is stored as well."""
 
     head: Head
     accepted: Accepted
+    sends: tuple[Send, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class Suppress:
     head: Head | None
     decision: Decision
     broken: Broken | None = None
+    sends: tuple[Send, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,21 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.domain.event import EntityType, Event
-from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Suppress, decide
+from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Send, Suppress, decide
 from pipeline.domain.head import HEAD_VERSION, Head, decode_head, encode_head
-from pipeline.domain.identifiers import EntityKey, Millis, revision_of
+from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id, partition_of, revision_of
 from pipeline.domain.policy import Policy, decode_policy
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, Quarantined, Reason
+from pipeline.domain.referring import Resolve
+from pipeline.domain.restating import PIPELINE
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.ops.log_catalogue import POLICY_APPLIED
 from pipeline.ops.logs import emit
+from pipeline.stream.aliases import ALIAS_MARK, Aliases, alias_of, last_alias
 from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED, join_positions
-from pipeline.topology import LANDING
+from pipeline.topology import ENTITY_PARTITIONS, LANDING
 
 POLICY_KEY: Final = b"\x00policy"
 """Key of policy records in a landing topic, and beginning of the key under which a partition keeps them."""
@@ -49,11 +52,14 @@ POLICY_MARK: Final = b"\xf1"
 
 
 def join_values(one: bytes, other: bytes) -> bytes:
-    """The later of two changelog records of one key: heads by position, policies by the last, positions by the highest."""
+    """The later of two changelog records of one key: heads by position, policies and aliases by the last, positions by the
+    highest."""
     if one[0] == other[0] == HEAD_VERSION:
         return one if decode_head(one).at >= decode_head(other).at else other
     if one[:1] == other[:1] == POLICY_MARK:
         return max(one, other, key=_last_policy)
+    if one[:1] == other[:1] == ALIAS_MARK:
+        return max(one, other, key=last_alias)
     return join_positions(one, other)
 
 
@@ -70,7 +76,7 @@ def _last_policy(data: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """Full names of the topics that the gate writes to, and how its landing topics are called."""
+    """Full names of the topics that the gate writes to, and how its landing topics are called; to these it writes as well."""
 
     accepted: str
     decisions: str
@@ -94,6 +100,7 @@ class GateWork:
     ) -> None:
         self._codec = codec
         self._topics = topics
+        self._landing = {entity_type: topic for topic, entity_type in topics.landing.items()}
         self._fallback = fallback
         self._encrypt = encrypt
         self._max_record_bytes = max_record_bytes
@@ -103,38 +110,54 @@ class GateWork:
         """Verdicts of one partition's records; heads that several records touch are stored once, with the last."""
         keys = list({r.key for r in batch.records if r.key and not r.key.startswith(RESERVED)})
         heads: dict[bytes, Head] = {key: decode_head(data) for key, data in batch.get(keys).items()}
-        policies = _Policies(batch, self._fallback)
+        before = dict(heads)
+        policies, aliases = _Policies(batch, self._fallback), Aliases(batch)
         for record in batch.records:
-            self._one(record, heads, policies, batch, outputs)
+            self._one(record, heads, policies, aliases, batch, outputs)
+        batch.puts.update((key, encode_head(head)) for key, head in heads.items() if head is not before.get(key))
+        for topic, key, alias in aliases.referrers(dict(self._topics.landing)):
+            outputs.send(topic, batch.partition, key, self._codec.encode(_repointing(key, alias)))
 
     def after(self, batches: Sequence[PartitionBatch]) -> None:
         """Nothing: a verdict has no further effect in this process."""
 
-    def _one(self, record: Any, heads: dict[bytes, Head], policies: "_Policies", batch: PartitionBatch, outputs: Outputs) -> None:
+    def _one(
+        self,
+        record: Any,
+        heads: dict[bytes, Head],
+        policies: "_Policies",
+        aliases: Aliases,
+        batch: PartitionBatch,
+        outputs: Outputs,
+    ) -> None:
         entity_type = self._topics.landing[record.topic]
         at = Position(entity_type, self._topics.epochs[record.topic], record.partition, record.offset, Millis(record.timestamp))
         content = self._read(record)
         if isinstance(content, Control) and content.kind is ControlKind.POLICY:
             content = policies.put(at, record.topic, content)
+        if isinstance(content, Control) and content.kind is ControlKind.ALIAS and (retired := alias_of(record.key)):
+            aliases.put(at, record.topic, retired, content)
         policy = policies.at(at, record.topic)
         head = heads.get(record.key) if record.key else None
-        verdict, encoded = self._verdict(head, at, record.key, content, policy)
+        resolve = aliases.resolver(at, record.topic, _tenant_of(content, record.key))
+        verdict, encoded = self._verdict(head, at, record.key, content, policy, resolve)
         match verdict:
             case Redelivered():
                 self._observe(verdict)
                 return
             case Accept(new, accepted):
                 self._send_accepted(accepted, encoded, record, outputs)
+                self._send_on(verdict.sends, outputs)
                 self._observe(accepted)
             case Suppress(new, decision, broken):
                 key = record.key if record.key is None or len(record.key) <= KEY_BOUND else None
                 outputs.send(self._topics.decisions, record.partition, key, self._codec.encode(decision))
                 if broken is not None:
                     self._send_quarantined(decision, broken, record, outputs)
+                self._send_on(verdict.sends, outputs)
                 self._observe(decision)
         if new is not None:
             heads[record.key] = new
-            batch.puts[record.key] = encode_head(new)
 
     def _read(self, record: Any) -> Event | Control | Broken:
         """The record's content, or the rule that it breaks."""
@@ -152,24 +175,20 @@ class GateWork:
             return Broken(error.reason, "value", "the value is Avro of a known schema", "register the schema, then replay")
         if not isinstance(content, (Event, Control)):
             return Broken(Reason.WRONG_TOPIC, "value", "a landing topic holds events and controls", "publish it elsewhere")
-        if record.key == POLICY_KEY:
-            if isinstance(content, Control) and content.kind is ControlKind.POLICY:
-                return content
-            return Broken(Reason.BAD_KEY, "key", "this key is kept for policies", "key it tenant|type|namespace|id")
-        if isinstance(content, Control) and content.kind is ControlKind.POLICY:
-            return Broken(Reason.BAD_KEY, "key", "a policy has the key that is kept for it", "apply it by the command")
-        try:
-            EntityKey.decode(record.key)
-        except ValueError:
-            return Broken(Reason.BAD_KEY, "key", "the key is tenant|type|namespace|id", "publish through a way in")
-        return content
+        return _misplaced(record.key, content) or content
 
     def _verdict(
-        self, head: Head | None, at: Position, key: bytes | None, content: Event | Control | Broken, policy: Policy
+        self,
+        head: Head | None,
+        at: Position,
+        key: bytes | None,
+        content: Event | Control | Broken,
+        policy: Policy,
+        resolve: Resolve,
     ) -> tuple[Accept | Suppress | Redelivered, bytes]:
         """Verdict with the encoded accepted record. A fault of ours in one record quarantines that record."""
         try:
-            verdict = decide(head, at, key, content, policy)
+            verdict = decide(head, at, key, content, policy, resolve)
             encoded = self._codec.encode(verdict.accepted) if isinstance(verdict, Accept) else b""
             if len(encoded) <= ACCEPTED_BOUND:
                 return verdict, encoded
@@ -181,6 +200,14 @@ class GateWork:
     def _send_accepted(self, accepted: Accepted, encoded: bytes, record: Any, outputs: Outputs) -> None:
         outputs.send(self._topics.accepted, record.partition, record.key, encoded)
         outputs.send(self._topics.lanes[accepted.lane.value], record.partition, record.key, encoded)
+
+    def _send_on(self, sends: Sequence[Send], outputs: Outputs) -> None:
+        """What a merge makes for the logs of others."""
+        for send in sends:
+            topic, value = self._landing[send.entity_type], self._codec.encode(send.record)
+            everywhere = range(ENTITY_PARTITIONS) if send.everywhere else (partition_of(send.key, ENTITY_PARTITIONS),)
+            for partition in everywhere:
+                outputs.send(topic, partition, send.key, value)
 
     def _send_quarantined(self, decision: Decision, broken: Broken, record: Any, outputs: Outputs) -> None:
         context = f"{decision.topic}/{decision.partition}/{decision.offset}".encode()
@@ -237,6 +264,45 @@ class _Policies:
             data = self._batch.db.get(_policy_key(topic))
             self._known[topic] = _HISTORY.decode(memoryview(data)[1:]) if data is not None else ()
         return self._known[topic]
+
+
+def _misplaced(key: bytes, content: Event | Control) -> Broken | None:
+    """What is wrong with the key: those of policies and aliases hold nothing else, and these have no other."""
+    is_policy = isinstance(content, Control) and content.kind is ControlKind.POLICY
+    if key == POLICY_KEY or is_policy:
+        if key == POLICY_KEY and is_policy:
+            return None
+        rule = "a policy has the key that is kept for it" if is_policy else "this key is kept for policies"
+        remedy = "apply it by the command" if is_policy else "key it tenant|type|namespace|id"
+        return Broken(Reason.BAD_KEY, "key", rule, remedy)
+    try:
+        if (alias_of(key) is not None) is not _is_alias(content):
+            return Broken(Reason.BAD_KEY, "key", "only aliases have the keys that are kept for them", "replay the merge instead")
+        if not _is_alias(content):
+            EntityKey.decode(key)
+    except ValueError:
+        return Broken(Reason.BAD_KEY, "key", "the key is tenant|type|namespace|id", "publish through a way in")
+    return None
+
+
+def _is_alias(content: Event | Control) -> bool:
+    return isinstance(content, Control) and content.kind is ControlKind.ALIAS and bool(content.trail)
+
+
+def _tenant_of(content: Event | Control | Broken, key: bytes | None) -> str:
+    """Tenant within which references mean something: an order has it in its key."""
+    if isinstance(content, Event):
+        return content.tenant
+    if not isinstance(content, Control) or content.kind is not ControlKind.REPOINT or key is None:
+        return ""
+    return EntityKey.decode(key).tenant
+
+
+def _repointing(key: bytes, alias: Control) -> Control:
+    """Order to look at an entity's references again. The same alias has the same one."""
+    entity = EntityKey.decode(key)
+    event_id = derive_event_id(entity.tenant, PIPELINE, (ControlKind.REPOINT.value, alias.event_id), entity, 0)
+    return Control(kind=ControlKind.REPOINT, event_id=event_id, actor="gate", at=alias.at)
 
 
 def _policy_key(topic: str) -> bytes:
