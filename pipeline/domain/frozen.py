@@ -1,11 +1,11 @@
 """Entities that a mode keeps waiting: they stay pending and known, and are not taken until they thaw."""
 
-import heapq
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
+from pipeline.domain.ages import Ages, first_of
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Lane
@@ -43,6 +43,7 @@ class Frozen:
         self._frozen: dict[bytes, tuple[Lane, EntityType, Millis]] = {}
         self._thawed: set[bytes] = set()
         self._counts: Counter[tuple[Lane, EntityType]] = Counter()
+        self.ages = Ages(self._is_frozen_since)
 
     def __len__(self) -> int:
         return len(self._frozen)
@@ -64,7 +65,7 @@ class Frozen:
 
     def look(self, entry: Waiting) -> bool:
         """Whether it is frozen as it is now, by the rule in force."""
-        self._drop(entry.key)
+        before = self._drop(entry.key)
         entity_type = type_of(entry.key)
         if self._rule is None or entity_type is None or entry.lane is Lane.CRITICAL or entry.key in self._thawed:
             return False
@@ -72,11 +73,13 @@ class Frozen:
             return False
         self._frozen[entry.key] = (entry.lane, entity_type, entry.since)
         self._counts[entry.lane, entity_type] += 1
+        if before != entry.since:
+            self.ages.add(entry.since, entry.key, len(self._frozen))
         return True
 
     def oldest(self, count: int) -> list[bytes]:
-        """The `count` that have waited longest; linear in the number that is frozen."""
-        return heapq.nsmallest(count, self._frozen, key=lambda key: self._frozen[key][2])
+        """The `count` that have waited longest."""
+        return first_of(self.ages, count)
 
     def let_go(self, keys: Iterable[bytes]) -> None:
         """Not frozen any more by the rule in force, until they are forgotten or the rule changes."""
@@ -87,7 +90,14 @@ class Frozen:
         self._drop(key)
         self._thawed.discard(key)
 
-    def _drop(self, key: bytes) -> None:
+    def _drop(self, key: bytes) -> Millis | None:
+        """Since when it waits, if it was frozen."""
         known = self._frozen.pop(key, None)
-        if known is not None:
-            self._counts[known[0], known[1]] -= 1
+        if known is None:
+            return None
+        self._counts[known[0], known[1]] -= 1
+        return known[2]
+
+    def _is_frozen_since(self, since: Millis, key: bytes) -> bool:
+        known = self._frozen.get(key)
+        return known is not None and known[2] == since

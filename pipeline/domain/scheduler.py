@@ -13,12 +13,13 @@ taken within (k + 1) * (n + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatev
 """
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from pipeline.domain.ages import STALE_SHARE, STALE_SPARE, Ages, first_of
 from pipeline.domain.frozen import Freezes, Frozen
 from pipeline.domain.identifiers import Millis, tenant_of
 from pipeline.domain.records import LANES, RANK, Lane
@@ -31,12 +32,6 @@ CRITICAL_SHARE: Final = 8
 
 AGED_SHARE: Final = 4
 """Of this many turns that are not critical, one goes to what has aged."""
-
-STALE_SHARE: Final = 4
-"""Heaps are made anew when they hold this many times more places than entities wait, so that replacing costs no memory."""
-
-STALE_SPARE: Final = 1_024
-"""Places that the heaps may hold in any case."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +71,8 @@ class LaneScheduler:
     def __init__(self) -> None:
         self.frozen = Frozen()
         self._entries: dict[bytes, Place] = {}
+        self._counts: Counter[Lane] = Counter()
+        self._awake = Ages(self._is_awake_since)
         self._in_flight: set[bytes] = set()
         self._ready: dict[Lane, OrderedDict[bytes, Heap]] = {lane: OrderedDict() for lane in LANES}
         self._ageing: OrderedDict[bytes, None] = OrderedDict()
@@ -96,26 +93,28 @@ class LaneScheduler:
 
     def counts(self) -> dict[Lane, int]:
         """Entities that wait, by lane."""
-        counts = dict.fromkeys(LANES, 0)
-        for _, _, entry in self._entries.values():
-            counts[entry.lane] += 1
-        return counts
+        return {lane: self._counts[lane] for lane in LANES}
 
     def oldest(self, count: int) -> list[Entry]:
-        """The `count` entities that have waited longest, longest first; linear in the number that wait."""
-        return heapq.nsmallest(count, (entry for _, _, entry in self._entries.values()), key=lambda entry: entry.since)
+        """The `count` entities that have waited longest, longest first."""
+        return [self._entries[key][2] for key in first_of(heapq.merge(self._awake, self.frozen.ages), count)]
 
     def oldest_since(self) -> Millis | None:
         """Receipt of the oldest change that waits or is under way; None if nothing does."""
-        return min((entry.since for _, _, entry in self._entries.values()), default=None)
+        return min((since for since in (self._awake.first(), self.frozen.ages.first()) if since is not None), default=None)
 
     def put(self, entry: Entry) -> None:
         """Add an entity or replace what is known of it; one under way stays under way."""
         known = self._entries.get(entry.key)
         if known is not None and known[2] == entry:
             return
+        was_awake_since = known[2].since if known is not None and entry.key not in self.frozen else None
         self._know(entry)
-        if not self.frozen.look(entry) and entry.key not in self._in_flight:
+        if self.frozen.look(entry):
+            return
+        if was_awake_since != entry.since:
+            self._awake.add(entry.since, entry.key, len(self._entries))
+        if entry.key not in self._in_flight:
             self._push(entry.key)
 
     def postpone(self, key: bytes, until: Millis) -> None:
@@ -140,7 +139,9 @@ class LaneScheduler:
 
     def discard(self, key: bytes) -> None:
         """Forget an entity: nothing of it is open, or its partition went elsewhere."""
-        self._entries.pop(key, None)
+        known = self._entries.pop(key, None)
+        if known is not None:
+            self._counts[known[2].lane] -= 1
         self.frozen.forget(key)
 
     def take(self, now: Millis, critical_only: bool = False) -> Entry | None:
@@ -179,8 +180,10 @@ class LaneScheduler:
             was_frozen = key in self.frozen
             if self.frozen.look(known[2]):
                 self._know(known[2])
-            elif was_frozen and key not in self._in_flight:
-                self._push(key)
+            elif was_frozen:
+                self._awake.add(known[2].since, key, len(self._entries))
+                if key not in self._in_flight:
+                    self._push(key)
 
     def sweep(self) -> Iterator[None]:
         """Drop the places of what was frozen, a heap at each step: else they would hold up the turn that comes upon them."""
@@ -215,10 +218,12 @@ class LaneScheduler:
         return min(entry.lane_since or entry.since for entry in places)
 
     def awake_since(self, but: Container[bytes] = ()) -> Millis | None:
-        """As `oldest_since`, of what is neither frozen nor among `but`."""
-        frozen = self.frozen
-        awake = (entry.since for _, _, entry in self._entries.values() if entry.key not in frozen and entry.key not in but)
-        return min(awake, default=None)
+        """As `oldest_since`, of what is neither frozen nor among `but`; linear only where many of those have waited longest."""
+        return self._awake.first(but)
+
+    def _is_awake_since(self, since: Millis, key: bytes) -> bool:
+        known = self._entries.get(key)
+        return known is not None and known[2].since == since and key not in self.frozen
 
     # -- whose turn it is
 
@@ -279,6 +284,10 @@ class LaneScheduler:
 
     def _know(self, entry: Entry) -> None:
         """What is known of an entity; a place that it had is dead."""
+        before = self._entries.get(entry.key)
+        if before is not None:
+            self._counts[before[2].lane] -= 1
+        self._counts[entry.lane] += 1
         self._serial += 1
         self._entries[entry.key] = (entry.not_before or entry.since, self._serial, entry)
 
