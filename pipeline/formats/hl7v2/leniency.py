@@ -26,6 +26,7 @@ class Leniency(Described):
 HARMLESS: Final = tuple(name for name in Leniency if name not in (Leniency.STRAY_LINE, Leniency.TYPE_IN_AUTHORITY))
 """Tolerated where a profile says nothing. The others change what is read as whose, so that somebody has to ask for them."""
 
+_ALL_HARMLESS: Final = frozenset(HARMLESS)
 _NAMES: Final = """\
     ABS ACC ADD ADJ AFF AIG AIL AIP AIS AL1 APR ARQ ARV AUT BHS BLC BLG BPO BPX BTS BTX BUI CDM CDO CER CM0 CM1 CM2 CNS
     CON CSP CSR CSS CTD CTI CTR DB1 DEV DG1 DMI DON DPS DRG DSC DSP DST ECD ECR EDU EQL EQP EQU ERQ ERR EVN FAC FHS FT1 FTS
@@ -44,9 +45,9 @@ _LF_END: Final = re.compile(rb"\n(?=[A-Z][A-Z0-9]{2}[^A-Za-z0-9])|\n\s*\Z")
 
 def not_tolerated(message: Message, data: bytes | None, tolerated: frozenset[Leniency]) -> Rejected | None:
     """The first departure in how the message is written that the profile does not name. `data` are its bytes, if known."""
-    strict = frozenset(HARMLESS) - tolerated
-    if not strict:
+    if tolerated >= _ALL_HARMLESS:
         return None
+    strict = _ALL_HARMLESS - tolerated
     if Leniency.LF_ENDINGS in strict and data is not None and _LF_END.search(data):
         return refused(Leniency.LF_ENDINGS, "end of segment", Reason.SEGMENT_SEQUENCE)
     if Leniency.TWICE_ESCAPED in strict and data is not None and _TWICE.match(data):

@@ -55,7 +55,8 @@ class Movement:
 
 def segment_of(message: Message, is_read: bool) -> Segment | None:
     """The one ZBE of a message, if the profile reads it and there are not several."""
-    return message.segment("ZBE") if is_read and message.count("ZBE") == 1 else None
+    found = message.segment("ZBE") if is_read else None
+    return found if found is not None and message.segment("ZBE", 1) is None else None
 
 
 def is_read(reading: Reading) -> bool:
@@ -98,22 +99,20 @@ def planned_at(reading: Reading) -> Millis | UnsetType:
 
 def ruled(reading: Reading, rule: Rule | None) -> Rule | Rejected:
     """The rule of the message's trigger as its movement bends it. `rule` is None for a Z99: its rule is that of ZBE-6."""
-    count = reading.message.count("ZBE") if is_read(reading) else 0
-    if count > 1:
-        return Rejected(Reason.SEGMENT_SEQUENCE, "ZBE", "sent more than once", "send one movement in a message")
-    if count == 0:
+    segment = reading.message.segment("ZBE") if is_read(reading) else None
+    if segment is None:
         if rule is not None:
             return rule
         return Rejected(
             Reason.SEGMENT_SEQUENCE, "ZBE", "an update of a movement without one", "send ZBE, with the movement's id in ZBE-1"
         )
-    movement = _movement(reading)
+    if reading.message.segment("ZBE", 1) is not None:
+        return Rejected(Reason.SEGMENT_SEQUENCE, "ZBE", "sent more than once", "send one movement in a message")
+    movement = _movement(segment)
     return movement if isinstance(movement, Rejected) else _bent(rule, movement)
 
 
-def _movement(reading: Reading) -> Movement | Rejected:
-    segment = reading.message.segment("ZBE")
-    assert segment is not None, "the caller counted one"
+def _movement(segment: Segment) -> Movement | Rejected:
     action = (text_of(segment.value(4)) or "").upper()
     if action not in Action.__members__:
         reason = Reason.UNKNOWN_CODE if action else Reason.MISSING_FIELD
