@@ -9,10 +9,14 @@ READY  := $(VENV)/.ready
 ARGS ?=
 # `make hazards HAZARDS=short` runs each hazard once, briefly.
 HAZARDS ?= full
-# `make chaos SEED=7 KILLS=20 EVENTS=50000` repeats one run exactly.
-SEED   ?= 1
-KILLS  ?= 10
-EVENTS ?= 20000
+# `make chaos SEED=7 KILLS=20 EVENTS=50000` repeats one run exactly; PER_ROLE and BROKER are kills of each role, and of the
+# broker, beside them; MINUTES bounds the whole. Endurance: `make chaos KILLS=0 PER_ROLE=50 BROKER=3 EVENTS=100000`.
+SEED     ?= 1
+KILLS    ?= 10
+PER_ROLE ?= 0
+BROKER   ?= 0
+EVENTS   ?= 20000
+MINUTES  ?= 45
 # What `make load` sends: steady-day, mass-casualty, retry-storm, slow-ehr, outage, worst-day
 PROFILE ?= steady-day
 
@@ -58,7 +62,8 @@ hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) --numprocesses 2 --dist loadfile tests/hazards
 
 chaos: $(READY) ## kill processes at random while events flow, then balance the books
-	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --events $(EVENTS) $(ARGS)
+	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --kills-per-role $(PER_ROLE) --broker-kills $(BROKER) \
+		--events $(EVENTS) --minutes $(MINUTES) $(ARGS)
 
 load: $(READY) ## a surge by Locust, judged by thresholds; PROFILE=mass-casualty and others, see docs
 	$(BIN)/python -m loadtest.here --profile $(PROFILE) $(ARGS)

@@ -1,4 +1,7 @@
-"""`python -m tests.chaos --seed N --kills N --events N [--json FILE]`. Exit code: 0 all held, 1 not, 2 could not be run."""
+"""`python -m tests.chaos --seed N --kills N --events N [--json FILE]`. Exit code: 0 all held, 1 not, 2 could not be run.
+
+It ends within `--minutes`, whatever happens: what was not sent by then is not, and the run has failed.
+"""
 
 import argparse
 import asyncio
@@ -11,7 +14,7 @@ from rich.console import Console
 
 from pipeline.local.errors import LocalPlatformError
 from tests.chaos.report import tell, write
-from tests.chaos.run import RATE_PER_S, run
+from tests.chaos.run import RATE_PER_S, Wanted, run
 
 
 def main() -> int:
@@ -20,14 +23,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what happens, and when")
     parser.add_argument("--kills", type=int, default=10, help="kill -9 of a role, that many times")
     parser.add_argument("--events", type=int, default=20_000, help="distinct messages; copies come beside them")
-    parser.add_argument("--rate", type=float, default=RATE_PER_S, help="distinct messages in a second (default: %(default)g)")
+    parser.add_argument("--kills-per-role", type=int, default=0, help="and of each role that many more")
+    parser.add_argument("--broker-kills", type=int, default=0, help="kill -9 of the broker, that many times")
+    parser.add_argument("--minutes", type=float, default=45.0, help="longest time of the whole run (default: %(default)g)")
+    parser.add_argument("--rate", type=float, help=f"distinct messages in a second (default: {RATE_PER_S:g}, or what fits)")
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs; it is kept anyway on failure")
     given = parser.parse_args()
     console = Console()
+    wanted = Wanted(given.seed, given.kills, given.kills_per_role, given.broker_kills, given.events, given.minutes, given.rate)
     folder = Path(tempfile.mkdtemp(prefix="surgeline-chaos-"))
     try:
-        report = asyncio.run(run(folder, given.seed, given.kills, given.events, given.rate, console))
+        report = asyncio.run(run(folder, wanted, console))
     except LocalPlatformError as error:
         console.print(f"could not be run: {error}\ndata and logs: {folder}", style="bold red", markup=False, soft_wrap=True)
         return 2

@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from pipeline.local.broker import Broker
 from pipeline.local.delay import FaultProxy
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.stack import Stack
@@ -20,7 +21,6 @@ from tests.chaos.plan import FREEZE_S, GATE, REPLACED_AFTER_S, STATEFUL, Act, De
 
 LOOK_S: Final = 0.2
 ZOMBIE_ENDS_S: Final = 30.0
-BUSY_WAIT_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -44,9 +44,10 @@ class Doings:
 class Killer:
     """Knows which process is each role's at present. `names` are the stack's own names of the processes."""
 
-    def __init__(self, stack: Stack, names: tuple[str, ...]) -> None:
+    def __init__(self, stack: Stack, names: tuple[str, ...], broker: Broker) -> None:
         self.doings = Doings()
         self._stack = stack
+        self._broker = broker
         self._current = {name.rpartition("-")[0]: name for name in names}
         self._busy: set[str] = set()
         self._folders = {role: _data_folder(stack, role) for role in STATEFUL}
@@ -61,16 +62,20 @@ class Killer:
             await asyncio.sleep(LOOK_S)
 
     async def carry_out(self, plan: Plan) -> None:
-        """Every act at its time; returns when the last is done and its role restarted."""
-        began = time.monotonic()
+        """Every act at its time, those of a role one after the other; returns when the last is done and its role restarted."""
+        began, acts = time.monotonic(), defaultdict[str, list[Act]](list)
+        for act in plan.acts:
+            acts[act.role].append(act)
         async with asyncio.TaskGroup() as group:
-            for act in plan.acts:
-                if (wait_s := began + act.at_s - time.monotonic()) > 0:
-                    await asyncio.sleep(wait_s)
-                while act.role in self._busy:
-                    await asyncio.sleep(BUSY_WAIT_S)
-                self._busy.add(act.role)
-                group.create_task(self._act(act, group))
+            for of_role in acts.values():
+                group.create_task(self._acts(of_role, began, group))
+
+    async def _acts(self, acts: list[Act], began: float, group: asyncio.TaskGroup) -> None:
+        for act in acts:
+            if (wait_s := began + act.at_s - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)
+            self._busy.add(act.role)
+            await self._act(act, group)
 
     def names(self) -> tuple[str, ...]:
         """The processes that are the roles' at present."""
@@ -85,6 +90,9 @@ class Killer:
                     await self._freeze(act.role)
                 case Deed.ZOMBIE:
                     await self._replace(act.role, group)
+                case Deed.BROKER:
+                    await asyncio.to_thread(self._broker.kill)
+                    await asyncio.to_thread(self._broker.start)
             self.doings.done[act.deed] += 1
         finally:
             self._busy.discard(act.role)

@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.local.faults import Fault, FaultKind
 
 OWNER, REPLICA = "ehr-owner", "ehr-replica"
+BROKER = "broker"
 GATE, HTTP, MLLP, TIMERS = "gate", "http", "mllp", "timers"
 WRITERS: Final = (f"writer-{OWNER}", f"writer-{REPLICA}")
 ROLES: Final = (GATE, *WRITERS, HTTP, MLLP, TIMERS)
@@ -18,6 +19,8 @@ WIPE_SHARE: Final = 0.4
 QUIET_S: Final = 3.0
 """At the load's beginning and end, as far as the load is long enough."""
 KILLS_PER_FREEZE: Final = 8
+MOST_FREEZES: Final = 12
+"""However many kills: while a role is frozen it is killed no second time, and its kills come after that."""
 FREEZE_S: Final = 14.0
 """Longer than the session, which is ten seconds on the local stack."""
 REPLACED_AFTER_S: Final = 3.0
@@ -35,6 +38,8 @@ class Deed(StrEnum):
     """SIGSTOP past its session, then SIGCONT."""
     ZOMBIE = "zombie"
     """As FREEZE, but a replacement under its name is at work before it resumes."""
+    BROKER = "broker"
+    """kill -9 of the broker, and the same again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,18 +69,20 @@ class Plan:
     troubles: tuple[Trouble, ...]
 
 
-def make_plan(seed: int, kills: int, span_s: float) -> Plan:
-    """`kills` kills and some freezes within the load's span. Wiping and EHR faults come with some seeds only."""
+def make_plan(seed: int, kills: int, span_s: float, per_role: int = 0, broker: int = 0) -> Plan:
+    """`kills` kills of roles by chance, `per_role` of each beside them, `broker` of the broker, and some freezes, within the
+    load's span. Wiping and EHR faults come with some seeds only."""
     chance = random.Random(f"plan {seed}")
     wipes, faults = chance.random() < 0.7, chance.random() < 0.7
     quiet_s = min(QUIET_S, span_s / 10)
-    acts = [_kill(chance, chance.uniform(quiet_s, span_s - quiet_s), wipes) for _ in range(kills)]
-    acts += _freezes(chance, kills, span_s, quiet_s)
+    roles = [chance.choices(ROLES, WEIGHTS)[0] for _ in range(kills)] + [role for role in ROLES for _ in range(per_role)]
+    acts = [_kill(chance, role, chance.uniform(quiet_s, span_s - quiet_s), wipes) for role in roles]
+    acts += _freezes(chance, len(roles), span_s, quiet_s)
+    acts += [Act(chance.uniform(quiet_s, span_s - quiet_s), Deed.BROKER, BROKER) for _ in range(broker)]
     return Plan(tuple(sorted(acts)), tuple(_troubles(chance, span_s)) if faults else ())
 
 
-def _kill(chance: random.Random, at_s: float, wipes: bool) -> Act:
-    role = chance.choices(ROLES, WEIGHTS)[0]
+def _kill(chance: random.Random, role: str, at_s: float, wipes: bool) -> Act:
     wiped = wipes and role in STATEFUL and chance.random() < WIPE_SHARE
     return Act(at_s, Deed.WIPE if wiped else Deed.KILL, role)
 
@@ -83,7 +90,7 @@ def _kill(chance: random.Random, at_s: float, wipes: bool) -> Act:
 def _freezes(chance: random.Random, kills: int, span_s: float, quiet_s: float) -> list[Act]:
     """One at a time and each followed by a pause: what is frozen is killed no second time meanwhile."""
     room = int((span_s - quiet_s) / (2 * FREEZE_S))
-    count = min(room, max(chance.randrange(2), kills // KILLS_PER_FREEZE))
+    count = min(room, MOST_FREEZES, max(chance.randrange(2), kills // KILLS_PER_FREEZE))
     slots = chance.sample(range(room), count)
     deeds = (Deed.FREEZE, Deed.ZOMBIE)
     return [Act(quiet_s + slot * 2 * FREEZE_S, chance.choice(deeds), chance.choice(STATEFUL)) for slot in slots]

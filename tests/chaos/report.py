@@ -47,6 +47,10 @@ class Report(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     lags: tuple[LagFigures, ...]
     passed: bool
+    kills_per_role: int = 0
+    broker_kills: int = 0
+    minutes: float = 0.0
+    """Longest time that the whole was allowed to take."""
 
 
 def lags_of(books: Books) -> tuple[LagFigures, ...]:
@@ -79,7 +83,7 @@ def books_check(books: Books, asked: list[Asked]) -> Check:
 
 def tell(report: Report, console: Console) -> None:
     """The verdict, with what was wrong."""
-    table = Table(title=f"Chaos: seed {report.seed}, {report.kills} kills, {report.events} events", title_justify="left")
+    table = Table(title=f"Chaos: seed {report.seed}, {_kills(report)}, {report.events} events", title_justify="left")
     for column in ("", "promise", "seen"):
         table.add_column(column, overflow="fold")
     for check in report.checks:
@@ -96,8 +100,17 @@ def tell(report: Report, console: Console) -> None:
         for problem in check.problems:
             console.print(Text(f"  {problem}", "red"))
     verdict = "every promise held" if report.passed else "NOT EVERY PROMISE HELD"
-    again = f"make chaos SEED={report.seed} KILLS={report.kills} EVENTS={report.events}"
+    more = "".join(
+        f" {name}={value}" for name, value in (("PER_ROLE", report.kills_per_role), ("BROKER", report.broker_kills)) if value
+    )
+    again = f"make chaos SEED={report.seed} KILLS={report.kills} EVENTS={report.events}{more}"
     console.print(Text(f"{verdict} ({again})", "bold green" if report.passed else "bold red"))
+
+
+def _kills(report: Report) -> str:
+    kills = [f"{report.kills} kills"] if report.kills or not report.kills_per_role else []
+    kills += [f"{report.kills_per_role} kills per role"] if report.kills_per_role else []
+    return ", ".join([*kills, *([f"{report.broker_kills} of the broker"] if report.broker_kills else [])])
 
 
 def write(report: Report, file: Path) -> None:

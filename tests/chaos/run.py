@@ -16,6 +16,7 @@ from pipeline.domain.books import Books
 from pipeline.local.broker import Broker
 from pipeline.local.delay import FaultProxy
 from pipeline.local.ehr import Ehr
+from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
 from pipeline.local.stack import Stack, Target
 from pipeline.ops.books import Asked
@@ -26,11 +27,15 @@ from tests.chaos.clinician import Clinician
 from tests.chaos.evidence import EhrReader, History, Seen, read_chains, read_history
 from tests.chaos.killer import Doings, Killer, make_trouble
 from tests.chaos.load import Load, make_load
-from tests.chaos.plan import OWNER, REPLICA, Plan, make_plan
+from tests.chaos.plan import OWNER, REPLICA, ROLES, Deed, Plan, make_plan
 from tests.chaos.report import Check, Report, books_check, lags_of
 from tests.chaos.sender import Sender, SendersLog
 
 RATE_PER_S: Final = 50.0
+SET_UP_S: Final = 90.0
+CLOSING_S: Final = 510.0
+"""Of the minutes that a run may take so much is kept for what follows the load: settling, books, and the histories."""
+
 EDITS_UNTIL: Final = 0.85
 """Share of the load after which the clinician stops, so that writes of ours come after each last edit."""
 TELL_EVERY_S: Final = 5.0
@@ -38,6 +43,33 @@ SETTLE_S: Final = 120.0
 GATE_S: Final = 120.0
 OPEN_S: Final = 150.0
 NAMED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run is to be."""
+
+    seed: int
+    kills: int
+    kills_per_role: int
+    broker_kills: int
+    events: int
+    minutes: float
+    rate_per_s: float | None = None
+
+    @property
+    def all_kills(self) -> int:
+        """Of roles."""
+        return self.kills + self.kills_per_role * len(ROLES)
+
+    def rate(self) -> float:
+        """Distinct messages in a second; LocalPlatformError where the events do not fit into the minutes at it."""
+        load_s = self.minutes * 60 - SET_UP_S - CLOSING_S
+        rate = self.rate_per_s or (max(RATE_PER_S, self.events / load_s) if load_s > 0 else RATE_PER_S)
+        if load_s <= 0 or self.events > load_s * rate * (1 + 1e-9):
+            needed = (self.events / rate + SET_UP_S + CLOSING_S) / 60
+            raise LocalPlatformError(f"{self.events} events at {rate:g} a second need {needed:.0f} minutes: --minutes is less")
+        return rate
 
 
 @dataclass(slots=True)
@@ -64,19 +96,25 @@ class Findings:
     struck: Counter[str]
 
 
-async def run(folder: Path, seed: int, kills: int, events: int, rate_per_s: float, console: Console) -> Report:
-    """Run it; LocalPlatformError if the parts could not be started."""
+async def run(folder: Path, wanted: Wanted, console: Console) -> Report:
+    """Run it; LocalPlatformError if the parts could not be started, or nothing could be judged in the time."""
+    rate_per_s, seed = wanted.rate(), wanted.seed
     async with AsyncExitStack() as parts:
         began = time.monotonic()
         scene = await _set_up(folder, seed, parts)
-        load = make_load(seed, now_ms(), events, rate_per_s)
-        plan = make_plan(seed, kills, load.span_s)
+        load = await asyncio.to_thread(make_load, seed, now_ms(), wanted.events, rate_per_s)
+        plan = make_plan(seed, wanted.kills, load.span_s, wanted.kills_per_role, wanted.broker_kills)
         console.print(_announced(load, plan, time.monotonic() - began), soft_wrap=True)
         seconds = {"set_up": time.monotonic() - began}
-        struck = await _chaos(scene, load, plan, console, seconds)
-        findings = await _findings(scene, struck, console, seconds)
+        ends_at = began + wanted.minutes * 60
+        struck = await _chaos(scene, load, plan, console, seconds, ends_at - CLOSING_S)
+        try:
+            async with asyncio.timeout(ends_at - time.monotonic()):
+                findings = await _findings(scene, struck, console, seconds)
+        except TimeoutError:
+            raise LocalPlatformError(f"what happened was not judged within {wanted.minutes:g} minutes of the beginning") from None
         seconds["whole"] = time.monotonic() - began
-        return _report(scene, load, findings, seed, kills, seconds)
+        return _report(scene, load, findings, wanted, seconds)
 
 
 def _announced(load: Load, plan: Plan, took_s: float) -> str:
@@ -108,7 +146,7 @@ async def _set_up(folder: Path, seed: int, parts: AsyncExitStack) -> Scene:
     names = await asyncio.to_thread(stack.start_all)
     await asyncio.to_thread(stack.wait_ready, *names)
     clinicians = {name: Clinician(ehrs[name].base_url, roles[name], seed) for name in ehrs}
-    return Scene(stack, ehrs, proxies, clinicians, Killer(stack, names), Sender(stack))
+    return Scene(stack, ehrs, proxies, clinicians, Killer(stack, names, broker), Sender(stack))
 
 
 async def _started(part: Any, parts: AsyncExitStack) -> Any:
@@ -117,8 +155,11 @@ async def _started(part: Any, parts: AsyncExitStack) -> Any:
     return part
 
 
-async def _chaos(scene: Scene, load: Load, plan: Plan, console: Console, seconds: dict[str, float]) -> Counter[str]:
-    """Load, kills, edits and faults together, until the last is over and every role is ready again."""
+async def _chaos(scene: Scene, load: Load, plan: Plan, console: Console, seconds: dict[str, float], until: float) -> Counter[str]:
+    """Load, kills, edits and faults together, until the last is over and every role is ready again.
+
+    What is not done at `until` (monotonic) is broken off, and the run has failed.
+    """
     began, quiet = time.monotonic(), asyncio.Event()
     async with _background(scene.killer.supervise(), _tell(scene, load, console)):
         editing = [asyncio.create_task(clinician.run(quiet)) for clinician in scene.clinicians.values()]
@@ -127,12 +168,24 @@ async def _chaos(scene: Scene, load: Load, plan: Plan, console: Console, seconds
         sending = asyncio.create_task(scene.sender.play(load))
         await asyncio.sleep(load.span_s * EDITS_UNTIL)
         quiet.set()
-        await asyncio.gather(sending, killing, *editing)
-        struck = await trouble
+        late = await _done_until({sending, killing, trouble, *editing}, until)
+        scene.killer.doings.problems += [f"{late} of its parts took longer than there was time for"] if late else []
+        struck = Counter() if trouble.cancelled() else trouble.result()
         seconds["load"] = time.monotonic() - began
         await _settle(scene)
         seconds["settling"] = time.monotonic() - began - seconds["load"]
     return struck
+
+
+async def _done_until(tasks: set[asyncio.Task[Any]], until: float) -> int:
+    """Wait for all; how many had to be broken off. An error of one is an error here."""
+    _, late = await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()), return_when=asyncio.FIRST_EXCEPTION)
+    for task in late:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+    return len(late)
 
 
 async def _settle(scene: Scene) -> None:
@@ -192,7 +245,7 @@ async def _findings(scene: Scene, struck: Counter[str], console: Console, second
     return Findings(books, asked, history, seen, chains, struck)
 
 
-def _report(scene: Scene, load: Load, found: Findings, seed: int, kills: int, seconds: dict[str, float]) -> Report:
+def _report(scene: Scene, load: Load, found: Findings, wanted: Wanted, seconds: dict[str, float]) -> Report:
     log, doings = scene.sender.log, scene.killer.doings
     checks = (
         _answered(log, load, found.history),
@@ -200,13 +253,16 @@ def _report(scene: Scene, load: Load, found: Findings, seed: int, kills: int, se
         *(_history(name, seen, scene.clinicians[name]) for name, seen in found.seen.items()),
         books_check(found.books, found.asked),
         _chains(found.chains, doings),
-        _processes(doings, kills),
+        _processes(doings, wanted),
     )
     return Report(
         commit=commit("pipeline", "tests/chaos"),
         machine=machine(),
-        seed=seed,
-        kills=kills,
+        seed=wanted.seed,
+        kills=wanted.kills,
+        kills_per_role=wanted.kills_per_role,
+        broker_kills=wanted.broker_kills,
+        minutes=wanted.minutes,
         events=load.distinct,
         seconds={name: round(value, 1) for name, value in seconds.items()},
         load={
@@ -267,8 +323,9 @@ def _chains(verified: Any, doings: Doings) -> Check:
     return Check("the audit chains are whole", not broken, f"{heads}; forks of zombies: {forks}", problems)
 
 
-def _processes(doings: Doings, kills: int) -> Check:
-    problems = [*doings.problems, *([f"{kills - doings.kills} kills were not made"] if doings.kills != kills else [])]
+def _processes(doings: Doings, wanted: Wanted) -> Check:
+    missing = wanted.all_kills - doings.kills + wanted.broker_kills - doings.done[Deed.BROKER]
+    problems = [*doings.problems, *([f"{missing} kills were not made"] if missing else [])]
     done = ", ".join(f"{count} x {deed}" for deed, count in sorted(doings.done.items()))
     seen = f"{done}; restarts {doings.restarts}, ended by themselves {len(doings.ended_alone)}"
     return Check("every role came back, every zombie ended", not problems, seen, tuple(problems[:NAMED]))

@@ -56,15 +56,20 @@ class Sender:
         self._unanswered = 0
 
     async def play(self, load: Load) -> None:
-        """Send everything at its time; returns when each message was answered or given up."""
+        """Send everything at its time; returns when each message was answered or given up.
+
+        What was answered by then is in the log as well where it is cancelled.
+        """
         began = time.monotonic()
         steps = [Step(m.at_s, "hl7", m.identity, m.body, Millis(m.recorded_ms), m.copy, m.late) for m in load.hl7]
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._batches(load.batches, began))
-            group.create_task(self._direct(load.direct, began))
-            group.create_task(self._driver.play(steps))
-        self._take_over(load.hl7)
-        await self._publisher.close(5.0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._batches(load.batches, began))
+                group.create_task(self._direct(load.direct, began))
+                group.create_task(self._driver.play(steps))
+        finally:
+            self._take_over(load.hl7)
+            await self._publisher.close(5.0)
 
     @property
     def answered(self) -> int:
@@ -87,11 +92,21 @@ class Sender:
             await _until(began + message.at_s)
             event = event_of(message.body, now_ms())
             record = OutRecord(LANDING[event.entity_type], event.key.encode(), self._codec.encode(event))
-            try:
-                await self._publisher.publish([record])
-            except PublishFailed as failed:
-                self.log.refused.append(f"{message.identity}: straight to landing: {failed.reason}")
+            deadline = time.monotonic() + GIVE_UP_S
+            while not await self._published(record):
+                if time.monotonic() > deadline:
+                    self.log.refused.append(f"{message.identity}: straight to landing")
+                    break
+                self.log.retries += 1
+                await asyncio.sleep(RETRY_S)
             self.log.published += 1
+
+    async def _published(self, record: OutRecord) -> bool:
+        try:
+            await self._publisher.publish([record])
+        except PublishFailed:
+            return False
+        return True
 
     async def _batches(self, batches: tuple[Batch, ...], began: float) -> None:
         queue: asyncio.Queue[Batch | None] = asyncio.Queue()

@@ -1,11 +1,17 @@
 """The chaos run's judges find what they are there to find."""
 
+from collections import Counter
+
+import pytest
+
 from pipeline.domain.audit import Fault, Finding
 from pipeline.domain.identifiers import Millis, revision_of
 from pipeline.formats.fhir.revision import Mark, mark_extension
+from pipeline.local.errors import LocalPlatformError
 from tests.chaos.checks import Body, Version, broken_chains, history_problems, lost, other_states, theirs, version_of
 from tests.chaos.load import BATCH_ITEMS, event_of, make_load
-from tests.chaos.plan import STATEFUL, Deed, make_plan
+from tests.chaos.plan import MOST_FREEZES, ROLES, STATEFUL, Deed, make_plan
+from tests.chaos.run import CLOSING_S, RATE_PER_S, SET_UP_S, Wanted
 
 BASE = Millis(1_760_000_000_000)
 
@@ -115,3 +121,23 @@ def test_a_plan_makes_every_kill_within_the_load_and_wipes_only_what_has_a_folde
         assert all(0 < act.at_s < 240 for act in plan.acts)
         assert all(act.role in STATEFUL for act in plan.acts if act.deed is not Deed.KILL)
         assert plan == make_plan(seed, 12, 240.0)
+
+
+def test_a_plan_kills_each_role_so_often_and_the_broker_beside_them() -> None:
+    plan = make_plan(3, 0, 2_000.0, per_role=50, broker=3)
+    kills = Counter(act.role for act in plan.acts if act.deed in (Deed.KILL, Deed.WIPE))
+    assert kills == dict.fromkeys(ROLES, 50)
+    assert sum(act.deed is Deed.BROKER for act in plan.acts) == 3
+    assert 0 < sum(act.deed in (Deed.FREEZE, Deed.ZOMBIE) for act in plan.acts) <= MOST_FREEZES
+
+
+def wanted(events: int, minutes: float, rate_per_s: float | None = None) -> Wanted:
+    return Wanted(seed=1, kills=0, kills_per_role=50, broker_kills=0, events=events, minutes=minutes, rate_per_s=rate_per_s)
+
+
+def test_a_run_sends_as_fast_as_its_minutes_ask_and_no_slower_than_usual() -> None:
+    assert wanted(100_000, 45).rate() == RATE_PER_S
+    assert wanted(200_000, 45).rate() * (45 * 60 - SET_UP_S - CLOSING_S) == pytest.approx(200_000)
+    for events, minutes, rate_per_s in ((100, 5, None), (100_000, 45, 10.0)):
+        with pytest.raises(LocalPlatformError, match="minutes"):
+            wanted(events, minutes, rate_per_s).rate()
