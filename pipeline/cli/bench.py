@@ -43,7 +43,7 @@ def gate(
 
     if peer not in (NO_PEER, "quix"):
         fail(f"{peer}: there is no such peer; known: quix, none", 2)
-    options = Options(entities=entities, warm_up=10 * entities, records=records, kill_records=max(100, records // 2))
+    options = Options(entities=entities, warm_up=5 * entities, records=records, kill_records=max(100, records // 2))
     raise typer.Exit(bench_gate_worker(options, peer, runs, kill, folder.resolve(), console, json_file, check))
 
 

@@ -20,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What is run. `records` are measured, after `warm_up` records of the same kind and one of each entity."""
 
     entities: int = 2_000
-    warm_up: int = 20_000
+    warm_up: int = 10_000
     records: int = 60_000
     kill_records: int = 30_000
     seed: int = 1

@@ -38,7 +38,7 @@ SESSION_S: Final = 45.0
 THROUGH_S: Final = 170.0
 FLUSH_S: Final = 30.0
 QUEUED: Final = 200_000
-POLL_S: Final = 0.2
+POLL_S: Final = 0.4
 KILL_AT: Final = 1 / 3
 """Share of the records that are through when the worker is killed."""
 
