@@ -1,8 +1,10 @@
 """The one way to Kafka for asyncio callers: an idempotent producer whose `publish` returns when all is acknowledged."""
 
 import asyncio
+import contextlib
 import enum
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline import topology
 from pipeline.kafka.client import LOG
+from pipeline.kafka.window import Window
 from pipeline.settings_model import ClientConfig, KafkaSettings
 
 MAX_RECORDS: Final = 50_000
@@ -79,7 +82,7 @@ class Position:
 class _Batch:
     """Records published together. `delivered` runs on the poll thread, everything else on the loop's: hence the lock."""
 
-    __slots__ = ("_lock", "cost_bytes", "done", "future", "names", "positions", "reason", "records", "remaining")
+    __slots__ = ("_lock", "begun", "cost_bytes", "done", "future", "names", "positions", "reason", "records", "remaining")
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class _Batch:
         self.done: Final = done
         self.cost_bytes: Final = sum(record.cost_bytes for record in records)
         self.remaining = len(records)
+        self.begun = 0.0
+        """When it was handed over; of the monotonic clock."""
         self.positions: list[Position | None] = [None] * len(records)
         self.reason: PublishError | None = None
         self._lock: Final = threading.Lock()
@@ -138,6 +143,8 @@ class Publisher:
         self._max_bytes: Final = max_bytes
         self._records = 0
         self._bytes = 0
+        self._under_way: deque[_Batch] = deque()
+        self._window = Window(max_bytes, time.monotonic())
         self._waiting: deque[tuple[_Batch, asyncio.Future[None]]] = deque()
         self._done: deque[_Batch] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -164,10 +171,15 @@ class Publisher:
         return await batch.future
 
     def pressure(self) -> float:
-        """How full the way to the broker is, 0 to 1; 1 while calls wait for room."""
+        """How full the way to the broker is, 0 to 1; 1 while calls wait for room, or more is on its way than comes through in
+        good time (see `Window`).
+        """
         if self._waiting:
             return 1.0
-        return min(1.0, max(self._records / self._max_records, self._bytes / self._max_bytes))
+        now, full = time.monotonic(), min(1.0, self._records / self._max_records)
+        with contextlib.suppress(IndexError):  # asked by other threads too
+            return max(full, self._window.pressure(self._bytes, now - self._under_way[0].begun, now))
+        return max(full, self._window.pressure(self._bytes, 0.0, now))
 
     @property
     def failed(self) -> bool:
@@ -209,6 +221,9 @@ class Publisher:
     def _release(self, batch: _Batch) -> None:
         self._records -= len(batch.records)
         self._bytes -= batch.cost_bytes
+        while self._under_way and self._under_way[0].remaining == 0:
+            self._under_way.popleft()
+        self._window.acknowledged(0 if batch.reason else batch.cost_bytes, time.monotonic() - batch.begun)
 
     def _wake(self) -> None:
         """Hand over what has its turn, before any later call can; whoever stopped waiting is passed over."""
@@ -226,6 +241,8 @@ class Publisher:
         produce, total, names = self._producer.produce, len(batch.records), batch.names
         self._records += total
         self._bytes += batch.cost_bytes
+        batch.begun = time.monotonic()
+        self._under_way.append(batch)
         for index, record in enumerate(batch.records):
             try:
                 produce(
