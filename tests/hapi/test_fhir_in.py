@@ -1,6 +1,7 @@
 """Subscriptions at HAPI: no handshake, no heartbeat, numbers that repeat and come in disorder, and a counter in memory."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -193,6 +194,23 @@ async def every_change_lands(hapi: Hapi, receiver: Receiver, prefix: str) -> Non
 @pytest.mark.parametrize("content", ["full-resource", "id-only"])
 async def test_under_load_every_change_lands_and_no_gap_stays_open(hapi: Hapi, started: Start, content: Content) -> None:
     await every_change_lands(hapi, await started(hapi, content), content[0])
+
+
+async def test_a_notification_that_names_nothing_has_what_changed_read_before_it_is_answered(hapi: Hapi, started: Start) -> None:
+    receiver = await started(hapi, "empty")
+    answered = len(receiver.observed.answers)
+    for number in range(PROBES):  # an active subscription is matched a moment later
+        await put(hapi, bed(f"probe-e{number}"))
+        with contextlib.suppress(AssertionError):
+            await until(lambda: len(receiver.observed.answers) > answered, timeout_s=PROBE_S)
+            break
+    before = len(receiver.observed.answers)
+    names = [f"e{number}" for number in range(BEDS)]
+    await put_all(hapi, names, codes="KH")
+    await until(lambda: all(latest(receiver).get(name) is Environment.DIRTY for name in names), receiver.shown, BOUND_S)
+    await until(goes_on(receiver, lambda: is_whole(receiver)), receiver.shown, BOUND_S)
+    assert 204 in {status for status, _ in receiver.observed.answers[before:]}
+    assert {way for way, _ in receiver.observed.resources} == {"reread"}, "no notification named a resource"
 
 
 @pytest.mark.parametrize("later", ["R4B"], indirect=True)

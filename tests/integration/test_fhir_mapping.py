@@ -30,6 +30,8 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
+from pipeline.formats.fhir.inbound import Ignored, IgnoredBecause, Mapped, Origin, Verdict, events_of
+from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.formats.fhir.profile import Profile, ResourceProfile
 from pipeline.local.ehr import Ehr
 from tests.support.fhir_checks import check
@@ -42,6 +44,7 @@ if GIVEN_SERVER:
 
 T0: Final = 1_700_000_000_000
 PATIENT: Final = Reference("MAIN", "P1")
+EMERGENCY: Final = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"}
 REQUESTED: Final = Transfer(
     kind=TransferKind.INCOMING,
     stage=StageState(TransferStage.REQUESTED, None, Millis(T0)),
@@ -63,15 +66,26 @@ BOOKED: Final = Procedure(
 class Lab:
     """One server, a destination for each role, and a way to be somebody else at that server."""
 
-    def __init__(self, base_url: str, make: str = "sekmet") -> None:
+    def __init__(self, base_url: str, make: str = "sekmet", version: FhirVersion = "R4") -> None:
         self.base_url = base_url
         self.make = make
+        self.version = version
         self.session = aiohttp.ClientSession()
         self.replica = self.destination(self.profile("replica"))
         self.owner = self.destination(self.profile("owner"))
 
     def profile(self, role: str) -> Profile:
-        return load_profile(f"{self.make}-{role}")
+        return load_profile(f"{self.make}-{role}{'-r5' if self.version == 'R5' else ''}")
+
+    def check(self, body: dict[str, Any]) -> None:
+        """Fail where the resource is not valid in the server's version."""
+        check(body, self.version)
+
+    def back(self, body: dict[str, Any]) -> Verdict:
+        """What becomes of the resource on its way in."""
+        origin = Origin("t1", "MAIN", "ehr", "fhir", self.version)
+        dated = {**body, "meta": {"lastUpdated": "2026-01-31T08:00:00Z"} | body["meta"]}  # the fake one doesn't say when
+        return events_of(dated, origin, self.replica.builder.profile, DIGEST_KEY, Millis(T0))
 
     def destination(self, profile: Profile) -> FhirDestination:
         return FhirDestination(profile.role, self.base_url, profile, DIGEST_KEY)
@@ -149,7 +163,7 @@ async def test_a_transfer_is_made_moved_and_declined_and_a_clinicians_notes_stay
     to: FhirDestination = getattr(lab, role)
     done = await lab.write(to, record(REQUESTED, name, 5))
     made = await lab.get(f"Task/{done.remote_id}")
-    check(made)
+    lab.check(made)
     assert (made["status"], made["businessStatus"]["coding"][0]["code"], "for" in made) == ("requested", "REQUESTED", False)
 
     def clinician(body: dict[str, Any]) -> None:
@@ -162,9 +176,10 @@ async def test_a_transfer_is_made_moved_and_declined_and_a_clinicians_notes_stay
     await lab.write(to, record(structs.replace(staged(TransferStage.IN_REVIEW), patient=PATIENT), name, 6), done.remote_id)
     await lab.write(to, record(staged(TransferStage.DECLINED, "NO_BED"), name, 7), done.remote_id)
     body = await lab.get(f"Task/{done.remote_id}")
-    check(body)
+    lab.check(body)
     assert (body["status"], body["businessStatus"]["coding"][0]["code"]) == ("rejected", "DECLINED")
-    assert body["statusReason"]["text"] == "NO_BED"
+    reason = body["statusReason"]
+    assert (reason["concept"] if lab.version == "R5" else reason)["text"] == "NO_BED"
     assert (body["note"][0]["text"], body["priority"], body["businessStatus"]["text"]) == (
         "called back",
         "urgent",
@@ -198,26 +213,27 @@ async def test_whom_a_transfer_is_for_is_corrected_at_the_owner_where_we_wrote_i
 async def test_a_procedure_is_booked_moved_and_cancelled_and_other_participants_stay(lab: Lab, name: str) -> None:
     done = await lab.write(lab.replica, record(BOOKED, name, 5))
     made = await lab.get(f"Appointment/{done.remote_id}")
-    check(made)
+    lab.check(made)
     assert (made["status"], made["minutesDuration"], len(made["participant"])) == ("booked", 90, 2)
 
     def clinician(body: dict[str, Any]) -> None:
         body["participant"].insert(0, {"actor": {"display": "Dr. Who"}, "status": "tentative"})
         body["participant"][2]["status"] = "declined"
-        body["comment"] = "left hip"
+        body["description"] = "left hip"
 
     await lab.edit(f"Appointment/{done.remote_id}", clinician)
     moved = structs.replace(BOOKED, start=Millis(T0 + 3_600_000), end=Millis(T0 + 7_200_000), reason="LATE")
     await lab.write(lab.replica, record(moved, name, 6), done.remote_id)
     body = await lab.get(f"Appointment/{done.remote_id}")
-    check(body)
-    assert (body["minutesDuration"], body["comment"], "cancelationReason" in body) == (60, "left hip", False)
+    lab.check(body)
+    reason = "cancellationReason" if lab.version == "R5" else "cancelationReason"
+    assert (body["minutesDuration"], body["description"], reason in body) == (60, "left hip", False)
     assert [item["status"] for item in body["participant"]] == ["tentative", "accepted", "declined"]
     cancelled = structs.replace(moved, status=ProcedureStatus.CANCELLED, reason="NO_BED")
     await lab.write(lab.replica, record(cancelled, name, 7), done.remote_id)
     body = await lab.get(f"Appointment/{done.remote_id}")
-    check(body)
-    assert (body["status"], body["cancelationReason"]["text"], body["comment"]) == ("cancelled", "NO_BED", "left hip")
+    lab.check(body)
+    assert (body["status"], body[reason]["text"], body["description"]) == ("cancelled", "NO_BED", "left hip")
 
 
 async def test_a_procedure_of_which_nothing_is_known_yet_is_made_and_filled_in(lab: Lab, name: str) -> None:
@@ -225,7 +241,7 @@ async def test_a_procedure_of_which_nothing_is_known_yet_is_made_and_filled_in(l
     assert (await lab.get(f"Appointment/{done.remote_id}"))["status"] == "proposed"
     await lab.write(lab.replica, record(BOOKED, name, 6), done.remote_id)
     body = await lab.get(f"Appointment/{done.remote_id}")
-    check(body)
+    lab.check(body)
     assert (body["status"], len(body["participant"])) == ("booked", 2)
 
 
@@ -239,6 +255,31 @@ def stay(name: str, admitted_at: int, **fields: Any) -> Encounter:
     )
 
 
+async def test_a_stay_s_life_comes_back_as_echoes_and_a_clinician_s_word_comes_alone(lab: Lab, name: str) -> None:
+    at, later = Place("MAIN", point_of_care="ICU", room="12", bed="A"), Place("MAIN", point_of_care="ICU", room="12", bed="B")
+    states = [
+        stay(name, T0, location=at, service="MED", expected_discharge_at=Millis(T0 + 86_400_000)),
+        structs.replace(stay(name, T0, location=at, pending_location=later), status=EncounterStatus.ONLEAVE),
+        stay(name, T0, location=later, prior_location=at, pending_location=None),
+    ]
+    remote_id = None
+    for offset, state in enumerate(states, 5):
+        remote_id = (await lab.write(lab.replica, record(state, f"V-{name}", offset), remote_id)).remote_id or remote_id
+        body = await lab.get(f"Encounter/{remote_id}")
+        lab.check(body)
+        assert lab.back(body) == Ignored(IgnoredBecause.ECHO, "Encounter"), offset
+    await lab.edit(f"Encounter/{remote_id}", lambda body: body.update(status="completed" if lab.version == "R5" else "finished"))
+    told = lab.back(await lab.get(f"Encounter/{remote_id}"))
+    assert isinstance(told, Mapped)
+    assert told.events[0].payload == Encounter(status=EncounterStatus.FINISHED)
+    over = structs.replace(states[-1], status=EncounterStatus.FINISHED, discharged_at=Millis(T0 + 90_000_000), disposition="01")
+    await lab.write(lab.replica, record(over, f"V-{name}", 9), remote_id)
+    body = await lab.get(f"Encounter/{remote_id}")
+    lab.check(body)
+    assert {each["status"] for each in body["location"]} == {"completed"}
+    assert lab.back(body) == Ignored(IgnoredBecause.ECHO, "Encounter")
+
+
 EPISODES: Final = "https://surgeline.dev/fhir/id/t1/episode"
 
 
@@ -247,12 +288,12 @@ async def test_two_stays_of_one_condition_share_the_episode_that_their_source_na
     first = await lab.write(lab.replica, record(stay(name, T0, episode=episode), f"V1-{name}", 5))
     second = await lab.write(lab.replica, record(stay(name, T0 + 86_400_000, episode=episode), f"V2-{name}", 6))
     (made,) = await lab.matching("EpisodeOfCare", EPISODES, f"MAIN/E-{name}")
-    check(made)
+    lab.check(made)
     assert (made["status"], made["patient"]["identifier"]["value"]) == ("active", "MAIN/P1")
     assert made["period"]["start"].startswith("2023-11-14T22:13:20")
     for done in (first, second):
         body = await lab.get(f"Encounter/{done.remote_id}")
-        check(body)
+        lab.check(body)
         assert body["episodeOfCare"][0]["reference"].rpartition("/")[2] == made["id"]
         assert body["episodeOfCare"][0]["identifier"]["value"] == f"MAIN/E-{name}"
 
@@ -318,8 +359,8 @@ async def test_an_owner_is_told_a_reservation_and_nothing_else_of_its_stay(lab: 
         "resourceType": "Encounter",
         "id": f"enc-{name}",
         "identifier": [to.builder.subject(ours).ident.body()],
-        "status": "arrived",
-        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
+        "status": "in-progress",
+        "class": [{"coding": [EMERGENCY]}] if lab.version == "R5" else EMERGENCY,
         "location": [{"location": {"display": "ED 4"}, "status": "active"}],
     }
     path = f"Encounter/enc-{name}"
@@ -327,7 +368,7 @@ async def test_an_owner_is_told_a_reservation_and_nothing_else_of_its_stay(lab: 
         assert response.status == 201
     await lab.write(to, ours)
     body = await lab.get(path)
-    check(body)
+    lab.check(body)
     assert [item["status"] for item in body["location"]] == ["active", "reserved"]
     await lab.write(to, record(structs.replace(ours.state, pending_location=None), name, 6))
     body = await lab.get(path)
