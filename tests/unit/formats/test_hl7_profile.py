@@ -1,6 +1,7 @@
 """Profiles: the files that ship are valid, a wrong one stops the start, and the page shows what the tables do."""
 
 import fnmatch
+import re
 from pathlib import Path
 
 import msgspec
@@ -101,7 +102,7 @@ def test_each_field_is_read_where_the_page_says(payload: type[msgspec.Struct], f
 
 
 def test_a_file_is_shown_as_events_or_with_the_reason_why_not() -> None:
-    data = adt("A01") + adt("A40") + adt("A60") + a20("H")
+    data = adt("A01") + adt("A99") + adt("A60") + a20("H")
     profile = profile_of((PROFILES / "default.yaml").read_bytes())
     shown = list(map_hl7(data, profile=profile, tenant="t1", received_at=RECEIVED_AT, file="f.hl7"))
     assert [item.get("entity_id") for item in shown] == ["4711", "V1", "ICU/1/A", None, None, "ICU/1/A"]
@@ -145,3 +146,11 @@ def test_a_wrong_profile_is_told_at_its_line_and_what_to_do(text: str, line: int
 def test_what_is_no_profile_at_all_is_said_to_be_none(text: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"^line "):
         profile_of(text)
+
+
+def test_the_profile_of_the_guide_to_onboarding_is_one() -> None:
+    text = (PAGE.parents[1] / "onboarding-a-feed.md").read_text()
+    (shown,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "patient_id_types" in block]
+    profile = profile_of(GOOD + shown)
+    assert profile.z_position("service") == ("ZBE", 7, 1)
+    assert set(profile.facilities.values()) == {"NORTH", "SOUTH"}
