@@ -114,6 +114,22 @@ def e2e(
 
 
 @bench.command()
+def scale(
+    workers: Annotated[list[int] | None, typer.Option(min=1, max=8, help="Workers; give it again for several.")] = None,
+    entities: Annotated[int, typer.Option(min=10, help="Beds and stays.")] = 100_000,
+    records: Annotated[int, typer.Option(min=0, help="Changes beside the first record of each.")] = 100_000,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """The gate in one, two and four workers on a real broker, and how soon it serves again after a kill."""
+    from pipeline.local.bench_scale import Options, bench_scale
+
+    options = Options(workers=tuple(workers or (1, 2, 4)), entities=entities, records=records)
+    raise typer.Exit(bench_scale(options, folder.resolve(), console, json_file, check))
+
+
+@bench.command()
 def surge(
     part: Annotated[
         list[str] | None, typer.Option(help="queue, refuse, outage or kills; give it again for several. All without it.")

@@ -6,7 +6,6 @@ and ends when the writer has the confirmation of its revision, or of the one tha
 """
 
 import asyncio
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.domain.records import Accepted, Lane
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local import bench_surge_figures as of
 from pipeline.local.bench_e2e_send import BATCH, HttpSender
+from pipeline.local.bench_gate import emptied
 from pipeline.local.bench_surge_figures import Change, History, LaneLag, Span, read_history
 from pipeline.local.bench_surge_lab import HEALTHY, Lab, laboratory
 from pipeline.local.bench_surge_load import CAPACITY, EHR, Load, Mix
@@ -40,7 +40,6 @@ WRITER: Final = {"rate_per_s": 10_000.0}
 DRAIN_S: Final = 60.0
 NOT_RUN: Final = 2
 INTERRUPTED: Final = 130
-LEFT_BY_US: Final = "kafka"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +85,7 @@ def bench_e2e(options: Options, folder: Path, console: Console, json_file: Path 
     """Run once in `folder`, which is emptied. The exit code: 1 where `check` and the goal was not reached, 2 where it could
     not be run."""
     try:
-        _empty(folder)
+        emptied(folder)
         report = asyncio.run(_measure(options, folder, console))
     except (LocalPlatformError, KafkaUnavailable) as error:
         console.print(Text(f"The bench could not be run: {error}", style="bold red"))
@@ -165,14 +164,6 @@ class _OfSource(History):
 
 def _history(lab: Lab) -> History:
     return read_history(KafkaTopics(lab.stack.settings.kafka), lab.sender.codec, _OfSource())
-
-
-def _empty(folder: Path) -> None:
-    """LocalPlatformError where it holds what no bench left there."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
-        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 COLUMNS: Final = ("lane", "events", "p50", "p99", "max")

@@ -40,7 +40,7 @@ def bench_gate_worker(
     """
     workers = (Ours.name,) if peer == NO_PEER else (Ours.name, peer)
     try:
-        _empty(folder)
+        emptied(folder)
         report = _measure(options, peer, workers, runs, kill, folder, console)
     except (LocalPlatformError, KafkaUnavailable) as error:
         console.print(Text(f"The bench could not be run: {error}", style="bold red"))
@@ -94,8 +94,8 @@ def _alone(made: Made, run: Run, bench: Bench) -> Alone:
     return Alone(one_by_one_us=single.us, by_cycle_us=cycles.us, head_bytes=single.head_bytes)
 
 
-def _empty(folder: Path) -> None:
-    """LocalPlatformError where it holds what no bench left there."""
+def emptied(folder: Path) -> None:
+    """Make the folder, or empty it; LocalPlatformError where it holds what no bench left there."""
     if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
         raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
     shutil.rmtree(folder, ignore_errors=True)

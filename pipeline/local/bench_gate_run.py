@@ -8,7 +8,7 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from pipeline.local.ports import HOST
 from pipeline.local.stack import Stack
 from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.process import codec_of, now_ms
+from pipeline.settings_model import KafkaSettings
 
 SESSION_S: Final = 45.0
 """A held worker keeps its partitions; both are static members, so that a start after a kill need not wait for it."""
@@ -98,7 +99,7 @@ class Bench:
         records = self.landing.more(self._options.records, now_ms())
         cycles = self._cycles()
         with Held(self.worker):
-            self._load(records)
+            load_landing(self._kafka, records)
             cpu_s, _ = look(self.worker.pid)
             began = time.monotonic()
         self._wait_outputs(len(before) + len(records))
@@ -116,7 +117,7 @@ class Bench:
         before = self._warmed()
         records = self.landing.more(self._options.kill_records, now_ms())
         with Held(self.worker):
-            self._load(records)
+            load_landing(self._kafka, records)
         self._wait_outputs(len(before) + int(len(records) * KILL_AT))
         self.worker.kill()
         self.worker.start()
@@ -126,31 +127,10 @@ class Bench:
     def _warmed(self) -> Sequence[Landed]:
         now = now_ms()
         before = [*self.landing.first(now), *self.landing.more(self._options.warm_up, Millis(now + 1))]
-        self._load(before)
+        load_landing(self._kafka, before)
         self.worker.start()
         self._wait_through()
         return before
-
-    def _load(self, records: Sequence[Landed]) -> None:
-        """Publish, each where it was told to lie; LocalPlatformError where one is not acknowledged."""
-        tuning = {"linger.ms": 5, "compression.type": "lz4", "queue.buffering.max.messages": QUEUED, "client.id": "bench"}
-        producer = Producer({**self._kafka.producer_config(), **tuning, "delivery.report.only.error": True}, logger=LOG)
-        failed: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, _: object) -> None:
-            if error is not None:
-                failed.append(error)
-
-        names = {name: topology.topic(name, self._kafka.topic_prefix) for name in self.landing.topics}
-        for record in records:
-            while True:
-                try:
-                    producer.produce(names[record.topic], record.value, record.key, record.partition, on_delivery=delivered)
-                    break
-                except BufferError:
-                    producer.poll(POLL_S)
-        if producer.flush(FLUSH_S) or failed:
-            raise LocalPlatformError("the landing topics could not be loaded")
 
     def _wait_outputs(self, count: int) -> None:
         self._wait(lambda: self._outputs() >= count, f"{count} verdicts")
@@ -162,8 +142,7 @@ class Bench:
         self._wait(self._through, "commits up to the end")
 
     def _through(self) -> bool:
-        committed = self._topics.committed(self.worker.group)
-        return all(committed.get(place, 0) >= end for place, end in self.landing.ends.items())
+        return through(self._topics, self.worker.group, self.landing.ends)
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + THROUGH_S
@@ -193,6 +172,34 @@ class Bench:
                     repeated += 1
                     different += before != value
         return Kill(worker=self._name, records=count, lost=len(sent - seen.keys()), repeated=repeated, different=different)
+
+
+def load_landing(kafka: KafkaSettings, records: Sequence[Landed]) -> None:
+    """Publish, each where it was told to lie; LocalPlatformError where one is not acknowledged."""
+    tuning = {"linger.ms": 5, "compression.type": "lz4", "queue.buffering.max.messages": QUEUED, "client.id": "bench"}
+    producer = Producer({**kafka.producer_config(), **tuning, "delivery.report.only.error": True}, logger=LOG)
+    failed: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    names = {name: topology.topic(name, kafka.topic_prefix) for name in {record.topic for record in records}}
+    for record in records:
+        while True:
+            try:
+                producer.produce(names[record.topic], record.value, record.key, record.partition, on_delivery=delivered)
+                break
+            except BufferError:
+                producer.poll(POLL_S)
+    if producer.flush(FLUSH_S) or failed:
+        raise LocalPlatformError("the landing topics could not be loaded")
+
+
+def through(topics: KafkaTopics, group: str, ends: Mapping[tuple[str, int], int]) -> bool:
+    """Whether a group has committed everything up to these ends."""
+    committed = topics.committed(group)
+    return all(committed.get(place, 0) >= end for place, end in ends.items())
 
 
 def place_of(codec: Codec, message: Message) -> tuple[str, int, int]:

@@ -51,10 +51,9 @@ async def test_batches_go_out_at_the_load_s_rate_and_a_refused_one_again_under_i
     way_in = WayIn()
     app = web.Application()
     app.router.add_post("/v1/events:batch", way_in.post)
-    async with TestServer(app) as server:
-        async with HttpSender(Load(50), str(server.make_url("")).rstrip("/"), "token") as sender:
-            await sender.play(MIX, 0.4)
-            await sender.settled()
+    async with TestServer(app) as server, HttpSender(Load(50), str(server.make_url("")).rstrip("/"), "token") as sender:
+        await sender.play(MIX, 0.4)
+        await sender.settled()
     assert sender.sent == sender.yes == 200
     assert sender.retries == 1
     assert way_in.keys.count(way_in.keys[0]) == 2
