@@ -47,10 +47,11 @@ besides, any other new resource its identifier.
 _VERSIONS: Final = """## R4 and R5
 
 The tables show where a field goes in R4, and in R5 where that is another place. Besides, R5 has other words for a stay's
-status, says of a stay's subject in `subjectStatus` what R4 says in the status, and names a procedure's patient a second time,
-as the subject. Of `subjectStatus` the code of the standard's own system is ours, unless it is one that goes with the status
-anyway; other systems' are left alone. Classes are a list in R5, of which the codes of the two systems that we write under are
-ours; there nobody needs one, so that an unstated class makes none.
+status, says of a stay's subject in `subjectStatus` what R4 says in the status, has an element of its own for the begin of a
+stay that has not begun (`plannedStartDate` for `admitted_at`), and names a procedure's patient a second time, as the subject.
+Of `subjectStatus` the code of the standard's own system is ours, unless it is one that goes with the status anyway; other
+systems' are left alone. Classes are a list in R5, of which the codes of the two systems that we write under are ours; there
+nobody needs one, so that an unstated class makes none.
 """
 
 _NOWHERE: Final = """## What goes to no EHR

@@ -55,7 +55,7 @@ def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) 
         *_locations(encounter, naming, current),
         *_coded("service", form.encounter_service, encounter.service),
         *_coded("disposition", (form.encounter_stay, *_DISPOSITION), encounter.disposition),
-        *moment("admitted_at", (form.encounter_period, "start"), encounter.admitted_at),
+        *_admitted_at(encounter, naming, current),
         *moment("discharged_at", (form.encounter_period, "end"), _discharged_at(encounter, form, current)),
         *episode.owned_of(encounter, naming, current),
         *(owned for field in EXTENSIONS for owned in _extension(field, getattr(encounter, field), naming)),
@@ -100,6 +100,28 @@ def _status(encounter: Encounter, naming: Naming, current: Body) -> tuple[Owned,
 
 def _shown_status(body: Body, form: Form) -> Json:
     return [body.get("status"), value_at(body, SUBJECT_STATUS_PATH)] if form.subject_read else body.get("status")
+
+
+def _admitted_at(encounter: Encounter, naming: Naming, current: Body) -> tuple[Owned, ...]:
+    """The begin; in R5 that of a stay which has not begun is planned, and nothing of it is actual."""
+    form, begin = naming.profile.form, encounter.admitted_at
+    actual = (form.encounter_period, "start")
+    planned = _is_planned(current, naming) if encounter.status is UNSET else encounter.status is EncounterStatus.PLANNED
+    if form.planned_start is None or not planned or begin is UNSET:
+        return moment("admitted_at", actual, begin)
+    return *moment("admitted_at", (form.planned_start,), begin), Owned("admitted_at", actual, None)
+
+
+def _shown_begin(body: Body, naming: Naming) -> Json:
+    form = naming.profile.form
+    if form.planned_start is not None and _is_planned(body, naming):
+        return same_moment(body.get(form.planned_start))
+    return same_moment(value_at(body, (form.encounter_period, "start")))
+
+
+def _is_planned(body: Body, naming: Naming) -> bool:
+    planned = naming.profile.form.encounter_status[EncounterStatus.PLANNED].status
+    return bool(body.get("status") == naming.profile.status(EntityType.ENCOUNTER, "status", planned))
 
 
 def _discharged_at(encounter: Encounter, form: Form, current: Body) -> Json:
@@ -235,7 +257,7 @@ def _shown(body: Body, ident: Ident, naming: Naming) -> dict[str, Json]:
         **{field: sorted(found) for field, found in places.items()},
         "service": value_at(body, form.encounter_service),
         "disposition": value_at(body, (form.encounter_stay, *_DISPOSITION)),
-        "admitted_at": same_moment(value_at(body, (form.encounter_period, "start"))),
+        "admitted_at": _shown_begin(body, naming),
         "discharged_at": same_moment(value_at(body, (form.encounter_period, "end"))),
         "episode": episode.shown_of(body, naming),
         **{field: _shown_extension(body, field, naming) for field in EXTENSIONS},

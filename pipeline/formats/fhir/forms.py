@@ -32,6 +32,7 @@ class Form:
 
     `encounter_read` says which status of ours an Encounter.status claims by itself, `subject_read` what it claims with a
     subjectStatus beside it. `encounter_elements` are elements that stand in place of an extension of ours, by field.
+    `planned_start` is the element for the begin of a stay that has not begun; None where that is its period's too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Form:
     encounter_service: Path
     lists_classes: bool
     encounter_elements: Mapping[str, str]
+    planned_start: str | None
     location_kind: str
     appointment_service: Path
     cancel_reason: str
@@ -101,6 +103,7 @@ R4: Final = Form(
     encounter_service=("serviceType", "coding", Member((("system", HOSPITAL_SERVICE),)), "code"),
     lists_classes=False,
     encounter_elements={},
+    planned_start=None,
     location_kind="physicalType",
     appointment_service=(
         "serviceType",
@@ -131,6 +134,7 @@ R5: Final = Form(
     ),
     lists_classes=True,
     encounter_elements={"expected_discharge_at": "plannedEndDate"},
+    planned_start="plannedStartDate",
     location_kind="form",
     appointment_service=(
         "serviceType",

@@ -129,7 +129,7 @@ def _encounter(reading: Reading, status: EncounterStatus, whereabouts: "_Whereab
         "status": status if counts("status") else UNSET,
         "service": _service(reading) if counts("service") else UNSET,
         **(whereabouts.stated(reading) if whereabouts else {}),
-        **_times(reading, over),
+        **_times(reading, status),
         "disposition": _disposition(reading, over) if counts("disposition") else UNSET,
         "episode": _episode(reading) if counts("episode") else UNSET,
     }
@@ -183,9 +183,9 @@ def _disposition(reading: Reading, over: bool) -> str | UnsetType | None:
     return None if said is UNSET and not over else said
 
 
-def _times(reading: Reading, over: bool) -> dict[str, Any]:
+def _times(reading: Reading, status: EncounterStatus) -> dict[str, Any]:
     """Begin and end. A stay that goes on without an end has not ended: a discharge that was taken back is cleared."""
-    counts = reading.scope.counts
+    counts, over, planned_start = reading.scope.counts, status in OVER, reading.form.planned_start
     name = reading.form.encounter_period
     held = reading.object(reading.body, name, "Encounter") or {}
     start, end = reading.time(held, "start", f"Encounter.{name}"), reading.time(held, "end", f"Encounter.{name}")
@@ -196,6 +196,8 @@ def _times(reading: Reading, over: bool) -> dict[str, Any]:
             "a period does not end before it starts (per-1)",
             "correct the period",
         )
+    if status is EncounterStatus.PLANNED and planned_start is not None:
+        start = reading.time(reading.body, planned_start, "Encounter")
     gone = end is UNSET and held.get("end") is None and not over
     stated: dict[str, Any] = {
         "admitted_at": start if counts("admitted_at") else UNSET,

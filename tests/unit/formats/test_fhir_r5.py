@@ -148,6 +148,24 @@ def test_a_stay_ends_in_its_actual_period_and_is_expected_to_in_its_planned_end(
     assert "plannedEndDate" not in built(structs.replace(STAY, expected_discharge_at=None), made)
 
 
+def test_a_stay_that_has_not_begun_has_a_planned_start_and_an_actual_one_once_it_has() -> None:
+    planned = built(structs.replace(STAY, status=EncounterStatus.PLANNED))
+    assert ("actualPeriod" in planned, planned["plannedStartDate"]) == (False, "2026-01-30T19:06:40.000Z")
+    begun = built(structs.replace(STAY, admitted_at=END), planned)
+    assert (begun["plannedStartDate"], begun["actualPeriod"]) == (planned["plannedStartDate"], {"start": begun["plannedEndDate"]})
+    assert "actualPeriod" not in built(structs.replace(STAY, status=EncounterStatus.PLANNED), begun)
+    told = edit(unmarked(written(PROFILE, EntityType.ENCOUNTER, structs.replace(STAY, status=EncounterStatus.PLANNED), "V1")))
+    assert isinstance(told, Encounter)
+    assert told.admitted_at == START
+
+
+def test_a_planned_stay_that_a_clinician_lets_begin_loses_no_begin() -> None:
+    ours = written(PROFILE, EntityType.ENCOUNTER, structs.replace(STAY, status=EncounterStatus.PLANNED), "V1")
+    told = edit(ours | {"status": "in-progress", "actualPeriod": {"start": "2026-01-30T20:06:40Z"}})
+    assert isinstance(told, Encounter)
+    assert (told.status, told.admitted_at) == (EncounterStatus.IN_PROGRESS, END)
+
+
 def test_a_procedure_names_its_patient_twice_and_withdraws_both() -> None:
     made = built(BOOKED)
     assert made["subject"]["identifier"] == made["participant"][0]["actor"]["identifier"]
