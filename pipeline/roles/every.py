@@ -70,6 +70,8 @@ class EveryRole:
         self._keeper = ModeKeeper(process, name, section.instance, _mode_policy(name, section), self._ledger)
         self._reports = EveryReports(process, name, section.instance, self._keeper)
         self._runner: EveryRunner | None = None
+        self._turn = 0
+        """Counts rebalances."""
         self._delivery = EveryDelivery(
             destination=self._destination,
             room=Room(self._told, self._is_assigned, self._keep),
@@ -101,7 +103,7 @@ class EveryRole:
             holds=True,
             records_per_message=FETCH_MAX_RECORDS,
         )
-        hooks = table_hooks(process, topology.PENDING_TABLE, self._recovered, self._delivery.revoked)
+        hooks = table_hooks(process, topology.PENDING_TABLE, self._recovered, self._revoked)
         hooks = dataclasses.replace(hooks, leaving=self._delivery.let_go)
         outputs = Outputs(settings.kafka.producer_config() | PRODUCER_TUNING)
         intake = Intake(process.codec, self._name, self._destination.entity_types, self._publisher, process.seal, process.prefix)
@@ -130,11 +132,15 @@ class EveryRole:
 
     async def _recovered(self, partitions: frozenset[int]) -> None:
         """Take up what was given up, and what came to its end since the table was written last."""
-        store, loop = self._worker.table.store, asyncio.get_running_loop()
-        known = {partition: store.handle(partition) for partition in sorted(partitions)}
-        kept = {partition: await loop.run_in_executor(None, _read_table, db) for partition, db in known.items()}
-        since = {partition: mark for partition, (_, mark) in kept.items()}
-        ended = await asyncio.to_thread(self._ended_since, since)
+        store, turn = self._worker.table.store, self._turn
+        kept: dict[int, tuple[dict[bytes, Told], Millis]] = {}
+        for partition in sorted(partitions):
+            # No database is held on to while something is waited for: after another rebalance it could not be opened again.
+            if turn == self._turn:
+                kept[partition] = await asyncio.to_thread(_read_table, store.handle(partition))
+        ended = await asyncio.to_thread(self._ended_since, {partition: mark for partition, (_, mark) in kept.items()})
+        if turn != self._turn:
+            return  # they are being taken away again: the next recovery looks anew
         for partition, (parked, _) in kept.items():
             found: dict[bytes, Told] = {}
             for key, outcome in ended.get(partition, ()):
@@ -143,6 +149,10 @@ class EveryRole:
                     found[key] = now_told
             self._delivery.assigned(partition, parked, found)
         await self._delivery.keep()
+
+    def _revoked(self, partitions: frozenset[int]) -> None:
+        self._turn += 1
+        self._delivery.revoked(partitions)
 
     def _ended_since(self, marks: Mapping[int, Millis]) -> dict[int, list[tuple[bytes, Outcome]]]:
         """Outcomes of ours that the table may not hold, by partition, in order. Blocks; KafkaUnavailable."""

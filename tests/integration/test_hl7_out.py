@@ -1,0 +1,218 @@
+"""HL7 v2 out, on a real broker: from landing to a receiver that refuses, goes away and comes back, and to our own way in."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pipeline.domain.event import EntityType
+from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason
+from pipeline.local.broker import Broker
+from pipeline.local.ports import HOST, free_port
+from pipeline.local.stack import Stack, wait_for
+from pipeline.roles.accounts import close_books, current_status
+from tests.support.mllp_receiver import Receiver, Seen, ack, always, listening
+from tests.support.stacks import ANSWER_S, post, records, stack_at, stopped_at_end
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+QUICK: Final = {"ack_timeout_s: 30": "ack_timeout_s: 5", "max_attempts: 20": "max_attempts: 3"}
+
+
+class Desk:
+    """A receiver on a loop of its own, at a port that stays the same while it goes away and comes back."""
+
+    def __init__(self) -> None:
+        self.receiver, self.port = Receiver(), free_port()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._closing: asyncio.Event | None = None
+        self._open: Any = None
+
+    def come(self) -> None:
+        """Listen."""
+        ready = threading.Event()
+        self._open = asyncio.run_coroutine_threadsafe(self._listen(ready), self._loop)
+        assert ready.wait(ANSWER_S)
+
+    async def _listen(self, ready: threading.Event) -> None:
+        self._closing = asyncio.Event()
+        async with listening(self.receiver, self.port):
+            ready.set()
+            await self._closing.wait()
+
+    def go(self) -> None:
+        """Listen no more, and end every connection."""
+        if self._closing is not None:
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._open.result(ANSWER_S)
+            self._closing = None
+
+    def end(self) -> None:
+        self.go()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(ANSWER_S)
+
+
+@contextmanager
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    made.come()
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def profile(folder: Path, **changes: str) -> str:
+    text = Path("pipeline/profiles/hl7-out/replica.yaml").read_text()
+    for before, after in {**QUICK, **changes}.items():
+        assert before in text
+        text = text.replace(before, after)
+    path = folder / "receiver.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def stack_for(folder: Path, broker: Broker, port: int, **changes: str) -> Stack:
+    section = {"host": HOST, "port": port, "profile": profile(folder, **changes), "role": "replica"}
+    over = {"hl7_out": {"adt": {**section, "data_dir": str(folder / "data" / "adt")}}}
+    return stack_at(folder, broker.bootstrap, overrides=over)
+
+
+def bed(entity: str, number: int, environment: str) -> dict[str, Any]:
+    moment = 1_790_000_000 + number
+    return {
+        "facility": "GENERAL",
+        "source_system": "capacity",
+        "entity_type": "bed",
+        "namespace": "GENERAL",
+        "entity_id": f"ICU/{entity}/A",
+        "event_type": "BED_STATUS",
+        "recorded_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)),
+        "payload": {"environment": environment},
+    }
+
+
+def change(stack: Stack, entity: str, number: int, environment: str) -> None:
+    status, _ = post(stack, bed(entity, number, environment), f"{entity}-{number}")
+    assert status == 202
+
+
+CODES: Final = {"DIRTY": "H", "CONTAMINATED": "K", "CLEANING": "H"}
+STATES: Final = ("DIRTY", "CONTAMINATED")
+
+
+def changes_of(stack: Stack, entity: str, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        change(stack, entity, number, STATES[number % 2])
+
+
+def codes(found: list[Seen]) -> list[str]:
+    return [seen.message.field("NPU", 2) or "" for seen in found]
+
+
+def about(entity: str) -> str:
+    return f"GENERAL/ICU/{entity}/A"
+
+
+def outcomes(stack: Stack) -> list[Outcome]:
+    return [
+        record for record in records(stack, "outcomes") if isinstance(record, Outcome) and record.kind is not OutcomeKind.FAILED
+    ]
+
+
+def started(stack: Stack) -> None:
+    names = [stack.start("gate"), stack.start("http"), stack.start("writer", "adt")]
+    stack.wait_ready(*names, timeout_s=ANSWER_S * 2)
+
+
+def test_each_change_is_told_in_order_through_ae_ar_an_absence_and_a_kill_and_the_books_balance(
+    broker: Broker, tmp_path: Path
+) -> None:
+    with desk() as at, stopped_at_end(stack_for(tmp_path, broker, at.port)) as stack:
+        started(stack)
+
+        # Order, one message each; AE goes again under its control id; AR is parked and the next one goes.
+        refused: set[str] = set()
+
+        def say(seen: Seen) -> bytes:
+            said = "AA"
+            if seen.about == about("AE") and seen.control_id not in refused:
+                said = "AE"
+            if seen.about == about("AR") and codes([seen]) == ["H"]:
+                return ack("AR", seen.control_id, "103")
+            refused.add(seen.control_id)
+            return ack(said, seen.control_id)
+
+        at.receiver.say = say
+        for entity in ("ONE", "AE", "AR"):
+            changes_of(stack, entity, 0, 4)
+        wait_for(lambda: len(outcomes(stack)) == 12, ANSWER_S, "each change has its end")
+        assert codes(at.receiver.of(about("ONE"))) == ["H", "K", "H", "K"]
+        assert codes(at.receiver.of(about("AE"))) == ["H", "K", "H", "K"]
+        twice = [seen.control_id for seen in at.receiver.seen if seen.about == about("AE")]
+        assert twice == [control_id for one in dict.fromkeys(twice) for control_id in (one, one)]
+        parked = [outcome for outcome in outcomes(stack) if outcome.kind is OutcomeKind.PARKED]
+        assert [(o.entity_id, o.reason) for o in parked] == [("ICU/AR/A", Reason.REFUSED_INVALID)] * 2
+
+        # The receiver goes away and comes back: nothing is parked, everything goes, in order.
+        at.receiver.say = always()
+        at.go()
+        changes_of(stack, "AWAY", 0, 6)
+        wait_for(lambda: current_status(stack.settings).destinations[0].mode == "outage", ANSWER_S, "the outage is seen")
+        at.come()
+        wait_for(lambda: len(outcomes(stack)) == 18, ANSWER_S, "what waited is told")
+        assert codes(at.receiver.of(about("AWAY"))) == ["H", "K"] * 3
+
+        # The writer is killed while a message is under way: it goes again as the same message.
+        hold = threading.Event()
+        at.receiver.say = lambda seen: b"" if not hold.is_set() else ack("AA", seen.control_id)
+        changes_of(stack, "KILL", 0, 4)
+        wait_for(lambda: at.receiver.of(about("KILL")), ANSWER_S, "one is under way")
+        stack.kill("writer-adt-0")
+        hold.set()
+        stack.wait_ready(stack.start("writer", "adt"), timeout_s=ANSWER_S * 2)
+        wait_for(lambda: len(outcomes(stack)) == 22, ANSWER_S * 2, "what was under way is told")
+        assert codes(at.receiver.of(about("KILL"))) == ["H", "K"] * 2
+        again = [seen.data for seen in at.receiver.seen if seen.about == about("KILL")]
+        assert again[0] == again[1], "the same message, byte for byte"
+
+        # Nothing that was told before the kill is told again, and each accepted change has an end of its own.
+        assert len([seen for seen in at.receiver.seen if seen.about == about("ONE")]) == 4
+        accepted = [record for record in records(stack, "events.accepted") if isinstance(record, Accepted)]
+        assert {o.revision for o in outcomes(stack)} == {a.revision for a in accepted}
+        books, _ = close_books(stack.settings, ask=True)
+        told = books.destinations[0]
+        assert books.complete, books.problems
+        assert (told.expected, told.confirmed, told.superseded, told.parked) == (22, 20, 0, 2)
+        wait_for(lambda: current_status(stack.settings).destinations[0].parked == 0, ANSWER_S, "a later change was told")
+        assert current_status(stack.settings).destinations[0].mode in ("normal", "recovery")
+
+
+def test_what_goes_out_of_one_comes_in_at_another_as_the_same_changes(broker: Broker, tmp_path: Path) -> None:
+    other = stack_at(tmp_path / "other", broker.bootstrap)
+    (tmp_path / "one").mkdir()
+    one = stack_for(tmp_path / "one", broker, other.mllp_port)
+    with stopped_at_end(one), stopped_at_end(other):
+        names = [other.start("gate"), other.start("mllp")]
+        other.wait_ready(*names, timeout_s=ANSWER_S * 2)
+        started(one)
+        for number in range(6):
+            change(one, f"L{number % 2}", number, STATES[(number // 2) % 2])
+        wait_for(lambda: len(_beds(other)) == 6, ANSWER_S, "the other one has them")
+        wait_for(lambda: len(outcomes(one)) == 6, ANSWER_S, "and acknowledged them")
+        sent, came = ([(b.entity_id, b.state.environment) for b in _beds(each)] for each in (one, other))
+        for entity in {name for name, _ in sent}:
+            assert [said for name, said in came if name == entity] == [said for name, said in sent if name == entity]
+
+
+def _beds(stack: Stack) -> list[Any]:
+    found = [record for record in records(stack, "events.accepted") if isinstance(record, Accepted)]
+    return sorted((each for each in found if each.entity_type is EntityType.BED), key=lambda each: each.accepted_at)
