@@ -31,6 +31,10 @@ MAX_RECORD_BYTES: Final = 1_900_000
 MAX_EVENT_BYTES: Final = 900_000
 """Greatest landing record; the gate quarantines a greater one."""
 
+ROOMY: Final = 16
+"""An event is not measured beforehand where the whole message is so many times smaller than an event may be: it repeats little
+of it, and what is added is bounded."""
+
 _FARTHEST: Final = (2**31 - 1, 2**63 - 1)
 """Partition and offset whose encoding is the longest: an event that fits with them fits wherever its raw bytes go."""
 
@@ -153,7 +157,7 @@ class KafkaSink:
         receipt = Receipt(identity=raw.identity, body_digest=body_digest, answer=answer, at=self._clock())
         raw_value = self._fitting(self._encoder.encode(self._sealed(raw)))
         receipt_value = self._fitting(self._encoder.encode(receipt))
-        for item, event in enumerate(events):
+        for item, event in enumerate(events if len(raw.body) * ROOMY > self._max_event_bytes else ()):
             self._check_event(item, event, Provenance(raw_topic, *_FARTHEST))
 
         position = (await self._publisher.publish([OutRecord(raw_topic, key, raw_value)]))[0]

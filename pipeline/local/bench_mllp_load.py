@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Final, cast
 
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.local.errors import LocalPlatformError
@@ -96,8 +96,7 @@ class Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its type
 
     def send(self, number: int, body: bytes, since: float) -> None:
         """The message before was answered."""

@@ -266,7 +266,7 @@ async def test_a_repeat_is_answered_under_full_pressure() -> None:
 
 @pytest.mark.parametrize(
     ("body", "events", "answer", "item"),
-    [(b"x" * 5000, [], b"a", None), (b"x", [], b"a" * 5000, None), (b"x", [event(), event("e" * 900)], b"a", 1)],
+    [(b"x" * 5000, [], b"a", None), (b"x", [], b"a" * 5000, None), (b"x" * 900, [event(), event("e" * 900)], b"a", 1)],
 )
 async def test_what_is_too_large_is_found_before_anything_is_published(
     body: bytes, events: list[Event], answer: bytes, item: int | None
