@@ -275,6 +275,48 @@ class FhirSettings(Section):
     feeds: Annotated[dict[Name, FhirFeed], Field(description="subscriptions by name")] = {}
 
 
+class FileSigner(Section):
+    """A key that a partner signs its manifests with. Several at once: one is brought in before another is given up."""
+
+    key_id: Annotated[Name, Field(description="what a manifest calls it")]
+    public_file: Annotated[File, Field(description="file with the public key, Ed25519, PEM")]
+
+
+class FileKey(Section):
+    """A key of ours that a partner encrypts its files to."""
+
+    key_file: Annotated[File, Field(description="file with the age identity: age-keygen -o files.key")]
+
+
+class FilePartner(Section):
+    """One partner that sends files."""
+
+    folder: Annotated[File, Field(description="its folder, of which only incoming/ need be writable to it")]
+    tenant: Annotated[Name | None, Field(description="organisation of its events; tenant_default if left out")] = None
+    facility: Annotated[str, Field(description="site, where neither row nor profile names one", min_length=1, max_length=64)]
+    source_systems: Annotated[tuple[str, ...], Field(description="source systems that it may speak for", min_length=1)]
+    profiles: Annotated[tuple[str, ...], Field(description="its kinds of files, names under profiles/files", min_length=1)]
+    signers: Annotated[tuple[FileSigner, ...], Field(description="keys that its manifests are signed with", min_length=1)]
+    decrypt_keys: Annotated[tuple[FileKey, ...], Field(description="keys of ours that it may encrypt to, old ones too")] = ()
+    must_encrypt: Annotated[bool, Field(description="refuse a file that is not encrypted")] = False
+    patience_s: Annotated[Seconds, Field(description="what waits longer for its other parts is told")] = 900.0
+    give_up_s: Annotated[Seconds, Field(description="what waits longer is refused")] = 86_400.0
+
+
+class FilesSettings(Section):
+    """The way in of managed files."""
+
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    data_dir: Annotated[File, Field(description="folder for copies of files in hand, on an encrypted disk")] = Path(
+        ".surgeline/files"
+    )
+    poll_s: Annotated[float, Field(description="how often folders are looked at", ge=0.05, le=3_600)] = 1.0
+    rows_per_s: Annotated[
+        float, Field(description="most rows a second of one partner: they stand before live events in the same log", ge=1, le=1e6)
+    ] = 2_000.0
+    partners: Annotated[dict[Name, FilePartner], Field(description="partners by name")] = {}
+
+
 class RawKey(Section):
     """A key that raw bytes were encrypted with before."""
 
@@ -412,6 +454,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     mllp: MllpSettings = MllpSettings()
     fhir: FhirSettings = FhirSettings()
+    files: FilesSettings = Field(default_factory=FilesSettings)
     raw_encryption: RawEncryption = RawEncryption()
     schema_registry: SchemaRegistry = SchemaRegistry()
     gate: GateSettings = Field(default_factory=GateSettings)

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pipeline import topology
 from pipeline.destinations.auth.bearer import is_token
 from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
+from pipeline.settings_files import problems_of_partners
 from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, ServerSettings, Settings, read_raw_key
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
@@ -40,6 +41,7 @@ SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "http": _SHARED | {"http", "raw_encryption"},
     "mllp": _SHARED | {"mllp", "raw_encryption"},
     "fhir": _SHARED | {"fhir", "raw_encryption"},
+    "files": _SHARED | {"files", "raw_encryption"},
     "timers": _SHARED,
     "topics": frozenset({"kafka", "schema_registry"}),
 }
@@ -75,6 +77,7 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_writers(settings),
         *_hl7_out(settings),
         *_feeds(settings),
+        *(Problem(*each) for each in problems_of_partners(settings.files)),
         *_secrets(settings),
         *_role(settings, kind),
     ]
@@ -381,6 +384,8 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
         yield Problem("mllp.profile", "missing", "Name the HL7 profile of the feed")
     if role == "fhir" and not settings.fhir.feeds:
         yield Problem("fhir.feeds", "empty: there is no subscription", "Name at least one")
+    if role == "files" and not settings.files.partners:
+        yield Problem("files.partners", "empty: nobody could send", "Name at least one partner, with its folder and keys")
     if role == "writer" and not settings.destinations:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
 

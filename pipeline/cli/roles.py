@@ -64,6 +64,16 @@ def run_fhir(config: Config = None) -> None:
     raise typer.Exit(run_role(settings, "fhir", settings.fhir.instance, FhirRole))
 
 
+@run.command("files")
+def run_files(config: Config = None) -> None:
+    """Take managed files from partners' folders, row by row."""
+    from pipeline.roles.files import FilesRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "files")
+    raise typer.Exit(run_role(settings, "files", settings.files.instance, FilesRole))
+
+
 @run.command("timers")
 def run_timers(config: Config = None) -> None:
     """End what is valid until a time: a bed's promise or block, a diversion."""

@@ -36,10 +36,11 @@ class Fields(TypedDict, total=False):
     exception: str
     where: str
     logger: str
+    file: str
 
 
 FIELD_HELP: Final[dict[str, str]] = {
-    "role": "role of the process: gate, writer, http, mllp, fhir, timers",
+    "role": "role of the process: gate, writer, http, mllp, fhir, files, timers",
     "instance": "stable name of the instance",
     "source": "way in or source system, from a declared list",
     "entity_type": "what it is about: bed, encounter …",
@@ -62,6 +63,7 @@ FIELD_HELP: Final[dict[str, str]] = {
     "exception": "type of an exception, never its text",
     "where": "module and line in our code",
     "logger": "name of a library's logger",
+    "file": "id of a managed file, as `surgeline files` shows it; never its name",
 }
 
 
@@ -125,6 +127,14 @@ FEED_NOT_ASKED: Final = _line(
 )
 FEED_REJECTED: Final = _line(
     "warning", "feed.rejected", "source cause", "A resource breaks a rule: it is kept in `quarantine`, with rule and remedy."
+)
+
+FILE_TAKEN: Final = _line("info", "file.taken", "source file count", "Every row of a managed file (count) is durable.")
+FILE_SETTLED: Final = _line(
+    "warning",
+    "file.settled",
+    "source file cause reason",
+    "A managed file waits too long, is held or refused, or came under two names; its sender is told. See `surgeline files`.",
 )
 
 # Kafka.

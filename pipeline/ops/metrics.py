@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pipeline.destinations.auth.credentials import News
 from pipeline.destinations.mllp_client import News as LineNews
 from pipeline.domain.event import EntityType
+from pipeline.domain.file_life import FileReason, FileStatus
 from pipeline.domain.modes import Mode
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
 from pipeline.topology import HEADS_TABLE, PENDING_TABLE
@@ -54,7 +55,7 @@ ACCEPTED: Final = "ACCEPTED"
 VERDICT: Final = _label("kind", (ACCEPTED, *(kind.value for kind in DecisionKind)))
 OUTCOME: Final = _label("outcome", (kind.value for kind in OutcomeKind))
 MODE: Final = _label("mode", (mode.value for mode in Mode))
-SOURCE: Final = _label("source", ("http", "mllp", "fhir"))
+SOURCE: Final = _label("source", ("http", "mllp", "fhir", "files"))
 CODE: Final = _label(
     "code",
     (
@@ -99,6 +100,11 @@ WAY: Final = _label("way", ("notified", "read", "fetched", "reread"))
 FOUND_TO_BE: Final = _label("result", ("mapped", "ignored", "rejected", "gone"))
 SERVER_ASKED: Final = _label("what", ("check", "status", "create", "restore", "fetch", "reread"))
 SERVER_DID: Final = _label("result", ("done", "failed", "absent", "unsupported"))
+
+PARTNER: Final = Label("partner", None)
+FILE_STATUS: Final = _label("status", (status.value for status in FileStatus))
+FILE_REASON: Final = _label("reason", (reason.value for reason in FileReason))
+ROW_RESULT: Final = _label("result", ("landed", "rejected"))
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 """Ours; Faust's sensor and the process's own metrics are added to it by whoever runs them."""
@@ -209,6 +215,22 @@ FEED_OPEN_SECONDS: Final = _gauge(
 FEED_HEARD_SECONDS: Final = _gauge(
     "surgeline_feed_heard_seconds", "time since the server was last heard, heartbeats included; -1 for never", FEED
 )
+
+# Managed files.
+FILES_SETTLED: Final = _counter(
+    "surgeline_files_settled_total", "what became of managed files", PARTNER, FILE_STATUS, FILE_REASON
+)
+FILES_REPEATED: Final = _counter(
+    "surgeline_files_repeated_total", "files that came again as they were, and were acknowledged again", PARTNER
+)
+FILES_ROWS: Final = _counter("surgeline_files_rows_total", "rows of managed files that are durable", PARTNER, ROW_RESULT)
+FILES_WAITING: Final = _gauge(
+    "surgeline_files_waiting", "files that stand at AWAITED, HELD or LANDING", PARTNER, FILE_STATUS
+)
+FILES_TAKEN_SECONDS: Final = _gauge(
+    "surgeline_files_taken_seconds", "time since a file of the partner was last taken; -1 for never", PARTNER
+)
+FILES_SERVED: Final = _gauge("surgeline_files_folder_served", "1 while this process looks at the partner's folder", PARTNER)
 
 # Gate.
 GATE_DECISIONS: Final = _counter("surgeline_gate_decisions_total", "landing positions judged", VERDICT, REASON, ENTITY_TYPE)

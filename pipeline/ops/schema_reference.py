@@ -12,6 +12,7 @@ import msgspec
 from pipeline.domain.mode_policy import ModesFile
 from pipeline.domain.policy import LanesFile, OwnershipFile
 from pipeline.formats.fhir.profile import Profile as EhrProfile
+from pipeline.formats.files.profile import FileProfile
 from pipeline.formats.hl7v2.profile import Profile as Hl7Profile
 
 FOLDER: Final = Path("docs/schemas")
@@ -23,6 +24,7 @@ SHAPES: Final[dict[str, tuple[str, Any]]] = {
     "modes": ("policies/modes.yaml", ModesFile),
     "hl7-profile": ("profiles/hl7/*.yaml", Hl7Profile),
     "ehr-profile": ("profiles/ehr/*.yaml", EhrProfile),
+    "file-profile": ("profiles/files/*.yaml", FileProfile),
 }
 """Kinds of files by the schema's name: where they lie, and the type that their content is read into."""
 
