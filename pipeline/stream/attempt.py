@@ -173,7 +173,7 @@ class Attempt:
         return replace(verdict, would=Would.UPDATE if fields else Would.MARK, fields=fields)
 
     async def _send(self, request: Request, current: Current | Absent) -> Verdict | _Again | None:
-        if not await self._has_turn() or not self._may_send():
+        if not await self._has_turn():
             return None
         if not self._may_write():
             return self._compared(current)  # the flag was flipped while this waited for its turn
@@ -246,11 +246,14 @@ class Attempt:
         return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms, self._asked)
 
     async def _has_turn(self) -> bool:
-        """Whether the turn came before a pause did: what waits in one would be in the way of what is critical at its end."""
-        if self._room.pause_s() > 0:
+        """Wait for the turn; whether it may be used: the entity is ours, and the destination did not ask for a pause.
+
+        Who waited through a pause would be in the way of what is critical at its end.
+        """
+        if not self._may_send():
             return False
         await self._pace()
-        return self._room.pause_s() <= 0
+        return self._may_send()
 
     async def _pace(self) -> None:
         """Wait for the turn that the rate allows; our own waiting is not held against the destination."""

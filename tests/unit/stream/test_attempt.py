@@ -254,6 +254,18 @@ async def test_nothing_is_sent_and_nothing_said_when_the_partition_has_gone() ->
     assert "send" not in room.calls
 
 
+async def test_what_goes_while_it_waits_for_its_turn_is_not_even_read() -> None:
+    """Nor is anything asked of a destination that an operator forced into an outage meanwhile."""
+    room = Room()
+
+    async def pace(critical: bool) -> None:
+        room.ours = False
+
+    room.pace = pace  # type: ignore[method-assign]
+    assert await attempted(room) is None
+    assert room.calls == []
+
+
 async def test_nothing_is_sent_after_the_deadline_and_that_is_said() -> None:
     room = Room()
     room.timeout_ms = 0
