@@ -24,6 +24,7 @@ Z_FIELDS: Final = (*TEXT_FIELDS, *TIME_FIELDS, *PLACE_FIELDS)
 """Fields of an encounter that a Z-segment may be named as the source of. Who it is, its status and its bed are not among
 them: those are the trigger's and PV1's to say."""
 
+_MESSAGE_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}(\^[A-Z][A-Z0-9]{2})?")
 _Z_POSITION: Final = re.compile(r"(Z[A-Z0-9]{2})-([1-9]\d{0,2})(?:\.([1-9]\d?))?")
 
 Acknowledgement = Literal["by_message", "original"]
@@ -117,31 +118,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         """Refuse what the types can't."""
-        try:
-            ZoneInfo(self.time_zone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError("time_zone: not a zone of the IANA database; write it as Europe/Berlin") from error
-        if not self.visit_number_fields or not set(self.visit_number_fields) <= set(VISIT_FIELDS):
-            raise ValueError(f"visit_number_fields: name one or both of {', '.join(VISIT_FIELDS)}")
-        if not set(self.bed_status) <= TABLE_0116:
-            raise ValueError("bed_status: codes of table 0116 are C, H, O, U, K, I; name the sender's own in own_bed_status")
-        if self.site_field != "none" and not self.facilities:
-            raise ValueError("site_field: list in `facilities` what each of its codes is called here")
-        if not set(self.admission_types.values()) <= TABLE_0007:
-            raise ValueError("admission_types: codes of table 0007 are A, C, E, L, N, R, U")
-        for codec in self.charset_fallback:
-            try:
-                codecs.lookup(codec)
-            except LookupError as error:
-                raise ValueError("charset_fallback: not a codec; write it as utf-8 or iso-8859-1") from error
-        for field, position in self.z_fields.items():
-            if field not in Z_FIELDS:
-                raise ValueError(f"z_fields: fields that a Z-segment may be the source of are {', '.join(Z_FIELDS)}")
-            if not _Z_POSITION.fullmatch(position):
-                raise ValueError("z_fields: write the position as ZPV-3, or ZBE-7.1 for a component")
-
-        if any("" in unit_names for unit_names in map(msgspec.structs.astuple, self.units.values())):
-            raise ValueError("units: leave out what stays as it was sent; an empty name names nothing")
+        for problem in (
+            _wrong_times(self),
+            _wrong_identity(self),
+            _wrong_codes(self),
+            _wrong_places(self),
+            _wrong_z_fields(self),
+        ):
+            if problem:
+                raise ValueError(problem)
 
     def z_position(self, field: str) -> tuple[str, int, int] | None:
         """Segment, field and component (0: the first) that the profile names as source of an encounter's field."""
@@ -158,3 +143,50 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def namespace_of_accounts(self) -> str:
         """Namespace of PID-18 without an authority; apart from visits, whose numbers may be the same."""
         return self.account_authority or f"{self.facility}:AN"
+
+
+def _wrong_times(profile: Profile) -> str | None:
+    try:
+        ZoneInfo(profile.time_zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        return "time_zone: not a zone of the IANA database; write it as Europe/Berlin"
+    return None
+
+
+def _wrong_identity(profile: Profile) -> str | None:
+    if not profile.patient_id_types and not profile.patient_id_authorities and not profile.patient_id_sole_untyped:
+        return "patient_id_types: by these settings nobody could be told; list a type, as MR"
+    if not profile.visit_number_fields or not set(profile.visit_number_fields) <= set(VISIT_FIELDS):
+        return f"visit_number_fields: name one or both of {', '.join(VISIT_FIELDS)}"
+    return None
+
+
+def _wrong_codes(profile: Profile) -> str | None:
+    if not set(profile.bed_status) <= TABLE_0116:
+        return "bed_status: codes of table 0116 are C, H, O, U, K, I; name the sender's own in own_bed_status"
+    if not set(profile.admission_types.values()) <= TABLE_0007:
+        return "admission_types: codes of table 0007 are A, C, E, L, N, R, U"
+    if not all(map(_MESSAGE_NAME.fullmatch, profile.ignored)):
+        return "ignored: write a message type as ORU, or a trigger as ADT^A60; anything else never matches"
+    for codec in profile.charset_fallback:
+        try:
+            codecs.lookup(codec)
+        except LookupError:
+            return "charset_fallback: not a codec; write it as utf-8 or iso-8859-1"
+    return None
+
+
+def _wrong_places(profile: Profile) -> str | None:
+    if profile.site_field != "none" and not profile.facilities:
+        return "site_field: list in `facilities` what each of its codes is called here"
+    if any("" in msgspec.structs.astuple(unit) for unit in profile.units.values()):
+        return "units: leave out what stays as it was sent; an empty name names nothing"
+    return None
+
+
+def _wrong_z_fields(profile: Profile) -> str | None:
+    if not set(profile.z_fields) <= set(Z_FIELDS):
+        return f"z_fields: fields that a Z-segment may be the source of are {', '.join(Z_FIELDS)}"
+    if not all(map(_Z_POSITION.fullmatch, profile.z_fields.values())):
+        return "z_fields: write the position as ZPV-3, or ZBE-7.1 for a component"
+    return None

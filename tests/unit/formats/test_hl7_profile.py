@@ -130,6 +130,8 @@ def test_a_file_is_shown_as_events_or_with_the_reason_why_not() -> None:
         ("z_fields:\n  status: ZPV-1", 6, "z_fields"),
         ("z_fields:\n  service: PV1-10", 6, "ZPV-3"),
         ("z_fields:\n  service: ZPV-0", 6, "ZPV-3"),
+        ("ignored:\n  - ORU\n  - ADT_A60", 6, "ADT^A60"),
+        ("patient_id_types: []", 6, "as MR"),
         ("feed: other", 6, "twice"),
         ("a08_moves: [", 7, "YAML"),
         ("- x", 6, "YAML"),
