@@ -224,9 +224,7 @@ FILES_REPEATED: Final = _counter(
     "surgeline_files_repeated_total", "files that came again as they were, and were acknowledged again", PARTNER
 )
 FILES_ROWS: Final = _counter("surgeline_files_rows_total", "rows of managed files that are durable", PARTNER, ROW_RESULT)
-FILES_WAITING: Final = _gauge(
-    "surgeline_files_waiting", "files that stand at AWAITED, HELD or LANDING", PARTNER, FILE_STATUS
-)
+FILES_WAITING: Final = _gauge("surgeline_files_waiting", "files that stand at AWAITED, HELD or LANDING", PARTNER, FILE_STATUS)
 FILES_TAKEN_SECONDS: Final = _gauge(
     "surgeline_files_taken_seconds", "time since a file of the partner was last taken; -1 for never", PARTNER
 )
