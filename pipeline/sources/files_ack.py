@@ -82,6 +82,25 @@ def acknowledgement(state: FileState, told: Told = Told()) -> bytes:
     return msgspec.json.format(msgspec.json.encode(said), indent=2) + b"\n"
 
 
+def names_rows(state: FileState) -> bool:
+    """Whether the acknowledgement of this file names broken rows, for which the file itself is needed."""
+    return state.status is FileStatus.HELD or (state.status is FileStatus.TAKEN and state.rejected > 0)
+
+
+class _Said(msgspec.Struct):
+    file_id: str
+    outcome: str
+
+
+def tells(content: bytes, state: FileState) -> bool:
+    """Whether an acknowledgement says what became of this file."""
+    try:
+        said = msgspec.json.decode(content, type=_Said)
+    except msgspec.DecodeError:
+        return False
+    return said.file_id == state.file_id and said.outcome == state.status.value.lower()
+
+
 def ack_name(state: FileState) -> str:
     """File name of an acknowledgement; a name that fits no profile is not repeated."""
     return (state.name or f"unknown-{state.name_digest}") + ACK_SUFFIX
@@ -90,7 +109,3 @@ def ack_name(state: FileState) -> str:
 def summary(rows: Sequence[int], landed: int, rejected: int) -> bytes:
     """What the receipt of some rows says: how many made events, and how many are in quarantine."""
     return msgspec.json.encode({"rows": [rows[0], rows[-1]], "landed": landed, "rejected": rejected})
-
-
-FINAL: Final = frozenset({FileStatus.TAKEN, FileStatus.REPEATED, FileStatus.REFUSED})
-"""Nothing more will become of a file that stands here."""

@@ -5,6 +5,7 @@ yet is decided again from the folder, and says the same; what is there is not de
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
@@ -16,7 +17,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.reading import tally
 from pipeline.formats.files.rows import Unreadable
 from pipeline.formats.manifest import MAX_SIGNATURE_BYTES, check_signature, read_manifest
-from pipeline.sources.files_ack import Told, ack_name, acknowledgement, told_of
+from pipeline.sources.files_ack import Told, ack_name, acknowledgement, names_rows, tells, told_of
 from pipeline.sources.files_folder import ENCRYPTED, REJECTED, TAKEN, Arrival, Copied, Folder
 from pipeline.sources.files_landing import CONTENT_TYPES, PROGRESS_CHUNKS, Ended, Landing
 from pipeline.sources.files_partner import Kind, Partner, origin_of
@@ -134,6 +135,8 @@ class Desk:
         now = self._clock()
         match life.look(seen, past, now, rules):
             case life.Wait(why, is_long):
+                if why is FileReason.TOO_MANY_REJECTS and past.own is not None:
+                    await self._tell(arrival.name, past.own)
                 await self._awaited(state, why, is_long, past)
                 return state.name_digest
             case life.Refuse(flaw):
@@ -295,10 +298,23 @@ class Desk:
 
     async def _again(self, name: str, known: FileState) -> None:
         self._observer.repeated(known)
-        await self._put_away(name, known, REJECTED if known.status is FileStatus.REFUSED else TAKEN)
+        await self._tell(name, known)
+        await asyncio.to_thread(self._folder.put_away, name, REJECTED if known.status is FileStatus.REFUSED else TAKEN)
+
+    async def _tell(self, name: str, known: FileState) -> None:
+        """Acknowledge what is in the ledger, unless that was done: a crash may have come between the two."""
+        if tells(await asyncio.to_thread(self._folder.acknowledged, ack_name(known)), known):
+            return
+        if (kind := self._partner.named(known.profile)) is not None and names_rows(known):
+            rules = self._partner.rules(kind, name)
+            decrypt = self._partner.decrypt if rules.is_encrypted else None
+            with contextlib.suppress(FileNotFoundError):
+                await asyncio.to_thread(self._folder.copy, name, known.file_id, rules.max_bytes, decrypt)
+        await asyncio.to_thread(self._acknowledge, known)
+        self._folder.drop(known.file_id)
 
     async def _put_away(self, name: str | None, state: FileState, to: str) -> None:
-        """Acknowledge, and move the file out of the way; our copy goes last, as the acknowledgement may need it."""
+        """Acknowledge, and move the file out of the way; our copy goes last, as the acknowledgement needs it."""
         await asyncio.to_thread(self._acknowledge, state)
         if name is not None:
             await asyncio.to_thread(self._folder.put_away, name, to)
@@ -308,9 +324,7 @@ class Desk:
         told = Told()
         kind = self._partner.named(state.profile)
         path = self._folder.copy_path(state.file_id)
-        if state.status is FileStatus.HELD or (state.status is FileStatus.TAKEN and state.rejected):
-            if kind is None or not path.exists():
-                return  # the one that was given stands; only the file tells which rows are broken
+        if kind is not None and names_rows(state) and path.exists():
             with path.open("rb") as data:
                 told = told_of(kind.reader(), data, origin_of(state, self._clock()))
         self._folder.acknowledge(ack_name(state), acknowledgement(state, told))

@@ -35,6 +35,7 @@ TEMPORARY: Final = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".s
 """Endings that programs give to what they are still writing; so do names that begin with a dot or ~."""
 MAX_NAMES: Final = 10_000
 """Most names that are looked at in one round; the others wait for the next, as the first are put away."""
+MAX_ACK_BYTES: Final = 1 << 20
 COPY_BYTES: Final = 1 << 20
 MAX_SAME_NAMES: Final = 10_000
 """Most files of one name in `taken` or `rejected`; then the oldest of the plain name is replaced."""
@@ -217,6 +218,12 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, name, src_dir_fd=acks, dst_dir_fd=acks)
+
+    def acknowledged(self, name: str) -> bytes:
+        """The acknowledgement that lies there; empty where there is none."""
+        with self._within(ACKS) as acks, contextlib.suppress(FileNotFoundError):
+            return _read(acks, name, MAX_ACK_BYTES)
+        return b""
 
     def put_away(self, name: str, to: str) -> None:
         """Move a file, its manifest and its signature out of `incoming`; what is not there any more is no fault."""
