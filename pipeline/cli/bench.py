@@ -21,7 +21,7 @@ def gate(
     peer: Annotated[
         str | None, typer.Option(help="quix, or none: the whole worker on a real broker, beside this framework or alone.")
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Alternating runs of each; the median counts.")] = 5,
+    runs: Annotated[int, typer.Option(min=0, help="Alternating runs of each; the median counts.")] = 5,
     records: Annotated[int, typer.Option(min=100, help="Records measured in a run.")] = 60_000,
     entities: Annotated[int, typer.Option(min=10, help="Beds and stays.")] = 2_000,
     kill: Annotated[bool, typer.Option(help="Whether each is killed once in mid-stream, after the runs.")] = True,
@@ -74,7 +74,7 @@ def scheduler(json_file: JsonFile = None, check: Assert = False) -> None:
 @bench.command()
 def mllp(
     peer: Annotated[str | None, typer.Option(help="messagefoundry: run it beside ours, turn by turn.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Alternating runs of each; the median counts.")] = 5,
+    runs: Annotated[int, typer.Option(min=0, help="Alternating runs of each; the median counts.")] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="How long each load lasts.")] = 5.0,
     connections: Annotated[int, typer.Option(min=1, help="With one message in flight on each.")] = 50,
     rate: Annotated[float, typer.Option(min=1, help="Messages in a second of the load whose p99 counts.")] = 300.0,
@@ -86,14 +86,15 @@ def mllp(
     """Receive HL7 v2 over MLLP on a real broker: acknowledged messages a second, their times, and what a kill -9 loses.
 
     An acknowledgement is given when the message and all its events are durable. With --peer another engine does the same work.
+    The runs of --json are added to those that it holds.
     """
     from pipeline.local.bench_mllp import PEERS, bench_mllp
     from pipeline.local.bench_mllp_report import Options
 
     if peer is not None and peer not in PEERS:
         fail(f"{peer}: there is no such peer; known: {', '.join(PEERS)}", 2)
-    options = Options(runs=runs, seconds=seconds, connections=connections, rate=rate)
-    raise typer.Exit(bench_mllp(options, peer, kill, folder.resolve(), console, json_file, check))
+    options = Options(seconds=seconds, connections=connections, rate=rate)
+    raise typer.Exit(bench_mllp(options, peer, runs, kill, folder.resolve(), console, json_file, check))
 
 
 @bench.command()

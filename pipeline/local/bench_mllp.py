@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,9 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.kafka.client import KafkaUnavailable
+from pipeline.local.bench_gate import LEFT_BY_US, emptied
 from pipeline.local.bench_mllp_engines import PEER, Engine, MessageFoundry, Ours
 from pipeline.local.bench_mllp_load import Load, Log, Messages
-from pipeline.local.bench_mllp_report import Kill, MllpReport, Options, Run, tell
+from pipeline.local.bench_mllp_report import OURS, Kill, MllpReport, Options, Run, joined, tell
 from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
@@ -28,7 +28,6 @@ PEERS: Final = (PEER,)
 WARM_UP_S: Final = 2.0
 KILL_AFTER_S: Final = 2.0
 ROOMS: Final = ("pipeline", "loadtest/peers")
-LEFT_BY_US: Final = "kafka"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 Make = Callable[[str], Engine]
@@ -36,13 +35,26 @@ Make = Callable[[str], Engine]
 
 
 def bench_mllp(
-    options: Options, peer: str | None, is_killed: bool, folder: Path, console: Console, json_file: Path | None, check: bool
+    options: Options,
+    peer: str | None,
+    runs: int,
+    is_killed: bool,
+    folder: Path,
+    console: Console,
+    json_file: Path | None,
+    check: bool,
 ) -> int:
-    """Measure in `folder`, which is emptied. The exit code: 1 where `check` and a goal was missed, 2 where it could not run."""
+    """Measure in `folder`, which is emptied. The exit code: 1 where `check` and a goal was missed, 2 where it could not run.
+
+    What `json_file` holds of the same machine and options stays in it, and counts.
+    """
     try:
-        _empty(folder)
+        emptied(folder)
         with Broker(folder / LEFT_BY_US) as broker:
-            report = _measured(options, _makers(folder, broker, peer), is_killed, console)
+            before = _report_in(json_file)
+            turn = len(before.of(OURS)) if before is not None else 0
+            makers = _makers(folder, broker, peer)
+            report = joined(before, _measured(options, range(turn, turn + runs), makers, is_killed, console))
     except (LocalPlatformError, KafkaUnavailable) as error:
         console.print(Text(f"The bench could not be run: {error}", style="bold red"))
         return NOT_RUN
@@ -61,11 +73,11 @@ def _makers(folder: Path, broker: Broker, peer: str | None) -> dict[str, Make]:
     return makers
 
 
-def _measured(options: Options, makers: dict[str, Make], is_killed: bool, console: Console) -> MllpReport:
+def _measured(options: Options, turns: Iterable[int], makers: dict[str, Make], is_killed: bool, console: Console) -> MllpReport:
     """Engines take turns, and who begins changes from run to run."""
     runs: list[Run] = []
     kills: list[Kill] = []
-    for number in range(options.runs):
+    for number in turns:
         order = list(makers) if number % 2 == 0 else list(reversed(makers))
         for name in order:
             run = _run(makers[name](f"r{number}"), f"r{number}", options)
@@ -74,10 +86,10 @@ def _measured(options: Options, makers: dict[str, Make], is_killed: bool, consol
     for name in makers if is_killed else ():
         kills.append(_killed(makers[name]("kill"), options))
     return MllpReport(
-        commit=commit(*ROOMS),
+        commits=(commit(*ROOMS),),
         machine=machine(),
         options=options,
-        durability={Ours.name: Ours.durability, MessageFoundry.name: MessageFoundry.durability},
+        durability={each.name: each.durability for each in (Ours, MessageFoundry) if each.name in makers},
         runs=tuple(runs),
         kills=tuple(kills),
     )
@@ -167,12 +179,13 @@ def _busy_s() -> float:
     return sum(map(int, (user, nice, system, *rest[:3]))) / _TICKS_PER_S
 
 
-def _empty(folder: Path) -> None:
-    """LocalPlatformError where it holds what no bench left there."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
-        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _report_in(file: Path | None) -> MllpReport | None:
+    if file is None or not file.exists():
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=MllpReport)
+    except msgspec.DecodeError:
+        return None  # of another kind, or of an earlier shape: it is replaced
 
 
 __all__ = ["PEERS", "Options", "bench_mllp"]

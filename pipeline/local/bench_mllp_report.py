@@ -20,7 +20,6 @@ P99_GOAL_MS: Final = 50.0
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What is run: seconds of each load, connections, and messages in a second of the load with a fixed rate."""
 
-    runs: int = 5
     seconds: float = 5.0
     connections: int = 50
     rate: float = 300.0
@@ -58,7 +57,8 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 class MllpReport(msgspec.Struct, frozen=True, kw_only=True):
     """All runs, and what they ran on."""
 
-    commit: str
+    commits: tuple[str, ...]
+    """Of the runs that were joined, in their order."""
     machine: dict[str, str | int]
     options: Options
     durability: dict[str, str]
@@ -89,8 +89,22 @@ class MllpReport(msgspec.Struct, frozen=True, kw_only=True):
         return faultless and kept and fast and self.figure(OURS, "rate_p99_ms") < P99_GOAL_MS
 
     def figure(self, engine: str, name: str) -> float:
-        """Median over the engine's runs."""
-        return float(median(getattr(run, name) for run in self.of(engine)))
+        """Median over the engine's runs; 0 without one."""
+        values = [getattr(run, name) for run in self.of(engine)]
+        return float(median(values)) if values else 0.0
+
+
+def joined(before: MllpReport | None, after: MllpReport) -> MllpReport:
+    """Both; of what can't be compared only the later."""
+    if before is None or (before.machine, before.options) != (after.machine, after.options):
+        return after
+    return msgspec.structs.replace(
+        after,
+        commits=tuple(dict.fromkeys(before.commits + after.commits)),
+        durability=before.durability | after.durability,
+        runs=before.runs + after.runs,
+        kills=before.kills + after.kills,
+    )
 
 
 COLUMNS: Final = (
@@ -126,11 +140,13 @@ def headline(report: MllpReport) -> str:
     """What was run, and on what."""
     options = report.options
     others = max((run.others for run in report.runs), default=0.0)
+    turns = " and ".join(f"{len(report.of(engine))} of {engine}" for engine in report.engines)
+    commits = ", ".join(commit[:12] for commit in report.commits)
     return (
         f"ADT^A02 of 1 KB over {options.connections} connections with one message in flight on each, and at "
-        f"{options.rate:,.0f} messages/s; {options.seconds:g} s each, median of {options.runs} alternating runs. Times in ms. "
+        f"{options.rate:,.0f} messages/s; {options.seconds:g} s each, medians of runs that took turns: {turns}. Times in ms. "
         f"{report.machine['cores']} cores, on which the sender and the broker ran too and others used up to {others:.1f} "
-        f"meanwhile; Python {report.machine['python']}; commit {report.commit[:12]}."
+        f"meanwhile; Python {report.machine['python']}; commit {commits}."
     )
 
 

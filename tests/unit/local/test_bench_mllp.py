@@ -139,7 +139,7 @@ def test_an_answer_without_an_msa_says_nothing() -> None:
 
 def report(*runs: Run, kills: tuple[Kill, ...] = ()) -> MllpReport:
     return MllpReport(
-        commit="0" * 40,
+        commits=("0" * 40,),
         machine={"cores": 2, "python": "3.11"},
         options=Options(),
         durability={},
