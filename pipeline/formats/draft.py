@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.domain.event import PAYLOADS, EntityType, Event, EventType, Payload, Place, SequenceBasis, sealed
+from pipeline.domain.event import PAYLOADS, EntityType, Event, EventType, Payload, Place, Reference, SequenceBasis, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
 
 _TYPE_OF: Final[dict[type[Payload], EntityType]] = {payload: entity_type for entity_type, payload in PAYLOADS.items()}
@@ -44,6 +44,7 @@ class Draft:
     entity_id: str
     place: Place | None
     payload: Payload
+    replaces: Reference | None = None
 
     def __repr__(self) -> str:
         return f"Draft({self.ordinal}, {self.event_type}, <redacted>)"
@@ -75,5 +76,6 @@ class Draft:
                 priority=common.priority,
                 audit_context=common.audit_context,
                 payload=self.payload,
+                replaces=self.replaces,
             )
         )

@@ -157,7 +157,7 @@ def refused_by_http(scene: Scene) -> None:
 
 def refused_by_mllp(scene: Scene) -> None:
     for broken in (
-        adt("A40", "C2"),
+        adt("A99", "C2"),
         adt("A01", "C3").replace(b"PID|1||", b"PID|1||^^^"),
         adt("A01", "C4").replace(b"|P|2.5.1", f"|{CANARY}|2.5.1".encode()),
         adt("A01", "C5").replace(b"ADT^A01", f"{FAMILY}^{GIVEN}".encode()),

@@ -59,7 +59,7 @@ def test_a_message_that_a_rule_ignores_says_so_and_is_no_failure(tmp_path: Path)
 
 
 def test_a_rejected_message_says_why_and_fails_the_command(tmp_path: Path) -> None:
-    code, (said,) = mapped(tmp_path, "a.hl7", adt("A40"))
+    code, (said,) = mapped(tmp_path, "a.hl7", adt("A99"))
     assert code == 1
     assert said["file"] == str(tmp_path / "a.hl7")
     assert said["rejected"] == "UNSUPPORTED_EVENT"

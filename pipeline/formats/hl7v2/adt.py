@@ -56,7 +56,7 @@ def drafts(reading: Reading, header: Header, by_trigger: Rule | None) -> tuple[D
         return (person,) if optional else visit
     if rule.place_required and where is None:
         return Rejected(Reason.MISSING_FIELD, "PV1-3", "no location to move to", "send the patient's location in PV1-3")
-    stay = _encounter(reading, header, rule, pv1, patient)
+    stay = encounter_of(reading, header, rule, pv1, patient)
     encounter = Draft(ENCOUNTER, rule.event_type, visit.namespace, visit.id, where, stay)
     return person, encounter, *_beds(reading, rule, pv1, visit, stay)
 
@@ -83,7 +83,8 @@ def _segments(reading: Reading, rule: Rule) -> tuple[Segment, Segment | None] | 
     return pid, pv1
 
 
-def _encounter(reading: Reading, header: Header, rule: Rule, pv1: Segment, patient: Reference) -> Encounter:
+def encounter_of(reading: Reading, header: Header, rule: Rule, pv1: Segment, patient: Reference) -> Encounter:
+    """What the message says of the stay, by the rule."""
     if rule.is_past:
         return Encounter(patient=patient, admitted_at=reading.time(pv1, 44))
     known = patient_class(reading, pv1)

@@ -11,7 +11,8 @@ import msgspec
 
 from pipeline.domain.event import Described, ProcedureStatus
 from pipeline.formats.hl7v2.leniency import HARMLESS, Leniency
-from pipeline.formats.hl7v2.messages import IGNORED, NOT_YET
+from pipeline.formats.hl7v2.merge import MERGES, Merge
+from pipeline.formats.hl7v2.messages import IGNORED
 from pipeline.formats.hl7v2.mfn import ACTIONS
 from pipeline.formats.hl7v2.origins import FIELDS, MASTER_FIELDS, PROCEDURE_FIELDS
 from pipeline.formats.hl7v2.patient import TABLE_0001
@@ -74,6 +75,20 @@ authorities. A code is looked up as it is sent, then in the standard's table. PV
 Z-segment is kept with the message's bytes and read where `z_fields` names it.
 """
 
+_MERGE_NOTE: Final = """\
+Two events for each identity that is retired: its own says into whom it is merged, the survivor's whom it replaces. What refers
+to the retired one means the survivor from then on; what comes late about it is redirected. `docs/adr/0019-merges.md` says how.
+
+- A message may hold several MRG, each after its PID; the events of the second follow those of the first.
+- An account is a visit only where the profile's `visit_number_fields` names PID-18, and a visit number one only where it names
+  PV1-19: else the message is ignored by name, or, of A36, only the patients are merged.
+- A39 is read by PID-3 and MRG-1: PID-2 and MRG-4 name nobody here. PV1 of a merge of patients is not read.
+- An A47 whose MRG-1 holds no identifier by which patients are named is an update of the person.
+- What survives an A42 is not moved to PV1-3: the visit and its bed have messages of their own. A number that changes (A49,
+  A50) hands on what is known by the old one.
+- A37 and whatever else takes a merge back is ignored by name: nobody can say which of the events since belong to whom.
+"""
+
 _A20_NOTE: Final = """\
 A code states its own dimension and nothing else, because table 0116 is one list for what are independent fields here:
 
@@ -119,6 +134,9 @@ def render() -> str:
         + ", all else is IN_PROGRESS.\nSex by PID-8: "
         + ", ".join(f"{code} is {sex.value}" for code, sex in TABLE_0001.items())
         + ".\nWhere PID-30 is empty, a time of death in PID-29 says that the person has died.\n",
+        "## Merges, moves and changes of number (MRG)\n",
+        _MERGE_NOTE,
+        table(("Trigger", "Meaning", "Retired", "Survives", "Event type"), (_merge(rule) for rule in MERGES.values())),
         "## A20, bed status (NPU-2, table 0116)\n",
         table(("Code", "States"), ((code, _stated(said)) for code, said in BED_STATUS.items())),
         _A20_NOTE,
@@ -132,8 +150,6 @@ def render() -> str:
         table(("Field", "Read from"), MASTER_FIELDS.items()),
         "## Ignored by their meaning\n",
         table(("Message", "Meaning"), IGNORED.items()),
-        "## Refused until mapped\n",
-        table(("Message", "Meaning"), NOT_YET.items()),
         "Ignored by name besides is what the profile's `ignored` lists. Whatever is neither mapped nor listed is refused.\n",
         "## Reasons\n",
         table(("Reason", "ERR-3", "Meaning"), ((r.value, str(r.code), r.doc) for r in Reason)),
@@ -147,6 +163,24 @@ def render() -> str:
         ),
     )
     return "\n".join(parts)
+
+
+def _merge(rule: Merge) -> tuple[str, ...]:
+    joined = [
+        pair
+        for holds, pair in (
+            (rule.patients, ("patient of MRG-1", "patient of PID-3")),
+            (rule.accounts, ("visit of MRG-3", "visit of PID-18")),
+            (rule.visits, ("visit of MRG-5", "visit of PV1-19")),
+        )
+        if holds
+    ]
+    if rule.moves:
+        visit = joined[0][1] if joined else "PID is an update of the person"
+        moved = f"{visit}, whose patient is that of PID-3 from now on" if joined else visit
+        return rule.trigger, rule.meaning, "nobody", moved, rule.event_type.value
+    retired, survives = (" and ".join(names) for names in zip(*joined, strict=True))
+    return rule.trigger, rule.meaning, retired, survives, rule.event_type.value
 
 
 _RULE_COLUMNS: Final = (

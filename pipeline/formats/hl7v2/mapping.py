@@ -8,7 +8,7 @@ import msgspec
 from pipeline.domain.event import EventType
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.draft import Common, Draft
-from pipeline.formats.hl7v2 import adt, batch, leniency, mfn, movement, siu, swap, triggers
+from pipeline.formats.hl7v2 import adt, batch, leniency, merge, mfn, movement, siu, swap, triggers
 from pipeline.formats.hl7v2.bed import bed_status
 from pipeline.formats.hl7v2.datatypes import bed_id, text_of
 from pipeline.formats.hl7v2.er7 import Malformed, Message, parse
@@ -20,7 +20,11 @@ from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Reason, Rejected, Ve
 from pipeline.formats.json_events import event_to_json
 
 MAPPED: Final = frozenset(
-    {*(f"ADT^{rule.trigger}" for rule in triggers.RULES), "ADT^A20", *(f"SIU^{name}" for name in siu.TRIGGERS), "MFN^M05"}
+    {
+        *(f"ADT^{trigger}" for trigger in (*triggers.BY_TRIGGER, *merge.MERGES, "A20")),
+        *(f"SIU^{name}" for name in siu.TRIGGERS),
+        "MFN^M05",
+    }
 )
 _UPDATE_OF_MOVEMENT: Final = f"ADT^{movement.UPDATE_TRIGGER}"
 _WITH_MOVEMENTS: Final = MAPPED | {_UPDATE_OF_MOVEMENT}
@@ -117,6 +121,8 @@ def _drafts(reading: Reading, header: Header, kind: str, trigger: str) -> tuple[
             return mfn.drafts(reading, header)
         case _, "A20":
             return _bed_drafts(reading)
+        case _, _ if trigger in merge.MERGES:
+            return merge.drafts(reading, header, trigger)
     rule = triggers.rule_of(trigger, reading.profile.a08_moves)
     return swap.drafts(reading, header, rule) if trigger == "A17" else adt.drafts(reading, header, rule)
 

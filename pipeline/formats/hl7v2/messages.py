@@ -1,33 +1,14 @@
-"""Message types and triggers by name: what is mapped, what moves no capacity, and what does and is not mapped yet."""
+"""Message types and triggers by name: what is mapped, what moves no capacity, and what nobody said a word about."""
 
 from typing import Final
 
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Reason, Rejected
 
-NOT_YET: Final = {
-    "ADT^A18": "merge of patient information (withdrawn)",
-    "ADT^A30": "merge of person information (withdrawn)",
-    "ADT^A34": "merge, patient id only (withdrawn)",
-    "ADT^A35": "merge, account number only (withdrawn)",
-    "ADT^A36": "merge, patient id and account number (withdrawn)",
-    "ADT^A39": "merge of persons (withdrawn)",
-    "ADT^A40": "merge of patients",
-    "ADT^A41": "merge of accounts",
-    "ADT^A42": "merge of visits",
-    "ADT^A43": "move of a patient identifier",
-    "ADT^A44": "move of an account",
-    "ADT^A45": "move of a visit",
-    "ADT^A47": "change of a patient identifier",
-    "ADT^A49": "change of an account number",
-    "ADT^A50": "change of a visit number",
-}
-"""Would lose meaning if it were ignored: refused until it is mapped, and kept with the original bytes."""
-
 IGNORED: Final = {
     "ADT^A24": "links two records; both stay what they are",
     "ADT^A29": "deletes a person's record; no stay moves by it",
-    "ADT^A37": "unlinks two records; both stay what they are",
+    "ADT^A37": "unlinks two records; both stay what they are, and no merge is taken back by it",
     "ADT^A46": "changes an identifier that names nothing here (withdrawn)",
     "ADT^A48": "changes an identifier that names nothing here (withdrawn)",
     "ADT^A51": "changes an identifier that names nothing here",
@@ -48,8 +29,6 @@ def screen(kind: str, trigger: str, mapped: frozenset[str], profile: Profile) ->
         return Rejected(Reason.MISSING_FIELD, "MSH-9", "no message type", "send type and trigger in MSH-9, as ADT^A01")
     if name in mapped:
         return None
-    if name in NOT_YET:
-        return _unsupported("MSH-9.2", f"trigger not mapped yet: {NOT_YET[name]}")
     if kind == "ADT":
         return _unsupported("MSH-9.2", "no trigger of this message type is known by this name")
     return Rejected(

@@ -14,6 +14,7 @@ from pipeline.formats.hl7v2 import movement
 from pipeline.formats.hl7v2.er7 import Message
 from pipeline.formats.hl7v2.header import type_of
 from pipeline.formats.hl7v2.mapping import map_bytes
+from pipeline.formats.hl7v2.merge import MERGES, WHERE
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.siu import TRIGGERS
@@ -105,7 +106,7 @@ def explain(data: bytes, profile: Profile) -> Explained:
             return Explained(name, detail)
         case Mapped(events, unread):
             rule = _ruled(message, trigger, profile) if message is not None and kind == "ADT" else None
-            told = tuple((event, _told(event.payload, kind, rule, profile)) for event in events)
+            told = tuple((event, (*_told(event.payload, kind, rule, profile), *_replaced(event))) for event in events)
             return Explained(name, _meaning(kind, trigger, rule), told, unread)
 
 
@@ -119,7 +120,7 @@ def _name_of(kind: str, trigger: str) -> str:
 def _ruled(message: Message, trigger: str, profile: Profile) -> Rule | None:
     """The rule that was applied; of a swap, whose halves have a movement each, that of its trigger."""
     by_trigger = rule_of(trigger, profile.a08_moves)
-    if trigger == "A20":
+    if trigger == "A20" or trigger in MERGES:
         return None
     bent = movement.ruled(Reading(message, profile), by_trigger)
     return by_trigger if isinstance(bent, Rejected) else bent
@@ -128,6 +129,8 @@ def _ruled(message: Message, trigger: str, profile: Profile) -> Rule | None:
 def _meaning(kind: str, trigger: str, rule: Rule | None) -> str:
     if rule is not None:
         return rule.meaning
+    if kind == "ADT" and trigger in MERGES:
+        return MERGES[trigger].meaning
     return {"SIU": TRIGGERS.get(trigger, ("", None))[0], "MFN": "location master"}.get(kind, "bed status")
 
 
@@ -135,6 +138,10 @@ def _told(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -> t
     origins = _origins(payload, kind, rule, profile)
     stated = {name: value for name in payload.__struct_fields__ if (value := getattr(payload, name)) is not UNSET}
     return tuple(Told(name, msgspec.to_builtins(value), origins[name]) for name, value in stated.items())
+
+
+def _replaced(event: Event) -> tuple[Told, ...]:
+    return (Told("replaces", msgspec.to_builtins(event.replaces), WHERE["replaces"]),) if event.replaces is not None else ()
 
 
 def _origins(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -> Mapping[str, str]:
@@ -148,7 +155,9 @@ def _origins(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -
         case Bed():
             return {"occupancy": "the trigger, for the bed of PV1-3 or PV1-6 and the visit"}
         case Patient():
-            return FIELDS[Patient]
+            return {**FIELDS[Patient], "merged_into": WHERE["merged_into"]}
+        case Encounter() if rule is None:
+            return {**FIELDS[Encounter], "patient": "PID-3", "merged_into": WHERE["merged_into"]}
         case _:
             return _with_z_fields(FIELDS[Encounter] | _by_trigger(rule), profile)
 

@@ -1,5 +1,6 @@
 """PID: whom the message is about, and what it says of the person."""
 
+from dataclasses import replace
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -28,16 +29,16 @@ TABLE_0001: Final = {
 TABLE_0136: Final = {"Y": True, "N": False}
 
 
-def patient_reference(segment: Segment, profile: Profile) -> Reference | Rejected:
-    """The one identifier of PID-3 that the profile's rule picks; rejected where that is none or several."""
-    identifiers = _typed(identifiers_of(segment, 3, profile.authorities), profile)
+def patient_reference(segment: Segment, profile: Profile, n: int = 3) -> Reference | Rejected:
+    """The one identifier of PID-3, or of MRG-1, that the profile's rule picks; rejected where that is none or several."""
+    identifiers, at = _typed(identifiers_of(segment, n, profile.authorities), profile), f"{segment.name}-{n}"
     if not identifiers:
-        return Rejected(Reason.MISSING_FIELD, "PID-3", "no patient identifier", "send a patient identifier in PID-3.1")
+        return Rejected(Reason.MISSING_FIELD, at, "no patient identifier", f"send a patient identifier in {at}.1")
     chosen = _chosen(identifiers, profile)
     if isinstance(chosen, Rejected):
-        return chosen
+        return chosen if n == 3 else replace(chosen, field=at, remedy=chosen.remedy.replace("PID-3", at))
     if len(chosen.value) > MAX_TEXT_CHARS or len(chosen.authority or "") > MAX_TEXT_CHARS:
-        return Rejected(Reason.TOO_LONG, "PID-3", f"longer than {MAX_TEXT_CHARS} characters", "send a shorter identifier")
+        return Rejected(Reason.TOO_LONG, at, f"longer than {MAX_TEXT_CHARS} characters", "send a shorter identifier")
     return Reference(chosen.authority or profile.patient_authority or profile.facility, chosen.value)
 
 

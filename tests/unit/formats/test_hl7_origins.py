@@ -32,7 +32,7 @@ def test_every_real_message_is_explained_or_its_rejection_is(shared_data: Path) 
             found = explain(part, DEFAULT)
             assert found.events or found.rule, path.name
             for event, fields in found.events:
-                assert {told.field for told in fields} <= set(event.payload.__struct_fields__), path.name
+                assert {told.field for told in fields} <= {*event.payload.__struct_fields__, "replaces"}, path.name
 
 
 def test_the_command_shows_where_each_field_is_from_and_hides_values_on_request(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_command_shows_where_each_field_is_from_and_hides_values_on_request(
 
 
 def test_a_rejection_says_what_to_do_and_the_command_fails(tmp_path: Path) -> None:
-    (tmp_path / "a.hl7").write_bytes(adt("A40"))
+    (tmp_path / "a.hl7").write_bytes(adt("A99"))
     (tmp_path / "b.hl7").write_bytes(b"BHS|^~\\&\r" + adt("A01") + b"BTS|2\r")
     shown = RUN.invoke(app, ["hl7", "explain", str(tmp_path / "a.hl7"), str(tmp_path / "b.hl7")])
     assert shown.exit_code == 1

@@ -13,7 +13,7 @@ from pipeline.domain.event import (
     Place,
     Reference,
 )
-from pipeline.formats.hl7v2.messages import IGNORED, NOT_YET
+from pipeline.formats.hl7v2.messages import IGNORED
 from pipeline.formats.hl7v2.verdict import Ignored, Reason
 from tests.support.hl7_samples import adt, beds, encounter, events_of, rejected, segment, verdict_on
 
@@ -180,8 +180,3 @@ def test_what_moves_no_capacity_by_its_own_meaning_is_ignored_by_name(name: str)
     verdict = verdict_on(adt("A01", msh={9: name}))
     assert isinstance(verdict, Ignored)
     assert name in verdict.detail
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_what_would_lose_meaning_is_refused_by_name(name: str) -> None:
-    assert rejected(adt("A01", msh={9: name})).reason is Reason.UNSUPPORTED_EVENT

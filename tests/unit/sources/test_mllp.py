@@ -237,7 +237,7 @@ async def test_what_is_ignored_or_rejected_is_kept_before_it_is_answered() -> No
         peer = await run.connect()
         for body, expected in (
             (message("1", "ORU^R01"), ("AA", "1", None)),
-            (message("2", "ADT^A40"), ("AR", "2", "201")),
+            (message("2", "ADT^A99"), ("AR", "2", "201")),
             (message("3", "XXX^Y01"), ("AR", "3", "200")),
             (message("4", visit=""), ("AR", "4", "101")),
             (message("5").replace(b"4711^^^MAIN^MR", b"1~2"), ("AR", "5", "204")),
@@ -524,7 +524,7 @@ async def test_a_fault_of_the_program_ends_the_role_and_answers_nothing() -> Non
 async def test_observers_hear_codes_and_reasons_only(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as run:
         peer = await run.connect()
-        await peer.send(frame(message("C1")) + frame(message("C2", "ADT^A40")))
+        await peer.send(frame(message("C1")) + frame(message("C2", "ADT^A99")))
         await peer.answer()
         await peer.answer()
         await until(lambda: len(run.notes.codes) == 2)

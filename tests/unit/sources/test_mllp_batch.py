@@ -25,7 +25,7 @@ async def answers_to(peer: Peer) -> Answers:
 
 
 async def test_each_message_of_a_batch_is_stored_and_answered_for_itself() -> None:
-    first, refused, last = message("C1"), message("C2", "ADT^A40"), message("C3", visit="V3")
+    first, refused, last = message("C1"), message("C2", "ADT^A99"), message("C3", visit="V3")
     async with running() as run:
         peer = await run.connect()
         await peer.send(frame(batch_of(first, refused, last)))
