@@ -384,6 +384,9 @@ class WriterSettings(ServerSettings):
     attempt_timeout_s: Annotated[Seconds, Field(description="time for one attempt, reads included")] = 10.0
     deadlines_s: Annotated[LaneSeconds, Field(description="time until a change counts as stuck, per lane")] = LaneSeconds()
     max_attempts: Annotated[Count, Field(description="attempts after which a change is parked", le=1_000)] = 10
+    merge_hold_s: Annotated[
+        Seconds, Field(description="a survivor of a merge that waits longer for what was merged into it shows as stuck")
+    ] = 60.0
     modes_file: Annotated[
         File | None, Field(description="policy of its modes, what each freezes (modes.md); the shipped one if left out")
     ] = None

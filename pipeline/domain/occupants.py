@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
+from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place, Reference
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Revision
 from pipeline.domain.pending import Pending
@@ -86,7 +86,9 @@ def _beds_before(tenant: str, head: Head) -> frozenset[Bed]:
 
 
 def _is_gone(stay: Encounter) -> bool:
-    return stay.status in _GONE or stay.patient_class is PatientClass.PREADMIT
+    """One that was merged into another has left its bed to that one."""
+    merged = isinstance(stay.merged_into, Reference)
+    return merged or stay.status in _GONE or stay.patient_class is PatientClass.PREADMIT
 
 
 def _bed(tenant: str, facility: str, place: object) -> Bed | None:

@@ -10,9 +10,13 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
-from pipeline.domain.records import RANK, Accepted, Lane, Outcome, OutcomeKind, Reason
+from pipeline.domain.merges import ABSORBED_KEPT, key_of
+from pipeline.domain.records import RANK, Accepted, Await, Lane, Outcome, OutcomeKind, Reason
 
 PENDING_VERSION: Final = 1
+
+LOSERS_KEPT: Final = ABSORBED_KEPT
+"""Identities merged into an entity whose outcome is remembered, the latest."""
 
 
 class Due(msgspec.Struct, frozen=True, array_like=True):
@@ -21,6 +25,13 @@ class Due(msgspec.Struct, frozen=True, array_like=True):
     revision: Revision
     since: Millis
     deadline: Millis
+
+
+class Loser(msgspec.Struct, frozen=True, array_like=True):
+    """What became of an identity that was merged into this one: the newest of its revisions that came to an end here."""
+
+    key: bytes
+    revision: Revision
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
@@ -46,6 +57,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     not_before: Millis
     last_reason: Reason
     shadowed: Revision = NO_REVISION
+    losers: tuple[Loser, ...] = ()
 
     def __repr__(self) -> str:
         return f"Pending(generation={self.generation}, revision={self.newest_revision}, <redacted>)"
@@ -173,6 +185,28 @@ def on_outcome(pending: Pending | None, outcome: Outcome) -> Pending | None:
             )
 
 
+def on_loser(pending: Pending | None, partition: int, key: bytes, revision: Revision) -> Pending | None:
+    """Pending after the end of a revision of an identity that is merged into this one; None if nothing changes.
+
+    It may be told before the revision that waits for it has come.
+    """
+    known = pending or msgspec.structs.replace(EMPTY, partition=partition)
+    if any(each.key == key and each.revision >= revision for each in known.losers):
+        return None
+    losers = (*(each for each in known.losers if each.key != key), Loser(key, revision))[-LOSERS_KEPT:]
+    return msgspec.structs.replace(known, generation=known.generation + 1, losers=losers)
+
+
+def held_for(pending: Pending, accepted: Accepted) -> tuple[tuple[bytes, Await], ...]:
+    """Identities merged into this one that are not closed at the destination yet, by key: it isn't written before.
+
+    One that was given up or only compared has come to its end as well; it is shown as such by itself.
+    """
+    ended = {each.key: each.revision for each in pending.losers}
+    named = [(key_of(accepted.tenant, accepted.entity_type, each.loser), each) for each in accepted.awaits]
+    return tuple((key, each) for key, each in named if not each.revision or ended.get(key, NO_REVISION) < each.revision)
+
+
 def _given_up(known: Pending, outcome: Outcome) -> Pending:
     """Parked; one that had only been compared before is shown as stuck from now on."""
     changes: dict[str, object] = {
@@ -272,4 +306,12 @@ def join(one: Pending, other: Pending) -> Pending:
         not_before=newest.not_before,
         last_reason=newest.last_reason,
         shadowed=shadowed if shadowed > confirmed else NO_REVISION,
+        losers=_losers(late, early),
     )
+
+
+def _losers(late: Pending, early: Pending) -> tuple[Loser, ...]:
+    newest: dict[bytes, Revision] = {}
+    for each in (*early.losers, *late.losers):
+        newest[each.key] = max(each.revision, newest.pop(each.key, NO_REVISION))
+    return tuple(Loser(key, revision) for key, revision in newest.items())[-LOSERS_KEPT:]

@@ -33,7 +33,8 @@ from pipeline.local.standin import Mode
 from pipeline.local.standin_child import StandInChild
 from pipeline.roles.destinations import most_at_once
 from pipeline.roles.process import now_ms
-from pipeline.stream.delivery import Change, Delivery, Limits
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.throttle import Limits
 
 SINGLES_PER_S: Final = 400
 RESOURCES_PER_S: Final = 2_000

@@ -25,7 +25,8 @@ from pipeline.domain.records import LANES, Accepted, Outcome, OutcomeKind, Reaso
 from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.formats.avro import Codec
 from pipeline.local.bench_ehr import DIGEST_KEY, accepted_bed
-from pipeline.stream.delivery import Change, Delivery, Limits
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.throttle import Limits
 
 ENTITIES: Final = 100_000
 DECISIONS: Final = 20_000

@@ -33,7 +33,8 @@ from pipeline.kafka.reader import Follower
 from pipeline.roles.destinations import most_at_once
 from pipeline.roles.process import codec_of, now_ms
 from pipeline.settings import Settings, load
-from pipeline.stream.delivery import Change, Delivery, Limits
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.throttle import Limits
 from pipeline.topology import ACCEPTED
 
 DEADLINE_S: Final = 60.0

@@ -44,6 +44,7 @@ NO_ANSWER: Final = frozenset(
         Reason.UNAUTHENTICATED,
         Reason.NO_TOKEN,
         Reason.PREREQUISITE,
+        Reason.MERGE_OPEN,
         Reason.INTERNAL,
         Reason.ASKED_AGAIN,
     }

@@ -29,10 +29,11 @@ from pipeline.roles.timed import Timed
 from pipeline.settings import WriterSettings
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import Cycle
-from pipeline.stream.delivery import Delivery, Limits
+from pipeline.stream.delivery import Delivery
 from pipeline.stream.ledger import OutcomeLedger
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED
+from pipeline.stream.throttle import Limits
 from pipeline.stream.writer import WriterWork, join_values
 
 FETCH_MAX_RECORDS: Final = 500
@@ -80,7 +81,7 @@ class WriterRole:
             ledger=ledger,
             limiter=self._limiter,
             breaker=self._breaker,
-            limits=Limits(section.attempt_timeout_s, section.max_attempts, rate_per_s),
+            limits=Limits(section.attempt_timeout_s, section.max_attempts, rate_per_s, section.merge_hold_s),
             decode=self._decode,
             observer=self._reports,
             clock=now_ms,

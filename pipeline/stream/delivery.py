@@ -13,8 +13,8 @@ from typing import Final
 from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Breaker, Limiter
-from pipeline.domain.pending import Pending
-from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
+from pipeline.domain.pending import Pending, held_for
+from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry, LaneScheduler
 from pipeline.domain.turns import STEP_MS, AnyOrder, Order, Turn
 from pipeline.stream.attempt import Attempt, Verdict
@@ -23,7 +23,7 @@ from pipeline.stream.freezing import Freezing
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 from pipeline.stream.ports import Ledger, Observer, Pendings
 from pipeline.stream.shadows import Rollout, Shadows, Unrestricted
-from pipeline.stream.throttle import Admits, Throttle
+from pipeline.stream.throttle import Admits, Limits, Throttle
 from pipeline.stream.trouble import STUCK_LISTED, Trouble
 
 STUCK_AGAIN_S: Final = 5.0
@@ -49,15 +49,6 @@ class Change:
     key: bytes
     pending: Pending | None
     outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one destination's delivery."""
-
-    attempt_timeout_s: float
-    max_attempts: int
-    rate_per_s: float
 
 
 class Delivery:
@@ -260,13 +251,13 @@ class Delivery:
                 self.freezing.discard(key)
                 self._give_back(key, probe)
                 return
-            turn = self._order.turn(key, job.accepted, self._clock())
+            turn, behind = self._turn(job, entry.lane)
             # Else what is urgent would wait behind what is not, or is frozen.
             self.scheduler.promote(self._order.ahead(key), entry.lane)
             if turn is Turn.LATER:
                 self._put_off(key, STEP_MS, probe)
                 return
-            verdict = await self._attempted(job, turn) if self._is_ours(job) else None
+            verdict = await self._attempted(job, turn, behind) if self._is_ours(job) else None
             if verdict is None:
                 self._put_off(key, round(self.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
                 return
@@ -288,9 +279,19 @@ class Delivery:
             return None
         return Job(key, partition, self._tenures.get(partition, 0), pending, self._decode(pending.newest))
 
-    async def _attempted(self, job: Job, turn: Turn) -> Verdict | None:
+    def _turn(self, job: Job, lane: Lane) -> tuple[Turn, Reason]:
+        """Whether it may go, and what it waits for if not. A survivor goes after what was merged into it, wherever that is."""
+        held = held_for(job.pending, job.accepted)
+        if not held:
+            return self._order.turn(job.key, job.accepted, self._clock()), Reason.PREREQUISITE
+        self.scheduler.promote((key for key, _ in held), lane)
+        since = min(each.since for _, each in held)
+        overdue = self._clock() - since >= self._limits.merge_hold_s * 1000
+        return Turn.STUCK if overdue else Turn.LATER, Reason.MERGE_OPEN
+
+    async def _attempted(self, job: Job, turn: Turn, behind: Reason) -> Verdict | None:
         if turn is Turn.STUCK:
-            return Verdict(OutcomeKind.FAILED, Reason.PREREQUISITE, STUCK_AGAIN_S)
+            return Verdict(OutcomeKind.FAILED, behind, STUCK_AGAIN_S)
         try:
             return await Attempt(self, job.key, lambda: self._is_ours(job), job.pending, job.accepted).run()
         except asyncio.CancelledError:

@@ -6,6 +6,7 @@ import msgspec
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
+from pipeline.domain.merges import target_of
 from pipeline.domain.pending import Pending
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.domain.scheduler import Entry
@@ -78,6 +79,7 @@ def outcome_of(job: Job, judged: Judged, verdict: Verdict, scribe: Scribe, after
         recorded_at=accepted.recorded_at,
         at=now,
         writer=scribe.writer,
+        survivor=target_of(accepted.state),
     )
 
 
@@ -94,6 +96,7 @@ def earlier_outcome(job: Job, verdict: Verdict, scribe: Scribe, now: Millis) -> 
         state_hash=verdict.shown_hash or "",
         event_id=EventId(""),
         content_hash="",
+        survivor=None,
         remote_id=None,
         etag=None,
         would=None,

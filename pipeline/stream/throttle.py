@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from pipeline.domain.identifiers import Millis
@@ -21,10 +22,10 @@ _ABSENCE: Final = frozenset(
 )
 """The destination is away, for us at least: an expired credential must hold everything back, not park it one by one."""
 
-_SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.PREREQUISITE})
+_SAYS_NOTHING: Final = frozenset({Reason.RATE_LIMITED, Reason.NO_TOKEN, Reason.PREREQUISITE, Reason.MERGE_OPEN})
 """About the entity; such an attempt doesn't count."""
 
-_OURS: Final = frozenset({Reason.INTERNAL, Reason.PREREQUISITE})
+_OURS: Final = frozenset({Reason.INTERNAL, Reason.PREREQUISITE, Reason.MERGE_OPEN})
 """The destination was not asked; nor was it where what we know of it already said enough."""
 
 _PAUSES: Final = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.AMBIGUOUS})
@@ -37,6 +38,17 @@ class Admits(enum.Enum):
     NOTHING = enum.auto()
     CRITICAL = enum.auto()
     ANY = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one destination's delivery."""
+
+    attempt_timeout_s: float
+    max_attempts: int
+    rate_per_s: float
+    merge_hold_s: float = 60.0
+    """A survivor that has waited this long for what was merged into it shows as stuck, and goes on waiting."""
 
 
 class Throttle:

@@ -10,6 +10,8 @@ from pipeline.stream.outcomes import stuck_of
 
 STUCK_AFTER_ATTEMPTS: Final = 3
 STUCK_LISTED: Final = 50
+BEHIND_ANOTHER: Final = frozenset({Reason.PREREQUISITE, Reason.MERGE_OPEN})
+"""What waits for the write of another entity, for too long."""
 
 
 class Trouble:
@@ -21,7 +23,7 @@ class Trouble:
 
     def know(self, key: bytes, pending: Pending, entry: Entry | None) -> None:
         """What is pending of an entity, and its place in the queue; None where it does not wait."""
-        hindered = pending.attempts >= STUCK_AFTER_ATTEMPTS or pending.last_reason is Reason.PREREQUISITE
+        hindered = pending.attempts >= STUCK_AFTER_ATTEMPTS or pending.last_reason in BEHIND_ANOTHER
         (self._parked.add if pending.is_parked else self._parked.discard)(key)
         if pending.is_parked or (entry is not None and hindered):
             self._troubled[key] = stuck_of(key, pending, entry)

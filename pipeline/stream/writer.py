@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.destinations.protocol import Destination
-from pipeline.domain.identifiers import EntityKey
-from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_outcome
-from pipeline.domain.records import Accepted, Lane, Outcome, Quarantined, Reason
+from pipeline.domain.event import Reference
+from pipeline.domain.identifiers import EntityKey, partition_of
+from pipeline.domain.merges import key_of
+from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_loser, on_outcome
+from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Quarantined, Reason
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.logs import emit
@@ -15,7 +17,7 @@ from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.delivery import Change, Delivery
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED, join_positions
-from pipeline.topology import without_prefix
+from pipeline.topology import ENTITY_PARTITIONS, without_prefix
 
 PENDING_MARK: Final = 1
 
@@ -81,6 +83,10 @@ class WriterWork:
         except Undecodable as error:
             self._park(record, error.reason, outputs)
             return None
+        if isinstance(content, Outcome) and record.topic == self._outcomes and _is_told_to_survivor(record, content):
+            if content.destination != self._destination.name:
+                return None
+            return on_loser(known, record.partition, _key_of(content), content.revision)
         if isinstance(content, (Accepted, Outcome)) and not _is_in_its_place(record, content):
             # Its outcome would go to another partition, so that the entity waited for ever; or nobody could name it.
             self._park(record, Reason.KEY_MISMATCH, outputs)
@@ -90,6 +96,7 @@ class WriterWork:
                 if content.destination != self._destination.name:
                     return None
                 closed.setdefault(record.key, []).append(content)
+                self._tell_survivor(record, content, outputs)
                 return on_outcome(known, content)
             case Accepted() if record.topic != self._outcomes:
                 if not self._destination.expects(content):
@@ -103,6 +110,13 @@ class WriterWork:
             case _:
                 self._park(record, Reason.WRONG_TOPIC, outputs)
                 return None
+
+    def _tell_survivor(self, record: Any, outcome: Outcome, outputs: Outputs) -> None:
+        """The survivor lies in another partition, perhaps at another worker, which waits for the end of what is merged."""
+        if outcome.survivor is None or outcome.kind is OutcomeKind.FAILED:
+            return
+        key = key_of(outcome.tenant, outcome.entity_type, outcome.survivor)
+        outputs.send(self._outcomes, partition_of(key, ENTITY_PARTITIONS), key, record.value)
 
     def _park(self, record: Any, reason: Reason, outputs: Outputs) -> None:
         """A record that no stage of ours wrote here, or a fork: kept, with its place."""
@@ -143,6 +157,17 @@ class WriterWork:
         )
 
 
+def _key_of(content: Accepted | Outcome) -> bytes:
+    return EntityKey(content.tenant, content.entity_type.value, content.namespace, content.entity_id).encode()
+
+
 def _is_in_its_place(record: Any, content: Accepted | Outcome) -> bool:
-    key = EntityKey(content.tenant, content.entity_type.value, content.namespace, content.entity_id)
-    return bool(record.key == key.encode() and record.partition == content.partition)
+    return bool(record.key == _key_of(content) and record.partition == content.partition)
+
+
+def _is_told_to_survivor(record: Any, outcome: Outcome) -> bool:
+    """Whether it is the copy of a loser's outcome."""
+    if outcome.survivor is None or outcome.survivor == Reference(outcome.namespace, outcome.entity_id):
+        return False
+    key = key_of(outcome.tenant, outcome.entity_type, outcome.survivor)
+    return bool(record.key == key and record.partition == partition_of(key, ENTITY_PARTITIONS))

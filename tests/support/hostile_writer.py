@@ -25,7 +25,8 @@ from pipeline.domain.pending import Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
 from pipeline.domain.turns import AnyOrder, Order, VacateFirst
 from pipeline.formats.fhir.profile import Profile
-from pipeline.stream.delivery import Change, Delivery, Limits
+from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.throttle import Limits
 from tests.support.changes import decoded, encoded
 from tests.support.fhir_lab import DIGEST_KEY, accepted
 

@@ -28,8 +28,9 @@ from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
 from pipeline.domain.turns import STEP_MS, Freed, Order, Turn
-from pipeline.stream.delivery import FAULT_WAIT_MS, Change, Delivery, Limits
+from pipeline.stream.delivery import FAULT_WAIT_MS, Change, Delivery
 from pipeline.stream.shadows import Rollout
+from pipeline.stream.throttle import Limits
 from tests.support import changes
 from tests.support.changes import WRITER, change, key_of
 
