@@ -6,7 +6,7 @@ the control id: a repeat is the same message byte for byte, and a receiver that 
 
 import ssl
 from collections.abc import Callable
-from typing import Final, Literal, assert_never
+from typing import Literal, assert_never
 
 from pipeline.destinations.mllp_client import Acknowledged, Address, Bounds, MllpClient, NotSent, Observe, Unanswered, unheard
 from pipeline.destinations.protocol import Ambiguous, Confirmed, Refused, Retry, always
@@ -14,16 +14,9 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import NO_REVISION
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.hl7v2.ack import Code
-from pipeline.formats.hl7v2.out_messages import Letter, letter_of, name_of
+from pipeline.formats.hl7v2.out_messages import REFUSALS, Letter, letter_of, name_of
 from pipeline.formats.hl7v2.out_profile import OutProfile, Role
 from pipeline.formats.hl7v2.out_values import Held
-
-REFUSALS: Final = {
-    **dict.fromkeys(("100", "101", "102", "103", "104", "200", "201", "202", "203"), Reason.REFUSED_INVALID),
-    "204": Reason.REFUSED_MISSING,
-}
-"""What an ERR-3 (table 0357) of an AR or CR amounts to; any other is REFUSED_OTHER."""
-
 
 class Hl7v2Destination:
     """One receiver."""

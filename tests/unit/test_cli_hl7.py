@@ -3,24 +3,24 @@
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from pipeline.cli import app
 from pipeline.formats.hl7v2.framing import frame
 from pipeline.local.ports import HOST, free_port
 from tests.support.certificates import Authority, server_context
 from tests.support.mllp_receiver import Receiver, Say, ack, always, listening, scripted
 
 pytestmark = pytest.mark.timeout(120)
-PROGRAM: Final = str(Path(sys.executable).with_name("surgeline"))
 CANARY: Final = "Zzyzxqv"
 BOUND_S: Final = 60.0
 
@@ -49,8 +49,8 @@ def receiver(say: Say | None = None, tls: object = None) -> Iterator[Receiver]:
         thread.join(BOUND_S)
 
 
-def surgeline(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run([PROGRAM, "hl7", *arguments], input=stdin, capture_output=True, timeout=BOUND_S, check=False)
+def surgeline(*arguments: str, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app, ["hl7", *arguments], input=stdin)
 
 
 def write(folder: Path, name: str, data: bytes) -> str:
@@ -65,15 +65,15 @@ def test_send_shows_each_answer_by_control_id_and_code_and_ends_with_1_where_one
         file = write(tmp_path, "some.hl7", message("C1") + message("C2") + frame(message("C3")))
         ended = surgeline("send", file, "--to", f"{HOST}:{at.port}")
         clean = surgeline("send", write(tmp_path, "one.hl7", message("C1")), "--to", f"{HOST}:{at.port}")
-    rows = ended.stdout.decode().splitlines()
-    assert ended.returncode == 1
+    rows = ended.stdout.splitlines()
+    assert ended.exit_code == 1
     assert [("AA" in rows[0], "C1" in rows[0]), ("AE" in rows[1], "C2" in rows[1]), ("AR" in rows[2], "C3" in rows[2])] == [
         (True, True)
     ] * 3
     assert "103 Table value not found" in rows[2]
     assert rows[3] == "3 messages: 1 AA, 1 AE, 1 AR"
-    assert clean.returncode == 0
-    assert CANARY not in (ended.stdout + ended.stderr).decode()
+    assert clean.exit_code == 0
+    assert CANARY not in ended.stdout + ended.stderr
     assert [seen.data for seen in at.seen[:3]] == [message("C1"), message("C2"), message("C3")]
 
 
@@ -91,29 +91,29 @@ def test_send_reads_batches_folders_and_standard_input_and_refuses_a_batch_with_
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [(row["control_id"], row["code"], row["taken"]) for row in told] == [(f"C{n}", "AA", True) for n in (1, 2, 3)]
     assert [seen.control_id for seen in at.seen] == ["C1", "C2", "C3"]
-    assert refused.returncode == 2
-    assert b"BTS-1" in refused.stderr
+    assert refused.exit_code == 2
+    assert "BTS-1" in refused.stderr
 
 
 def test_send_tries_again_as_told_and_keeps_the_control_id(tmp_path: Path) -> None:
     with receiver(scripted(["AE", "AE"])) as at:
         ended = surgeline("send", write(tmp_path, "one.hl7", message("C1")), "--to", f"{HOST}:{at.port}", "--retries", "3")
-    assert ended.returncode == 0
-    assert b"tries 3" in ended.stdout
+    assert ended.exit_code == 0
+    assert "tries 3" in ended.stdout
     assert [seen.control_id for seen in at.seen] == ["C1"] * 3
 
 
 def test_send_says_when_nobody_listens_or_a_message_can_not_be_answered(tmp_path: Path) -> None:
     file = write(tmp_path, "six.hl7", b"".join(message(f"C{n}") for n in range(6)))
     nobody = surgeline("send", file, "--to", f"{HOST}:{free_port()}")
-    assert nobody.returncode == 1
-    assert b"6 messages: 6 not sent" in nobody.stdout
+    assert nobody.exit_code == 1
+    assert "6 messages: 6 not sent" in nobody.stdout
     with receiver() as at:
         nameless = surgeline("send", write(tmp_path, "n.hl7", message("")), "--to", f"{HOST}:{at.port}")
-    assert nameless.returncode == 1
-    assert b"no MSH-10" in nameless.stdout
+    assert nameless.exit_code == 1
+    assert "no MSH-10" in nameless.stdout
     assert at.seen == []
-    assert surgeline("send", file, "--to", "nowhere").returncode == 2
+    assert surgeline("send", file, "--to", "nowhere").exit_code == 2
 
 
 def test_send_uses_its_window_and_its_rate(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_send_uses_its_window_and_its_rate(tmp_path: Path) -> None:
     with receiver(say) as at:
         began = time.monotonic()
         ended = surgeline("send", file, "--to", f"{HOST}:{at.port}", "--window", "4", "--rate", "20")
-    assert ended.returncode == 0, ended.stdout
+    assert ended.exit_code == 0, ended.stdout
     assert time.monotonic() - began >= 0.5
     assert [seen.control_id for seen in at.seen] == [f"C{n}" for n in range(12)]
 
@@ -139,8 +139,8 @@ def test_send_proves_who_it_is(tmp_path: Path) -> None:
     file = write(tmp_path, "one.hl7", message("C1"))
     with receiver(tls=server_context(*there, clients=authority.certificate)) as at:
         to = ("--to", f"{HOST}:{at.port}", "--ca-file", ca)
-        assert surgeline("send", file, *to, "--cert-file", str(here[0]), "--key-file", str(here[1])).returncode == 0
-        assert surgeline("send", file, *to).returncode == 1
+        assert surgeline("send", file, *to, "--cert-file", str(here[0]), "--key-file", str(here[1])).exit_code == 0
+        assert surgeline("send", file, *to).exit_code == 1
     assert len(at.seen) == 1
 
 
@@ -167,25 +167,25 @@ def say_to(port: int, *messages: bytes) -> list[bytes]:
 def test_listen_answers_as_told_shows_what_came_and_keeps_nothing_unless_asked_to(tmp_path: Path) -> None:
     port, folder = free_port(), tmp_path / "kept"
     options = ("--port", str(port), "--answer", "AE", "--count", "3", "--for", str(BOUND_S), "--save", str(folder))
-    with subprocess.Popen(
-        [PROGRAM, "hl7", "listen", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
-    ) as ear:
-        answers = say_to(port, message("C1"), b"no message", message("C3", "|||AL|NE"))
-        out, err = ear.communicate(timeout=BOUND_S)
-    assert ear.returncode == 0
+    with ThreadPoolExecutor(1) as pool:
+        saying = pool.submit(say_to, port, message("C1"), b"no message", message("C3", "|||AL|NE"))
+        ear = surgeline("listen", *options)
+        answers = saying.result(BOUND_S)
+    out, err = ear.stdout, ear.stderr
+    assert ear.exit_code == 0
     assert [b"MSA|AE|C1" in answers[0], b"MSA|AR" in answers[1], b"MSA|CE|C3" in answers[2]] == [True] * 3
-    rows = out.decode().splitlines()
+    rows = out.splitlines()
     assert len(rows) == 3
     assert all(part in rows[0] for part in ("AE", "C1", "ADT^A08", "MSH PID"))
-    assert b"3 messages" in err
+    assert "3 messages" in err
     kept = sorted(folder.iterdir())
     assert len(kept) == 3
     assert kept[0].read_bytes() == message("C1")
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
-    assert CANARY not in out.decode() + err.decode() + "".join(path.name for path in kept)
+    assert CANARY not in out + err + "".join(path.name for path in kept)
 
 
 def test_listen_ends_by_its_time_and_listens_beyond_this_machine_only_with_tls() -> None:
-    assert surgeline("listen", "--port", "0", "--for", "0.2").returncode == 0
-    assert surgeline("listen", "--port", "0", "--host", "0.0.0.0", "--for", "0.2").returncode == 2
-    assert surgeline("listen", "--port", "0", "--answer", "XX").returncode == 2
+    assert surgeline("listen", "--port", "0", "--for", "0.2").exit_code == 0
+    assert surgeline("listen", "--port", "0", "--host", "0.0.0.0", "--for", "0.2").exit_code == 2
+    assert surgeline("listen", "--port", "0", "--answer", "XX").exit_code == 2

@@ -40,6 +40,12 @@ STRUCTURES: Final[dict[str, str]] = {
 }
 """MSH-9.3 of each ADT (chapter 3); every SIU has that of S12."""
 
+REFUSALS: Final = {
+    **dict.fromkeys(("100", "101", "102", "103", "104", "200", "201", "202", "203"), Reason.REFUSED_INVALID),
+    "204": Reason.REFUSED_MISSING,
+}
+"""What an ERR-3 (table 0357) of an AR or CR amounts to; any other is REFUSED_OTHER."""
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:
