@@ -23,6 +23,8 @@ MAX_EPOCH: Final = 511
 """Keeps a revision below 2**53, so that a JSON reader in any language holds it exactly."""
 
 SEPARATOR: Final = "|"
+PARTS: Final = 4
+"""Of an encoded entity key."""
 
 
 def revision_of(epoch: int, offset: int) -> Revision:
@@ -56,13 +58,16 @@ class EntityKey(msgspec.Struct, frozen=True, order=True):
 
     def encode(self) -> bytes:
         """Kafka key."""
+        plain = f"{self.tenant}|{self.entity_type}|{self.namespace}|{self.id}"
+        if plain.count(SEPARATOR) == PARTS - 1 and "\\" not in plain:  # nothing to escape
+            return plain.encode()
         return SEPARATOR.join(_escape(part) for part in (self.tenant, self.entity_type, self.namespace, self.id)).encode()
 
     @staticmethod
     def decode(key: bytes) -> "EntityKey":
         """Inverse of `encode`; ValueError where the key isn't one of ours."""
         parts = _split(key.decode("utf-8"))
-        if len(parts) != 4 or not all(parts):
+        if len(parts) != PARTS or not all(parts):
             raise ValueError("an entity key has four parts, none of them empty: tenant|type|namespace|id")
         return EntityKey(*parts)
 

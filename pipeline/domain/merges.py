@@ -68,8 +68,10 @@ def may_merge(event: Event, policy: Policy) -> bool:
 
 def closes_a_circle(head: Head | None, event: Event) -> bool:
     """Whether the merge contradicts one that is known here already."""
-    own, target = identity_of(event), target_of(event.payload)
-    if own in (target, event.replaces):
+    target = target_of(event.payload)
+    if target is None and event.replaces is None:
+        return False
+    if identity_of(event) in (target, event.replaces):
         return True
     return target is not None and head is not None and any(each.loser == target and not each.refused for each in head.absorbed)
 
@@ -185,8 +187,10 @@ def closed(before: Head | None, at: Position, event: Event, accept: Accept) -> A
 
 def answered(head: Head | None, at: Position, event: Event, verdict: Verdict) -> Verdict:
     """A merge that was not accepted here is no reason to hold the survivor: its log is told, whatever the reason was."""
+    if event.event_type not in MERGES or not isinstance(verdict, Suppress):
+        return verdict
     own, target = identity_of(event), target_of(event.payload)
-    if event.event_type not in MERGES or target is None or target == own or not isinstance(verdict, Suppress):
+    if target is None or target == own:
         return verdict
     if verdict.decision.kind is DecisionKind.DUPLICATE:
         return verdict

@@ -38,6 +38,8 @@ def references_of(payload: Payload, entity_type: EntityType) -> dict[str, tuple[
 
 def resolved(payload: Payload, entity_type: EntityType, resolve: Resolve) -> Payload:
     """The payload with each reference to a retired identity replaced; the same object where there is none."""
+    if resolve is as_it_stands:
+        return payload
     changes: dict[str, object] = {}
     for field, (named, reference) in references_of(payload, entity_type).items():
         meant = resolve(named, reference)
