@@ -63,6 +63,8 @@ IHE PAM sends with each movement of a patient what it is about. Where the profil
 - **UPDATE** is what the first trigger of the movement says: Z99 names it in ZBE-6, any other trigger is its own. **CANCEL** goes
   with the triggers that cancel and with no other. Both need the movement's id (ZBE-1) and the flag (ZBE-5): without them it can't
   be told whether the patient is there now.
+- Z99 of a trigger that the profile ignores is ignored. An update that corrects a bed has to name the wrong one in PV1-6: nobody
+  else can say that it is free.
 - ZBE-2 says when it happened, where EVN-6 does not; of a movement to come, when it is planned (an A16's discharge, after PV2-9
   and EVN-3). It never orders.
 - ZBE-1 goes along as `audit_context`. It orders inserts where the profile says `sequence: ZBE-1`.

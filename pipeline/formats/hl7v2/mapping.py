@@ -123,6 +123,8 @@ def _drafts(reading: Reading, header: Header, kind: str, trigger: str) -> tuple[
             return _bed_drafts(reading)
         case _, _ if trigger in merge.MERGES:
             return merge.drafts(reading, header, trigger)
+    if trigger == movement.UPDATE_TRIGGER and (ignored := movement.ignored_of(reading)):
+        return ignored
     rule = triggers.rule_of(trigger, reading.profile.a08_moves)
     return swap.drafts(reading, header, rule) if trigger == "A17" else adt.drafts(reading, header, rule)
 

@@ -17,7 +17,7 @@ from pipeline.formats.hl7v2.datatypes import text_of
 from pipeline.formats.hl7v2.er7 import Message, Segment
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.triggers import BY_TRIGGER, Places, Rule, Says, Visit
-from pipeline.formats.hl7v2.verdict import Reason, Rejected
+from pipeline.formats.hl7v2.verdict import Ignored, Reason, Rejected
 
 UPDATE_TRIGGER: Final = "Z99"
 
@@ -95,6 +95,14 @@ def planned_at(reading: Reading) -> Millis | UnsetType:
     """ZBE-2 of a movement that is to come."""
     moment = reading.time(segment_of(reading.message, is_read(reading)), 2)
     return moment if isinstance(moment, int) else UNSET
+
+
+def ignored_of(reading: Reading) -> Ignored | None:
+    """Verdict on the update of a movement whose first trigger the profile ignores: of a doctor, or of a ward in charge."""
+    segment = reading.message.segment("ZBE")
+    original = text_of(segment.value(6)) if segment is not None else None
+    name = f"ADT^{(original or '').upper()}"
+    return Ignored(f"{name} moves no capacity: named by the profile") if name in reading.profile.ignored else None
 
 
 def ruled(reading: Reading, rule: Rule | None) -> Rule | Rejected:

@@ -7,8 +7,8 @@ from pipeline.domain.event import BedOccupancy, EncounterStatus, EventType, Occu
 from pipeline.formats.hl7v2.movement import CANCELS
 from pipeline.formats.hl7v2.origins import explain
 from pipeline.formats.hl7v2.triggers import RULES, Visit
-from pipeline.formats.hl7v2.verdict import Reason
-from tests.support.hl7_samples import DEFAULT, adt, beds, encounter, events_of, rejected, segment
+from pipeline.formats.hl7v2.verdict import Ignored, Reason
+from tests.support.hl7_samples import DEFAULT, adt, beds, encounter, events_of, rejected, segment, verdict_on
 
 VISIT = Reference("MAIN", "V1")
 TAKEN, LEFT = BedOccupancy(Occupancy.OCCUPIED, VISIT), BedOccupancy(Occupancy.VACANT, VISIT)
@@ -134,6 +134,12 @@ def test_a_sender_whose_zbe_is_something_else_is_taken_at_its_triggers() -> None
     assert beds(data, other) == beds(adt("A02"))
     assert events_of(data, other)[0].audit_context is None
     assert rejected(with_zbe("Z99", zbe("UPDATE", original="A02")), other).reason is Reason.UNSUPPORTED_EVENT
+
+
+def test_an_update_of_what_the_profile_ignores_is_ignored() -> None:
+    verdict = verdict_on(with_zbe("Z99", zbe("UPDATE", original="a54")))
+    assert isinstance(verdict, Ignored)
+    assert "ADT^A54" in verdict.detail
 
 
 def test_movement_numbers_order_inserts_only_where_the_profile_says_so() -> None:
