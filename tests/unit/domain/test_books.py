@@ -303,3 +303,30 @@ def test_books_can_be_closed_again_after_more_was_read() -> None:
     for end in ENDS:
         ledger.outcome(end)
     assert ledger.close() == books(*DAY, *ENDS)
+
+
+# -- destinations that are told of each change
+
+
+def of_each(rows: list[Accepted], ends: list[Outcome]) -> Books:
+    ledger = Ledger([CUT], {EHR: of_types([EntityType.BED])}, lambda key: "digest", told_of_each=[EHR])
+    for row in rows:
+        ledger.accepted(row)
+    for end in ends:
+        ledger.outcome(end)
+    return ledger.close()
+
+
+def test_a_destination_told_of_each_change_has_an_end_for_each_and_none_is_superseded() -> None:
+    rows = [accepted(0, None), accepted(1, 0), accepted(2, 1), accepted(3, 2)]
+    ends = [outcome(0, None), outcome(1, 0, OutcomeKind.PARKED), outcome(2, 1), outcome(2, 1)]
+    told = of_each(rows, ends).destinations[0]
+    assert (told.confirmed, told.parked, told.open, told.superseded, told.unaccounted) == (2, 1, 1, 0, 0)
+    assert told.repeats == 1
+    assert told.adds_up
+
+
+def test_a_change_that_was_passed_over_there_is_named_though_a_later_one_closes_its_range() -> None:
+    books = of_each([accepted(0, None), accepted(1, 0), accepted(2, 1)], [outcome(0, None), outcome(2, None)])
+    assert [(problem.trouble, problem.offset) for problem in books.problems if problem.destination] == [(Trouble.UNACCOUNTED, 1)]
+    assert not books.balanced
