@@ -24,6 +24,8 @@ from pipeline.local.jars import Jars, cache_folder, class_path, compiled, java
 PROGRAMS: Final = Path(__file__).with_name("programs")
 RUN_TIMEOUT_S: Final = 120
 INSTALL_TIMEOUT_S: Final = 180
+REQUIRED: Final = os.environ.get("SURGELINE_FOREIGN") == "required"
+NO_CLIENT: Final = "a foreign program is not to be had"
 PASSWORD: Final = "of-this-test-only"
 """Of the key stores; the Java programs know it."""
 
@@ -138,10 +140,14 @@ def camel() -> Client:
 def _java(name: str, jars: Jars, program: str, options: tuple[str, ...]) -> Client:
     libraries = class_path(jars, cache_folder())
     own = compiled(PROGRAMS / f"{program}.java", libraries, cache_folder())
+    return Client(name, java_command(libraries, own, program, options))
+
+
+def java_command(libraries: str, own: Path, program: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """How a program of ours is started, `own` being its jar."""
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=off"
-    return Client(
-        name, (java(), "-Xmx256m", "-XX:+UseSerialGC", quiet, *options, "-cp", f"{own}{os.pathsep}{libraries}", program)
-    )
+    classes = ("-cp", f"{own}{os.pathsep}{libraries}", program)
+    return (java(), "-Xmx256m", "-XX:+UseSerialGC", quiet, *options, *classes)
 
 
 def _stores_of(folder: Path) -> tuple[str, ...]:

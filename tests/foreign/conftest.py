@@ -4,7 +4,6 @@ What a client needs is fetched from the package registries on first use; a clien
 fails where SURGELINE_FOREIGN=required.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -17,12 +16,10 @@ from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.stack import Stack
 from tests.foreign import clients
-from tests.foreign.clients import PASSWORD, Client, Missing
+from tests.foreign.clients import NO_CLIENT, PASSWORD, REQUIRED, Client, Missing
 from tests.support.certificates import Authority
 from tests.support.stacks import stack_at, stopped_at_end
 
-REQUIRED: Final = os.environ.get("SURGELINE_FOREIGN") == "required"
-NO_CLIENT: Final = "a foreign client is not to be had"
 TIMEOUT_S: Final = 280
 """Of the test that first asks for a client: it is fetched within it."""
 NAMES: Final = ("python-hl7", "node-hl7-client", "hapi-hl7v2", "camel-mllp")
