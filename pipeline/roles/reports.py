@@ -110,7 +110,7 @@ class Reports:
         metrics.WRITER_IN_FLIGHT.of(self._destination).set(delivery.scheduler.in_flight)
         metrics.WRITER_CONCURRENCY.of(self._destination).set(delivery.limiter.allowed)
         metrics.WRITER_RATE.of(self._destination).set(delivery.throttle.per_s())
-        metrics.WRITER_PAUSE.of(self._destination).set(delivery.pause_s())
+        metrics.WRITER_PAUSE.of(self._destination).set(delivery.throttle.pause_s())
         report = LagReport(
             destination=self._destination,
             instance=self._instance,

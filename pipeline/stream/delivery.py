@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.destinations.protocol import Current, Destination
+from pipeline.destinations.protocol import Destination
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.limits import Breaker, Limiter
 from pipeline.domain.pending import Pending, held_for
@@ -22,6 +22,7 @@ from pipeline.stream.bodies import Bodies
 from pipeline.stream.freezing import Freezing
 from pipeline.stream.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 from pipeline.stream.ports import Ledger, Observer, Pendings
+from pipeline.stream.room import DeliveryRoom
 from pipeline.stream.shadows import Rollout, Shadows, Unrestricted
 from pipeline.stream.throttle import Admits, Limits, Throttle
 from pipeline.stream.trouble import STUCK_LISTED, Trouble
@@ -73,7 +74,6 @@ class Delivery:
     ) -> None:
         self.scheduler = LaneScheduler() if scheduler is None else scheduler
         self.throttle = Throttle(limiter, breaker, limits.rate_per_s, limits.max_attempts, clock)
-        self._destination = destination
         self._pendings = pendings
         self._ledger = ledger
         self._limits = limits
@@ -84,8 +84,10 @@ class Delivery:
         self._scribe = Scribe(destination.name, writer)
         self._order = order or AnyOrder()
         self._order.watch(self._freed)
-        self._rollout = rollout or Unrestricted()
-        self.shadows = Shadows(self._rollout, decode)
+        self._bodies = Bodies()
+        flags = rollout or Unrestricted()
+        self.room = DeliveryRoom(destination, self.throttle, flags, self._bodies, clock, limits.attempt_timeout_s)
+        self.shadows = Shadows(flags, decode)
         self.freezing = Freezing(self.scheduler, decode)
         self.arrived = 0
         """Entities with something new to write, counted once per change that the agent told."""
@@ -93,7 +95,6 @@ class Delivery:
         self._tenures: dict[int, int] = {}
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
         self._trouble = Trouble()
-        self._bodies = Bodies()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = self._stopped = False
@@ -259,7 +260,7 @@ class Delivery:
                 return
             verdict = await self._attempted(job, turn, behind) if self._is_ours(job) else None
             if verdict is None:
-                self._put_off(key, round(self.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
+                self._put_off(key, round(self.throttle.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
                 return
             self.throttle.learn(key, verdict, probe)
             judged = await self._conclude(job, verdict)
@@ -293,7 +294,7 @@ class Delivery:
         if turn is Turn.STUCK:
             return Verdict(OutcomeKind.FAILED, behind, STUCK_AGAIN_S)
         try:
-            return await Attempt(self, job.key, lambda: self._is_ours(job), job.pending, job.accepted).run()
+            return await Attempt(self.room, job.key, lambda: self._is_ours(job), job.pending, job.accepted).run()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a fault in one write must not stop the others: retried, parked, seen
@@ -311,7 +312,7 @@ class Delivery:
     async def _conclude(self, job: Job, verdict: Verdict) -> Judged:
         now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
         # What may not be written can't be given up: it is due anew when the flags let it be.
-        given_up = OutcomeKind.PARKED if self.may_write(accepted) else OutcomeKind.SHADOWED
+        given_up = OutcomeKind.PARKED if self.room.may_write(accepted) else OutcomeKind.SHADOWED
         judged = self.throttle.judge(key, pending, verdict, given_up, self._draw())
         if verdict.current is not None and self._is_same_tenure(job):
             self._bodies.keep(key, job.partition, verdict.current)
@@ -361,38 +362,3 @@ class Delivery:
 
     def _is_same_tenure(self, job: Job) -> bool:
         return self._tenures.get(job.partition, 0) == job.tenure
-
-    def cached(self, key: bytes) -> Current | None:
-        """Body of the last confirmed write, if it is still kept."""
-        return self._bodies.get(key)
-
-    def forget(self, key: bytes) -> None:
-        """The body kept is out of date."""
-        self._bodies.forget(key)
-
-    # -- what an attempt needs
-
-    @property
-    def destination(self) -> Destination:
-        """Where it goes."""
-        return self._destination
-
-    async def pace(self, critical: bool) -> None:
-        """Wait for the turn that the rate allows."""
-        await self.throttle.pace(critical)
-
-    def pause_s(self) -> float:
-        """What is left of a pause that the destination asked for."""
-        return self.throttle.pause_s()
-
-    def now(self) -> Millis:
-        """The clock."""
-        return self._clock()
-
-    def deadline(self) -> Millis:
-        """End of an attempt that begins now."""
-        return Millis(self._clock() + int(self._limits.attempt_timeout_s * 1000))
-
-    def may_write(self, accepted: Accepted) -> bool:
-        """Whether the flags let this state be written at this moment; asked again just before sending."""
-        return self._rollout.may_write(accepted)

@@ -70,7 +70,7 @@ async def test_a_write_that_waited_while_its_partition_went_and_came_back_is_rea
             await turn.wait()
 
     world.ehr.apply = unfenced  # type: ignore[method-assign]
-    world.delivery.pace = pace  # type: ignore[method-assign]
+    world.delivery.throttle.pace = pace  # type: ignore[method-assign]
     world.accept(change(5))
     running = asyncio.create_task(world.delivery.run())
     while world.ehr.read_count < 1:
@@ -94,7 +94,7 @@ async def test_after_the_stop_nothing_is_sent_by_what_still_waits() -> None:
             paced.set()
             await turn.wait()
 
-    world.delivery.pace = pace  # type: ignore[method-assign]
+    world.delivery.throttle.pace = pace  # type: ignore[method-assign]
     world.accept(change(5))
     running = asyncio.create_task(world.delivery.run())
     await asyncio.wait_for(paced.wait(), 10)

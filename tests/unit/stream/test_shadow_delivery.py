@@ -29,10 +29,7 @@ def shadowed_world(*beds: str) -> tuple[World, Flags]:
 
 def restart(world: World, flags: Flags) -> World:
     """kill -9, and another process with the same table, log and destination."""
-    other = World(rollout=flags)
-    other.ehr, other.table, other.ledger, other.clock = world.ehr, world.table, world.ledger, world.clock
-    other.delivery._destination, other.delivery._pendings = world.ehr, world.table  # type: ignore[assignment]
-    other.delivery._ledger, other.delivery._clock = world.ledger, world.clock
+    other = World(rollout=flags, before=world)
     other.read_outcomes()
     other.delivery.assigned(0, list(world.table.rows.items()))
     return other

@@ -52,7 +52,7 @@ async def test_writes_under_way_when_a_pause_begins_wait_for_its_end_without_a_r
             await held.wait()
             await asyncio.sleep(0.02)
 
-    world.delivery.pace = pace  # type: ignore[method-assign]
+    world.delivery.throttle.pace = pace  # type: ignore[method-assign]
     for number in range(3):
         world.accept(change(number, f"B{number}"))
     task = asyncio.create_task(world.delivery.run())
@@ -66,7 +66,7 @@ async def test_writes_under_way_when_a_pause_begins_wait_for_its_end_without_a_r
     assert world.ehr.sent_count == 1
     assert world.ledger.kinds() == [OutcomeKind.FAILED]
     world.delivery._stopping = world.delivery._stopped = False
-    del world.delivery.pace
+    del world.delivery.throttle.pace
     world.read_outcomes()
     world.clock.now += 70_000
     await world.live()
