@@ -5,6 +5,7 @@ It ends within `--minutes`, whatever happens: what was not sent by then is not, 
 
 import argparse
 import asyncio
+import logging
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.kafka.client import LOG
 from pipeline.local.errors import LocalPlatformError
 from tests.chaos.report import tell, write
 from tests.chaos.run import RATE_PER_S, Wanted, run
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs; it is kept anyway on failure")
     given = parser.parse_args()
+    LOG.setLevel(logging.CRITICAL)  # the client tells at length of a broker that is killed on purpose
     console = Console()
     wanted = Wanted(given.seed, given.kills, given.kills_per_role, given.broker_kills, given.events, given.minutes, given.rate)
     folder = Path(tempfile.mkdtemp(prefix="surgeline-chaos-"))

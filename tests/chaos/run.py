@@ -168,7 +168,7 @@ async def _chaos(scene: Scene, load: Load, plan: Plan, console: Console, seconds
         sending = asyncio.create_task(scene.sender.play(load))
         await asyncio.sleep(load.span_s * EDITS_UNTIL)
         quiet.set()
-        late = await _done_until({sending, killing, trouble, *editing}, until)
+        late = await done_until({sending, killing, trouble, *editing}, until)
         scene.killer.doings.problems += [f"{late} of its parts took longer than there was time for"] if late else []
         struck = Counter() if trouble.cancelled() else trouble.result()
         seconds["load"] = time.monotonic() - began
@@ -177,7 +177,7 @@ async def _chaos(scene: Scene, load: Load, plan: Plan, console: Console, seconds
     return struck
 
 
-async def _done_until(tasks: set[asyncio.Task[Any]], until: float) -> int:
+async def done_until(tasks: set[asyncio.Task[Any]], until: float) -> int:
     """Wait for all; how many had to be broken off. An error of one is an error here."""
     _, late = await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()), return_when=asyncio.FIRST_EXCEPTION)
     for task in late:

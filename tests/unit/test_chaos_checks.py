@@ -1,5 +1,7 @@
 """The chaos run's judges find what they are there to find."""
 
+import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -11,7 +13,7 @@ from pipeline.local.errors import LocalPlatformError
 from tests.chaos.checks import Body, Version, broken_chains, history_problems, lost, other_states, theirs, version_of
 from tests.chaos.load import BATCH_ITEMS, event_of, make_load
 from tests.chaos.plan import MOST_FREEZES, ROLES, STATEFUL, Deed, make_plan
-from tests.chaos.run import CLOSING_S, RATE_PER_S, SET_UP_S, Wanted
+from tests.chaos.run import CLOSING_S, RATE_PER_S, SET_UP_S, Wanted, done_until
 
 BASE = Millis(1_760_000_000_000)
 
@@ -141,3 +143,16 @@ def test_a_run_sends_as_fast_as_its_minutes_ask_and_no_slower_than_usual() -> No
     for events, minutes, rate_per_s in ((100, 5, None), (100_000, 45, 10.0)):
         with pytest.raises(LocalPlatformError, match="minutes"):
             wanted(events, minutes, rate_per_s).rate()
+
+
+async def test_what_is_not_done_in_its_time_is_broken_off_and_counted_and_a_fault_is_no_lateness() -> None:
+    async def fails() -> None:
+        raise RuntimeError("a fault of the run itself")
+
+    ended, hangs = asyncio.create_task(asyncio.sleep(0)), asyncio.create_task(asyncio.sleep(3_600))
+    assert await done_until({ended, hangs}, time.monotonic() + 0.05) == 1
+    assert hangs.cancelled()
+    hangs = asyncio.create_task(asyncio.sleep(3_600))
+    with pytest.raises(RuntimeError):
+        await done_until({asyncio.create_task(fails()), hangs}, time.monotonic() + 60)
+    assert hangs.cancelled()
