@@ -174,7 +174,7 @@ class MllpSettings(Section):
     ] = 16
     idle_timeout_s: Annotated[Seconds, Field(description="close a connection that is silent for so long")] = 3_600.0
     ack_timeout_s: Annotated[Seconds, Field(description="answer AE or CE when the broker hasn't taken a message by then")] = 10.0
-    profile: Annotated[str | None, Field(description="HL7 profile of the feed, a name under profiles/hl7")] = None
+    profile: Annotated[str | None, Field(description="HL7 profile of the feed: a name under profiles/hl7, or a file")] = None
     tenant: Annotated[Name | None, Field(description="organisation of the feed; tenant_default if left out")] = None
     facility: Annotated[str | None, Field(description="site of the feed, where a message doesn't say")] = None
 

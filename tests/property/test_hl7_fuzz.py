@@ -36,10 +36,10 @@ CODEC: Final = Codec.shipped()
 PROFILES: Final = (
     DEFAULT,
     CAPACITY,
-    structs.replace(DEFAULT, tolerates=frozenset(), a08_moves=True, sequence="MSH-13"),
+    structs.replace(DEFAULT, tolerates=(), a08_moves=True, sequence="MSH-13"),
     structs.replace(
         DEFAULT,
-        tolerates=frozenset(Leniency),
+        tolerates=tuple(Leniency),
         sequence="ZBE-1",
         z_fields={"service": "ZBE-7.1", "discharge_ordered_at": "ZPV-1", "pending_location": "ZPV-3"},
         authorities={"A": "MAIN"},

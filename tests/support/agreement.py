@@ -28,7 +28,7 @@ from tests.support.hl7_samples import DEFAULT, RECEIVED_AT
 PROFILE: Final = structs.replace(
     DEFAULT,
     patient_id_types=(*DEFAULT.patient_id_types, "GOOD HEALTH HOSPITAL"),
-    tolerates=DEFAULT.tolerates | {Leniency.TYPE_IN_AUTHORITY},
+    tolerates=(*DEFAULT.tolerates, Leniency.TYPE_IN_AUTHORITY),
 )
 """The default with the two lines that the identifiers of five of the messages need."""
 

@@ -1,6 +1,7 @@
 """What a profile tolerates of a sender, each by its name; what it does not name is refused. Pure."""
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 from pipeline.domain.event import Described
@@ -43,11 +44,11 @@ _TWICE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*MSH.\^~\\\\&")
 _LF_END: Final = re.compile(rb"\n(?=[A-Z][A-Z0-9]{2}[^A-Za-z0-9])|\n\s*\Z")
 
 
-def not_tolerated(message: Message, data: bytes | None, tolerated: frozenset[Leniency]) -> Rejected | None:
+def not_tolerated(message: Message, data: bytes | None, tolerated: Collection[Leniency]) -> Rejected | None:
     """The first departure in how the message is written that the profile does not name. `data` are its bytes, if known."""
-    if tolerated >= _ALL_HARMLESS:
+    strict = _ALL_HARMLESS.difference(tolerated)
+    if not strict:
         return None
-    strict = _ALL_HARMLESS - tolerated
     if Leniency.LF_ENDINGS in strict and data is not None and _LF_END.search(data):
         return refused(Leniency.LF_ENDINGS, "end of segment", Reason.SEGMENT_SEQUENCE)
     if Leniency.TWICE_ESCAPED in strict and data is not None and _TWICE.match(data):

@@ -111,9 +111,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     acknowledgement: Annotated[
         Acknowledgement, Meta(description="by_message: as MSH-15 and 16 ask; original: AA, AE or AR whatever they say")
     ] = "by_message"
-    tolerates: Annotated[frozenset[Leniency], Meta(description="departures from the standard that are let through")] = frozenset(
-        HARMLESS
-    )
+    tolerates: Annotated[tuple[Leniency, ...], Meta(description="departures from the standard that are let through")] = HARMLESS
     ignored: Annotated[tuple[str, ...], Meta(description="message types (ORU) or triggers (ADT^A60) that move no capacity")] = ()
 
     def __post_init__(self) -> None:

@@ -158,29 +158,31 @@ TOLERATED = {
 
 @pytest.mark.parametrize("leniency", list(Leniency))
 def test_each_departure_is_taken_only_where_the_profile_tolerates_it_by_name(leniency: Leniency) -> None:
-    everything = frozenset(Leniency)
+    everything = tuple(Leniency)
     verdict = map_bytes(TOLERATED[leniency], having(tolerates=everything), "t1", RECEIVED_AT)[1]
     assert isinstance(verdict, Mapped)
     assert {event.entity_id for event in verdict.events} == {"4711", "V1", "ICU/1/A"}
-    without = map_bytes(TOLERATED[leniency], having(tolerates=everything - {leniency}), "t1", RECEIVED_AT)[1]
+    without = map_bytes(
+        TOLERATED[leniency], having(tolerates=tuple(name for name in everything if name is not leniency)), "t1", RECEIVED_AT
+    )[1]
     assert isinstance(without, Rejected)
     assert leniency.value in without.remedy or leniency is Leniency.TYPE_IN_AUTHORITY
 
 
 def test_a_message_that_keeps_to_the_standard_needs_no_leniency() -> None:
-    strict = having(tolerates=frozenset())
+    strict = having(tolerates=())
     data = adt("A01", msh={18: "UNICODE UTF-8"}, pid={5: "M\u00dcLLER"}, more=("PD1|1", "ZPD|x", "NTE|1||a\\.br\\b"))
     assert events_of(data, strict) == events_of(data)
-    assert frozenset(HARMLESS) == DEFAULT.tolerates
+    assert set(HARMLESS) == set(DEFAULT.tolerates)
 
 
 def test_what_is_ignored_by_rule_is_ignored_however_it_is_written() -> None:
-    strict = having(tolerates=frozenset())
+    strict = having(tolerates=())
     verdict = map_bytes(adt("A01", msh={9: "ORU^R01"}).replace(b"\r", b"\n"), strict, "t1", RECEIVED_AT)[1]
     assert type(verdict).__name__ == "Ignored"
 
 
 def test_a_type_in_the_place_of_the_authority_still_names_one_patient_or_none() -> None:
-    lenient = having(tolerates=frozenset(Leniency))
+    lenient = having(tolerates=tuple(Leniency))
     assert encounter(adt("A01", pid={3: "4711^^^MR~99^^^EHRID"}), lenient).patient == Reference("MAIN", "4711")
     assert rejected(adt("A01", pid={3: "4711^^^MR~4712^^^MR"}), lenient).reason is Reason.AMBIGUOUS_IDENTITY

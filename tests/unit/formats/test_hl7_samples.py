@@ -112,7 +112,7 @@ def test_a_mapped_trigger_is_rejected_only_for_what_it_lacks(samples: list[Path]
 @pytest.mark.parametrize(
     ("setting", "value", "taken"),
     [
-        ("tolerates", DEFAULT.tolerates | {Leniency.TYPE_IN_AUTHORITY}, {"ADT_A04_007"}),
+        ("tolerates", (*DEFAULT.tolerates, Leniency.TYPE_IN_AUTHORITY), {"ADT_A04_007"}),
         (
             "patient_id_types",
             (*DEFAULT.patient_id_types, "GOOD HEALTH HOSPITAL"),
