@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.cli import bench, cluster, hl7, looking, modes, repairs, replay, roles, rules, trying
+from pipeline.cli import bench, cluster, files, hl7, looking, modes, repairs, replay, roles, rules, trying
 from pipeline.cli.base import app
 
 __all__ = ["app", "main", "repairs", "trying"]
@@ -20,6 +20,7 @@ for name, group in (
     ("schemas", cluster.schemas),
     ("config", cluster.config),
     ("replay", replay.replay),
+    ("files", files.files),
     ("mode", modes.mode),
     ("hl7", hl7.hl7),
     ("bench", bench.bench),
