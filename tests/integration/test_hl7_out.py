@@ -1,10 +1,7 @@
 """HL7 v2 out, on a real broker: from landing to a receiver that refuses, goes away and comes back, and to our own way in."""
 
-import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,61 +10,16 @@ import pytest
 from pipeline.domain.event import EntityType
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason
 from pipeline.local.broker import Broker
-from pipeline.local.ports import HOST, free_port
+from pipeline.local.ports import HOST
 from pipeline.local.stack import Stack, wait_for
 from pipeline.roles.accounts import close_books, current_status
-from tests.support.mllp_receiver import Receiver, Seen, ack, always, listening
+from tests.support.mllp_desk import desk
+from tests.support.mllp_receiver import Seen, ack, always
 from tests.support.stacks import ANSWER_S, post, records, stack_at, stopped_at_end
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 QUICK: Final = {"ack_timeout_s: 30": "ack_timeout_s: 5", "max_attempts: 20": "max_attempts: 3"}
-
-
-class Desk:
-    """A receiver on a loop of its own, at a port that stays the same while it goes away and comes back."""
-
-    def __init__(self) -> None:
-        self.receiver, self.port = Receiver(), free_port()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._closing: asyncio.Event | None = None
-        self._open: Any = None
-
-    def come(self) -> None:
-        """Listen."""
-        ready = threading.Event()
-        self._open = asyncio.run_coroutine_threadsafe(self._listen(ready), self._loop)
-        assert ready.wait(ANSWER_S)
-
-    async def _listen(self, ready: threading.Event) -> None:
-        self._closing = asyncio.Event()
-        async with listening(self.receiver, self.port):
-            ready.set()
-            await self._closing.wait()
-
-    def go(self) -> None:
-        """Listen no more, and end every connection."""
-        if self._closing is not None:
-            self._loop.call_soon_threadsafe(self._closing.set)
-            self._open.result(ANSWER_S)
-            self._closing = None
-
-    def end(self) -> None:
-        self.go()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(ANSWER_S)
-
-
-@contextmanager
-def desk() -> Iterator[Desk]:
-    made = Desk()
-    made.come()
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 def profile(folder: Path, **changes: str) -> str:
