@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 from msgspec import UNSET
 
-from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
+from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place, Reference
 from pipeline.formats.fhir import episode, terms
 from pipeline.formats.fhir.forms import SUBJECT_STATUS_PATH, Form
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, referenced
@@ -47,6 +48,9 @@ _DISPOSITION: Final[Path] = ("dischargeDisposition", "coding", Member((("system"
 
 def _desired(encounter: Encounter, ident: Ident, naming: Naming, current: Body) -> tuple[Owned, ...]:
     form = naming.profile.form
+    if isinstance(encounter.merged_into, Reference):
+        # No version of FHIR links a stay to the one that it was merged into. Its own status counts again without the merge.
+        encounter = msgspec.structs.replace(encounter, status=EncounterStatus.ENTERED_IN_ERROR)
     return (
         identifier_of("identifier", ident),
         *reference("patient", ("subject",), EntityType.PATIENT, encounter.patient, naming, current),
