@@ -257,7 +257,7 @@ class MllpClient:
         except TimeoutError:
             self._observe(News.NOT_CONNECTED)
             return NotSent(timed_out=True)
-        except (OSError, ssl.CertificateError):
+        except (OSError, ssl.CertificateError, UnicodeError):  # the last: a name that no host can have
             self._observe(News.NOT_CONNECTED)
             return NotSent()
         self._observe(News.CONNECTED)
