@@ -121,9 +121,9 @@ STAGES: Final[tuple[Stage, ...]] = (
     ),
     Stage(
         name="writer",
-        does="brings the newest state of each entity to one destination",
+        does="brings the newest state of each entity to one destination, or, by HL7 v2, each change in order",
         consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, GATE_CHANGELOG, EPOCHS),
-        produces=(OUTCOMES, AUDIT, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
+        produces=(OUTCOMES, AUDIT, QUARANTINE, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
         command="surgeline run writer DESTINATION",
     ),
     Stage(
