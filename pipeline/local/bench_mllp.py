@@ -114,18 +114,15 @@ def _run(engine: Engine, name: str, options: Options) -> Run:
 
 
 async def _loads(engine: Engine, name: str, options: Options) -> Run:
-    load = Load(engine.port, options.connections, _messages(f"{name}-n"))
+    load = Load(engine.port, options.connections, _messages(name))
     await load.connect()
     await load.as_fast_as_answered(WARM_UP_S)
     before = _cpu(engine)
     busy = await load.as_fast_as_answered(options.seconds)
     used = [after - each for after, each in zip(_cpu(engine), before, strict=True)]
     even = await load.at_rate(options.rate, options.seconds)
+    alone = await load.as_fast_as_answered(options.seconds / 2, connections=1)
     await load.close()
-    single = Load(engine.port, 1, _messages(f"{name}-1"))
-    await single.connect()
-    alone = await single.as_fast_as_answered(options.seconds / 2)
-    await single.close()
     span_s = busy.ended - busy.began
     everybody, engine_s, store_s, sender_s = used
     return Run(

@@ -153,11 +153,11 @@ class Load:
         self._lines.clear()
         self._idle.clear()
 
-    async def as_fast_as_answered(self, seconds: float) -> Log:
-        """The next message goes out when the one before is answered, on each connection."""
+    async def as_fast_as_answered(self, seconds: float, connections: int | None = None) -> Log:
+        """The next message goes out when the one before is answered, on each connection, or on so many of them."""
         self._log = Log(began=time.monotonic())
         self._until, self._is_closed_loop = self._log.began + seconds, True
-        for line in tuple(self._idle):
+        for line in tuple(self._idle)[:connections]:
             self._next(line)
         await asyncio.sleep(seconds)
         await self._drained()

@@ -73,7 +73,7 @@ def _hexadecimal(digits: str, codec: str) -> str | None:
 
 def escape(text: str, marks: Delimiters) -> str:
     """Text that `unescape` reads back: delimiters by letter, line ends and other controls in hexadecimal."""
-    if not _needed(marks).search(text):
+    if not text or not _needed(marks).search(text):
         return text
     return "".join(_escaped(character, marks) for character in text)
 
