@@ -211,7 +211,7 @@ def test_an_instance_is_the_pods_stable_name_and_its_table_lies_on_the_pods_own_
         if workload["kind"] != "StatefulSet":
             continue
         settings = Place(tmp_path, manifests, workload, monkeypatch).load(role_name(arguments))
-        sections = {"gate": settings.gate, "fhir": settings.fhir}
+        sections = {"gate": settings.gate, "fhir": settings.fhir, "files": settings.files}
         section: Any = settings.writers[arguments[2]] if arguments[1] == "writer" else sections[arguments[1]]
         assert section.instance == f"{workload['metadata']['name']}-0"
         (named,) = [each for each in container["env"] if each["name"].endswith("__INSTANCE")]
@@ -224,7 +224,7 @@ def test_an_instance_is_the_pods_stable_name_and_its_table_lies_on_the_pods_own_
 
 
 def test_every_role_and_every_destination_has_a_workload() -> None:
-    for overlay, missing in (("demo", {"fhir"}), ("production", set[str]())):
+    for overlay, missing in (("demo", {"fhir", "files"}), ("production", set[str]())):
         manifests = rendered(f"overlays/{overlay}")
         run = [arguments for _, _, arguments in roles(manifests)]
         assert {each[1] for each in run} == ROLES - missing
