@@ -13,6 +13,7 @@ from pipeline.domain.mode_policy import ModesFile
 from pipeline.domain.policy import LanesFile, OwnershipFile
 from pipeline.formats.fhir.profile import Profile as EhrProfile
 from pipeline.formats.files.profile import FileProfile
+from pipeline.formats.hl7v2.out_profile import OutProfile
 from pipeline.formats.hl7v2.profile import Profile as Hl7Profile
 
 FOLDER: Final = Path("docs/schemas")
@@ -23,6 +24,7 @@ SHAPES: Final[dict[str, tuple[str, Any]]] = {
     "lanes": ("policies/lanes.yaml", LanesFile),
     "modes": ("policies/modes.yaml", ModesFile),
     "hl7-profile": ("profiles/hl7/*.yaml", Hl7Profile),
+    "hl7-out-profile": ("profiles/hl7-out/*.yaml", OutProfile),
     "ehr-profile": ("profiles/ehr/*.yaml", EhrProfile),
     "file-profile": ("profiles/files/*.yaml", FileProfile),
 }

@@ -36,11 +36,13 @@ from pipeline.domain.event import (
 from pipeline.domain.identifiers import EventId, Millis, revision_of
 from pipeline.domain.records import Accepted, Lane, Reason
 from pipeline.formats.hl7v2.er7 import Message, parse
+from pipeline.formats.hl7v2.out_document import render
 from pipeline.formats.hl7v2.out_messages import Letter, letter_of, name_of
 from pipeline.formats.hl7v2.out_profile import OutProfile, out_profile_of
 from pipeline.formats.hl7v2.out_values import Held
 
-PROFILES: Final = Path("pipeline/profiles/hl7-out")
+REPOSITORY: Final = Path(__file__).resolve().parents[3]
+PROFILES: Final = REPOSITORY / "pipeline/profiles/hl7-out"
 REPLICA: Final = out_profile_of((PROFILES / "replica.yaml").read_bytes())
 OWNER: Final = out_profile_of((PROFILES / "owner.yaml").read_bytes())
 AT: Final = Millis(1_790_000_000_123)
@@ -353,7 +355,12 @@ def test_a_repeat_is_the_same_byte_for_byte_and_another_record_has_another_contr
     assert read(one).field("MSH", 10) == one.control_id
 
 
-# -- profiles
+# -- the page and the profiles
+
+
+def test_the_page_says_what_the_messages_are_built_by() -> None:
+    page = (REPOSITORY / "docs/mapping/hl7-out.md").read_text()
+    assert page == render(), "python -m pipeline.formats.hl7v2.out_document > docs/mapping/hl7-out.md"
 
 
 @pytest.mark.parametrize(
