@@ -18,10 +18,11 @@ from pipeline.domain.event import Event
 from pipeline.kafka.reader import end_offsets
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
-from pipeline.local.ports import HOST, free_port
+from pipeline.local.ports import HOST, free_port, free_ports
 from pipeline.local.stack import Stack, Target
 from pipeline.roles.process import SERVING, specs_of
 from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib, rude_connections
+from tests.support.slow_link import BrokerBehindLine, SlowLink
 from tests.support.stacks import ANSWER_S, TERM_S, health, records, stack_at, stopped_at_end, surgeline
 
 pytestmark = pytest.mark.timeout(280)
@@ -154,6 +155,61 @@ def ids_on_landing(stack: Stack) -> dict[str, set[str]]:
         topic: {part for each in records(stack, topic) if isinstance(each, Event) for part in each.entity_id.split("/")}
         for topic in ("landing.bed", "landing.patient")
     }
+
+
+# -- a broker that is slow
+
+LINE_BYTES_PER_S: Final = 120_000.0
+"""Seven messages a second of those that are sent here, some twenty records; more than a minute of them are on offer."""
+SLOW_FOR_S: Final = 36.0
+GOODPUT: Final = 0.25
+"""Of what the line carries meanwhile, how much must at least be of messages that were answered yes."""
+BODY_BYTES: Final = 16_000
+
+
+@pytest.fixture
+def slowed(tmp_path: Path) -> Iterator[tuple[Stack, SlowLink]]:
+    """The ways in before a broker of their own, behind a line that is not slow yet."""
+    line_port, slow_port = free_ports(2)
+    target = Target("ehr", "replica", "sekmet-replica", f"http://{HOST}:1/fhir")
+    made = overrides(tmp_path, f"http://{HOST}:1/fhir")
+    broker = BrokerBehindLine(tmp_path / "broker", line_port, slow_port)
+    with SlowLink(line_port, slow_port) as line, broker:
+        stack = stack_at(tmp_path, broker.behind_line, target, overrides=made)
+        with stopped_at_end(stack):
+            stack.wait_ready(*(stack.start(role) for role in ("http", "mllp", "fhir")))
+            yield stack, line
+
+
+async def test_a_broker_that_takes_twenty_records_a_second_is_used_and_the_rest_is_told_to_wait(
+    slowed: tuple[Stack, SlowLink],
+) -> None:
+    """What is taken in must be what can be kept: a queue in which everything grows old before its turn comes keeps nothing."""
+    stack, line = slowed
+    flood = HttpSender(stack, connections=60, padding=BODY_BYTES)
+    ward = HttpSender(stack, connections=2, token=OTHER_TOKEN)
+    engine = MllpSender(stack, connections=40, padding=BODY_BYTES)
+    notifier = FhirSender(stack, connections=30, padding=BODY_BYTES, token=SECRET)
+    senders = (flood, ward, engine, notifier)
+    async with sending(*senders):
+        await until_heard(*senders)
+        line.bytes_per_s = LINE_BYTES_PER_S
+        await asyncio.sleep(SLOW_FOR_S / 3)  # what was on its way when the line became slow
+        before, carried = sum(len(sender.yes) for sender in senders), line.carried
+        await asyncio.sleep(SLOW_FOR_S * 2 / 3)
+        taken, carried = sum(len(sender.yes) for sender in senders) - before, line.carried - carried
+        heard = {type(sender).__name__ + sender.token[:3]: len(sender.yes) for sender in senders}
+        line.bytes_per_s = None
+        await until_heard(*senders)
+    peak = {name: memory_mib(stack.roles[name].pid, "VmHWM") for name in MEMORY_MIB}
+    said = {type(sender).__name__ + sender.token[:3]: dict(sender.said) for sender in senders}
+    assert taken * BODY_BYTES >= GOODPUT * carried, (taken, carried, heard, said)
+    assert flood.said["429"] + flood.said["503"] > 0, "a flood is told to slow down"
+    assert all(peak[name] < most for name, most in MEMORY_MIB.items()), (peak, said)
+
+    landed = await asyncio.to_thread(ids_on_landing, stack)
+    assert flood.yes | ward.yes | engine.yes <= landed["landing.bed"]
+    assert notifier.yes <= landed["landing.patient"]
 
 
 # -- the end
