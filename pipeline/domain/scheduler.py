@@ -91,6 +91,11 @@ class LaneScheduler:
         """Writes under way."""
         return len(self._in_flight)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether so many critical writes went in a row that the next turn is another's, if one has a claim to it."""
+        return self._critical_in_a_row >= CRITICAL_SHARE
+
     def counts(self) -> dict[Lane, int]:
         """Entities that wait, by lane."""
         return {lane: self._counts[lane] for lane in LANES}
@@ -229,7 +234,7 @@ class LaneScheduler:
 
     def _next(self, now: Millis) -> Entry | None:
         """By the lanes in their order, but for the turns of what has aged, and of all others after many critical ones."""
-        is_spent = self._critical_in_a_row >= CRITICAL_SHARE
+        is_spent = self.is_spent
         entry = None if is_spent else self._next_critical()
         if entry is None and self._since_aged >= AGED_SHARE - 1:
             entry = self._next_aged(now)

@@ -186,15 +186,17 @@ class Delivery:
         """Start writes as they fall due, until `stop`."""
         while not self._stopping:
             now = self._clock()
-            admits = self.throttle.admits(now, len(self._tasks))
+            admits = self.throttle.admits(now, len(self._tasks), self.scheduler.is_spent)
             if admits is Admits.NOTHING or self.freezing.held:
                 await self._wait(self.throttle.wait_ms(now) or None)
                 continue
             entry = self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
             if entry is not None:
                 self._start(entry, self.breaker.started())
+                await asyncio.sleep(0)  # it takes its turn before the next one is chosen
             else:
-                await self._wait(self.scheduler.wait_ms(now))
+                waits = (self.scheduler.wait_ms(now), self.throttle.wait_ms(now) or None)
+                await self._wait(min((each for each in waits if each is not None), default=None))
 
     async def stop(self, within_s: float) -> None:
         """Start nothing more; let what is under way end. What hasn't been sent by then never is: the partitions go."""

@@ -1,6 +1,7 @@
 """How much a delivery may ask of its destination now, learnt from how its attempts end; and whether one is tried again."""
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -66,16 +67,22 @@ class Throttle:
         self._hold = Hold()
         self._refusals = Refusals()
 
-    def admits(self, now: Millis, under_way: int) -> Admits:
-        """What may start, with so many writes under way."""
+    def admits(self, now: Millis, under_way: int, spent: bool = False) -> Admits:
+        """What may start, with so many writes under way.
+
+        Chosen when the rate has a turn for it, and not before: who waits for a turn is neither the newest state by then, nor in
+        the highest lane. `spent`: so many critical ones went in a row that what is kept for them is another's for once.
+        """
         allowed = self.limiter.allowed
-        if under_way >= allowed or self._hold.wait_ms(now) or not self.breaker.allows(now):
+        if under_way >= allowed or self._hold.wait_ms(now) or not self.breaker.allows(now) or self._pace.wait_ms(now, True) > 0:
             return Admits.NOTHING
-        return Admits.ANY if under_way < allowed - allowed // SPARE_SHARE else Admits.CRITICAL
+        has_room = under_way < allowed - allowed // SPARE_SHARE
+        return Admits.ANY if has_room and self._pace.wait_ms(now, spent) <= 0 else Admits.CRITICAL
 
     def wait_ms(self, now: Millis) -> int:
         """Until something may start that may not now; 0 where that is not a matter of time."""
-        return max(self._hold.wait_ms(now), self.breaker.wait_ms(now))
+        held_ms = max(self._hold.wait_ms(now), self.breaker.wait_ms(now))
+        return held_ms or math.ceil(self._pace.wait_ms(now, True) or self._pace.wait_ms(now))
 
     def pause_s(self) -> float:
         """What is left of a pause that the destination asked for; 0.0 for none. Nothing is sent in it."""

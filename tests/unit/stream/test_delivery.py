@@ -204,6 +204,7 @@ class World:
         order: Order | None = None,
         rollout: Rollout | None = None,
         before: "World | None" = None,
+        rate_per_s: float = 1_000_000.0,
     ) -> None:
         """`before`: a process that ended, whose table, log and destination are the next one's."""
         self.clock = before.clock if before else Clock()
@@ -220,7 +221,7 @@ class World:
             self.ledger,
             self.limiter,
             self.breaker,
-            Limits(timeout_s, max_attempts, 1_000_000.0),
+            Limits(timeout_s, max_attempts, rate_per_s),
             lambda data: self.decode(data),
             self.observer,
             self.clock,

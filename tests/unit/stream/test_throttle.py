@@ -8,6 +8,7 @@ from pipeline.destinations.protocol import Outcome, Request, Retry
 from pipeline.domain.identifiers import revision_of
 from pipeline.domain.limits import MOST_REFUSALS_ALONE, AdaptiveLimiter, ConsecutiveBreaker
 from pipeline.domain.records import Lane, OutcomeKind, Reason
+from pipeline.domain.scheduler import CRITICAL_SHARE
 from pipeline.stream.attempt import Verdict
 from pipeline.stream.throttle import Throttle
 from tests.support.changes import change, key_of
@@ -133,6 +134,44 @@ async def test_a_critical_write_never_waits_for_a_slow_bulk_write_to_end() -> No
     held.set()
     await world.delivery.stop(1.0)
     await task
+
+
+async def test_who_goes_is_chosen_when_the_rate_has_a_turn_so_that_what_became_critical_meanwhile_goes_first() -> None:
+    world = World(rate_per_s=0.5)
+    for number in range(6):
+        world.ehr.resources[f"B{number}"] = (1, revision_of(1, 1), "")
+        world.accept(change(10 + number, f"B{number}", lane=Lane.BULK))
+    for _ in range(30):
+        await world.run()
+        world.read_outcomes()
+        if world.ehr.history:
+            break
+        world.clock.now += 1_000
+    assert world.delivery.scheduler.in_flight <= 1
+    world.accept(change(99, "B5", lane=Lane.CRITICAL))
+    for _ in range(30):
+        world.clock.now += 1_000
+        await world.run()
+        world.read_outcomes()
+        if len(world.ehr.history) > 1:
+            break
+    assert world.ehr.history == [("B0", revision_of(1, 10)), ("B5", revision_of(1, 99))]
+
+
+async def test_where_critical_changes_use_up_the_rate_one_turn_in_nine_is_still_anothers() -> None:
+    world = World(rate_per_s=20.0, concurrency=16)
+    for number in range(80):
+        world.ehr.resources[f"C{number}"] = (1, revision_of(1, 1), "")
+        world.accept(change(100 + number, f"C{number}", lane=Lane.CRITICAL))
+    world.ehr.resources["U"] = (1, revision_of(1, 1), "")
+    world.accept(change(50, "U", lane=Lane.URGENT))
+    for _ in range(400):
+        world.clock.now += 50
+        await world.run()
+        world.read_outcomes()
+        if ("U", revision_of(1, 50)) in world.ehr.history:
+            break
+    assert 1 <= len(world.ehr.history) - 1 <= 2 * CRITICAL_SHARE
 
 
 async def test_a_write_that_was_refused_by_rate_is_not_read_for_again() -> None:
