@@ -46,22 +46,28 @@ _NOT_DONE: Final = frozenset(
 """Of a stay that was given up for one of these, the destination has said that it did not take it. It was read before, so that
 what is older had not come there either."""
 
+_ABSENT: Final = frozenset({Reason.REFUSED_GONE, Reason.REFUSED_MISSING})
+"""Of these it has said besides that it has no such stay any more: then it shows nothing of what was confirmed before."""
+
 Bed = tuple[str, ...]
 """Tenant, facility, building, floor, point of care, room and bed."""
 
 
 class Told(NamedTuple):
-    """What a destination's writers know of a stay: the newest revision confirmed, only compared, and refused."""
+    """What a destination's writers know of a stay: the newest revision confirmed, only compared, refused, and refused because
+    the destination has no such stay."""
 
     confirmed: Revision
     shadowed: Revision
     refused: Revision
+    absent: Revision = NO_REVISION
 
 
 def told_of(pending: Pending) -> Told:
     """Of the writers' own record of an entity."""
     refused = pending.parked if pending.parked_reason in _NOT_DONE else NO_REVISION
-    return Told(pending.confirmed, pending.shadowed, refused)
+    absent = pending.parked if pending.parked_reason in _ABSENT else NO_REVISION
+    return Told(pending.confirmed, pending.shadowed, refused, absent)
 
 
 def bed_of(accepted: Accepted) -> Bed | None:
@@ -101,13 +107,14 @@ def _bed(tenant: str, facility: str, place: object) -> Bed | None:
 @dataclass(slots=True)
 class _Stay:
     """`beds` by revision, newest last; `confirmed` is the newest revision that the destination showed, `shadowed` the newest
-    that was only compared with it, `refused` the newest that it would not have; `facts` are the newest's. `before` is where it
-    may have been when `confirmed` was, if no record of that is left."""
+    that was only compared with it, `refused` the newest that it would not have, `absent` the newest at which it had no such stay;
+    `facts` are the newest's. `before` is where it may have been when `confirmed` was, if no record of that is left."""
 
     beds: dict[Revision, Bed | None] = field(default_factory=dict)
     confirmed: Revision = NO_REVISION
     shadowed: Revision = NO_REVISION
     refused: Revision = NO_REVISION
+    absent: Revision = NO_REVISION
     facts: Facts | None = None
     before: frozenset[Bed] = frozenset()
 
@@ -122,16 +129,20 @@ class _Stay:
         A write is done before its outcome is on the log, and one that was lost or whose process was killed has none.
         """
         unknown_since = max(self.confirmed, self.shadowed, self.refused)
-        return self.before.union(
-            bed
-            for revision, bed in self.beds.items()
-            if bed is not None and (revision == self.confirmed or revision > unknown_since)
-        )
+        unknown = frozenset(bed for revision, bed in self.beds.items() if bed is not None and revision > unknown_since)
+        return unknown | self._confirmed_in
+
+    @property
+    def _confirmed_in(self) -> frozenset[Bed]:
+        if self.absent > self.confirmed:
+            return frozenset()
+        bed = self.beds.get(self.confirmed)
+        return self.before if bed is None else self.before | {bed}
 
     @property
     def is_somewhere(self) -> bool:
         """Whether anything but a revision that perhaps was sent says so."""
-        return bool(self.before) or self.beds.get(self.confirmed) is not None or self.newest is not None
+        return bool(self._confirmed_in) or self.newest is not None
 
     def confirm(self, revision: Revision) -> None:
         """The destination shows this revision, unless it showed a later one."""
@@ -220,6 +231,8 @@ class Occupants:
                     stay.shadowed = max(stay.shadowed, outcome.revision)
                 case _:
                     stay.refused = max(stay.refused, outcome.revision)
+                    if outcome.reason in _ABSENT:
+                        stay.absent = max(stay.absent, outcome.revision)
         self.told(key)
 
     def on_head(self, key: bytes, head: Head, told: Told) -> None:
@@ -233,6 +246,7 @@ class Occupants:
             stay.confirm(told.confirmed)
             stay.shadowed = max(stay.shadowed, told.shadowed)
             stay.refused = max(stay.refused, told.refused)
+            stay.absent = max(stay.absent, told.absent)
             if not newest or newest < stay.confirmed:
                 return
             if NO_REVISION < stay.confirmed < newest and stay.confirmed not in stay.beds:

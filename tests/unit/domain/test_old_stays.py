@@ -13,8 +13,9 @@ from pipeline.domain.head import Head
 from pipeline.domain.identifiers import NO_REVISION, Revision
 from pipeline.domain.occupants import Told, bed_of, told_of
 from pipeline.domain.pending import EMPTY
-from pipeline.domain.records import Accepted, Reason
+from pipeline.domain.records import Accepted, OutcomeKind, Reason
 from pipeline.domain.turns import GRACE_MS, Turn
+from tests.support.changes import outcome
 from tests.unit.domain.test_occupants import NOW, Ward, key, stay
 
 NOTHING = Told(NO_REVISION, NO_REVISION, NO_REVISION)
@@ -137,10 +138,29 @@ def test_what_was_not_confirmed_is_waited_for_unless_it_did_not_come_there(what:
     assert ward.turn(ward.accept(stay(3, "B", "X"))) is turn
 
 
-@pytest.mark.parametrize(("reason", "refused"), [(Reason.REFUSED_INVALID, 7), (Reason.ATTEMPTS_EXHAUSTED, 0)])
-def test_only_what_the_destination_would_not_have_is_known_not_to_be_there(reason: Reason, refused: int) -> None:
+@pytest.mark.parametrize("reading", ["tables", "history"])
+def test_a_stay_that_was_taken_away_at_the_destination_holds_nobody_up(reading: str) -> None:
+    """Its departure is refused for good: whoever comes next would wait for ever for somebody who isn't shown there."""
+    ward, lies, leaving = Ward(), stay(1, "A", "X"), over(2, "A", "X")
+    gone = told(lies, refused=leaving.revision, absent=leaving.revision)
+    for each in (lies, leaving):
+        remember(ward, each, gone if reading == "tables" else told(lies))
+    if reading == "history":
+        ward.occupants.on_outcome(outcome(leaving, OutcomeKind.PARKED, reason=Reason.REFUSED_GONE))
+    coming = ward.accept(stay(3, "B", "X"))
+    assert ward.turn(coming) is Turn.NOW
+    back = ward.accept(stay(4, "A", "X"))
+    ward.confirm(back)
+    assert ward.turn(ward.accept(stay(5, "C", "X"))) is Turn.LATER
+
+
+@pytest.mark.parametrize(
+    ("reason", "refused", "absent"),
+    [(Reason.REFUSED_INVALID, 7, 0), (Reason.ATTEMPTS_EXHAUSTED, 0, 0), (Reason.REFUSED_GONE, 7, 7)],
+)
+def test_only_what_the_destination_would_not_have_is_known_not_to_be_there(reason: Reason, refused: int, absent: int) -> None:
     known = msgspec.structs.replace(EMPTY, confirmed=Revision(5), shadowed=Revision(6), parked=Revision(7), parked_reason=reason)
-    assert told_of(known) == (5, 6, refused)
+    assert told_of(known) == (5, 6, refused, absent)
 
 
 def test_an_entity_without_an_accepted_state_lies_nowhere() -> None:
