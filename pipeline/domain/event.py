@@ -451,7 +451,7 @@ class Event(Redacted, frozen=True, kw_only=True):
     @property
     def key(self) -> EntityKey:
         """Entity key; its encoding is the Kafka key."""
-        return EntityKey(self.tenant, self.entity_type.value, self.namespace, self.entity_id)
+        return EntityKey(self.tenant, str(self.entity_type), self.namespace, self.entity_id)
 
 
 _NOT_CONTENT: Final = frozenset({"received_at", "trace_id", "provenance", "content_hash", "event_id", "came_by"})

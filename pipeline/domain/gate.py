@@ -5,8 +5,7 @@ same three it always says the same, so a redelivery changes nothing. What the sh
 before the head is stored, and the head is stored before the record is acknowledged.
 """
 
-from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 import msgspec
 from msgspec import UNSET
@@ -198,8 +197,7 @@ def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
     return _apply(head, at, event, seen, policy, _Merged(survivors, clocks, tuple(dropped), reset))
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
+class _Merged(NamedTuple):
     survivors: dict[str, object]
     clocks: dict[str, Clock]
     dropped: tuple[Dropped, ...]

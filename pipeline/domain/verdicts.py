@@ -1,7 +1,5 @@
 """What the gate says of a landing record, and of which position it says it."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from pipeline.domain.event import EntityType, Event
@@ -11,8 +9,7 @@ from pipeline.domain.policy import Policy
 from pipeline.domain.records import Accepted, Control, Decision, DecisionKind, Dropped, Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """A landing position; `timestamp` is the broker's, and the gate's clock."""
 
     entity_type: EntityType
@@ -22,8 +19,7 @@ class Position:
     timestamp: Millis
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """A record that can't be judged: the rule that it breaks and what to do, without any value of it."""
 
     reason: Reason
@@ -32,8 +28,7 @@ class Broken:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """A record for another log: that of `key`, or, `everywhere`, of each partition of the entity type's topic."""
 
     entity_type: EntityType
@@ -45,8 +40,7 @@ class Send:
         return f"Send({self.entity_type}, <redacted>)"
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(msgspec.Struct, frozen=True):
     """A new revision: publish it, then store the head. `sends` are durable before the head is stored as well."""
 
     head: Head
@@ -54,8 +48,7 @@ class Accept:
     sends: tuple[Send, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Suppress:
+class Suppress(msgspec.Struct, frozen=True):
     """No new revision: publish the decision, then store the head (None: it stays as it is)."""
 
     head: Head | None
@@ -64,8 +57,7 @@ class Suppress:
     sends: tuple[Send, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Redelivered:
+class Redelivered(msgspec.Struct, frozen=True):
     """The position is at or below the head's: its outputs are durable, there is nothing to do."""
 
 
@@ -85,7 +77,7 @@ def decision_of(
 ) -> Decision:
     """Decision on a position; `event` is None where the record could not be read, or is an order."""
     return Decision(
-        topic=f"landing.{at.entity_type.value}",
+        topic=f"landing.{at.entity_type}",
         epoch=at.epoch,
         partition=at.partition,
         offset=at.offset,

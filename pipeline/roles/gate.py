@@ -89,8 +89,8 @@ def _observe(verdict: Accepted | Decision | Redelivered) -> None:
         case Redelivered():
             metrics.GATE_REDELIVERED.of().inc()
         case Accepted():
-            metrics.GATE_DECISIONS.of(metrics.ACCEPTED, Reason.NONE.value, verdict.entity_type.value).inc()
-            metrics.GATE_ACCEPTED.of(verdict.lane.value, verdict.entity_type.value).inc()
+            metrics.GATE_DECISIONS.of(metrics.ACCEPTED, Reason.NONE, verdict.entity_type).inc()
+            metrics.GATE_ACCEPTED.of(verdict.lane, verdict.entity_type).inc()
             if verdict.sequence_reset:
                 metrics.GATE_SEQUENCE_RESETS.of().inc()
                 emit(
@@ -102,7 +102,7 @@ def _observe(verdict: Accepted | Decision | Redelivered) -> None:
                 )
         case Decision():
             entity_type = verdict.topic.removeprefix("landing.")
-            metrics.GATE_DECISIONS.of(verdict.kind.value, verdict.reason.value, entity_type).inc()
+            metrics.GATE_DECISIONS.of(verdict.kind, verdict.reason, entity_type).inc()
             if verdict.kind is DecisionKind.QUARANTINED:
                 emit(
                     lines.GATE_QUARANTINED,

@@ -199,7 +199,7 @@ class GateWork:
 
     def _send_accepted(self, accepted: Accepted, encoded: bytes, record: Any, outputs: Outputs) -> None:
         outputs.send(self._topics.accepted, record.partition, record.key, encoded)
-        outputs.send(self._topics.lanes[accepted.lane.value], record.partition, record.key, encoded)
+        outputs.send(self._topics.lanes[accepted.lane], record.partition, record.key, encoded)
 
     def _send_on(self, sends: Sequence[Send], outputs: Outputs) -> None:
         """What a merge makes for the logs of others."""
