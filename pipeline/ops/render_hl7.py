@@ -27,6 +27,8 @@ def tables_of(found: Explained, values: bool) -> list[RenderableType]:
         shown.append(table)
     if found.unread:
         shown.append(f"not readable, left unsaid: {', '.join(found.unread)}")
+    if found.departures:
+        shown.append(f"needs a profile that tolerates: {', '.join(found.departures)}")
     return shown
 
 
@@ -43,6 +45,7 @@ def as_builtins(found: Explained, values: bool) -> dict[str, Any]:
         "rule": found.rule,
         "rejected": None if why is None else {"reason": why.reason.value, "field": why.field, "remedy": why.remedy},
         "unread": found.unread,
+        "departures": found.departures,
         "events": [
             {
                 "entity_type": event.entity_type.value,

@@ -31,6 +31,8 @@ class World:
 
     heads: dict[bytes, Head] = field(default_factory=dict)
     offset: int = 0
+    resets: int = 0
+    """How many accepted events were taken for a source that started to count anew."""
 
     def tell(self, data: bytes, profile: Profile = DEFAULT, *, lands: Millis | None = None) -> list["Said"]:
         """Map a message and judge each of its events; it lands half a minute after it was recorded, or at `lands`."""
@@ -50,6 +52,7 @@ class World:
         match verdict:
             case Accept(head=head, accepted=accepted):
                 self.heads[key] = head
+                self.resets += accepted.sequence_reset
                 return Said(event.entity_type, None, None, {drop.field: drop.reason for drop in accepted.dropped})
             case Suppress(head=head, decision=decision):
                 if head is not None:

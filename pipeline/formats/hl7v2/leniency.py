@@ -1,7 +1,7 @@
 """What a profile tolerates of a sender, each by its name; what it does not name is refused. Pure."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from pipeline.domain.event import Described
@@ -27,7 +27,17 @@ class Leniency(Described):
 HARMLESS: Final = tuple(name for name in Leniency if name not in (Leniency.STRAY_LINE, Leniency.TYPE_IN_AUTHORITY))
 """Tolerated where a profile says nothing. The others change what is read as whose, so that somebody has to ask for them."""
 
-_ALL_HARMLESS: Final = frozenset(HARMLESS)
+_WRITTEN: Final = frozenset(
+    {
+        Leniency.LF_ENDINGS,
+        Leniency.TWICE_ESCAPED,
+        Leniency.OTHER_CHARSET,
+        Leniency.MISSING_EVN,
+        Leniency.UNKNOWN_SEGMENT,
+    }
+)
+"""Departures in how a message is written that are judged before it is mapped."""
+
 _NAMES: Final = """\
     ABS ACC ADD ADJ AFF AIG AIL AIP AIS AL1 APR ARQ ARV AUT BHS BLC BLG BPO BPX BTS BTX BUI CDM CDO CER CM0 CM1 CM2 CNS
     CON CSP CSR CSS CTD CTI CTR DB1 DEV DG1 DMI DON DPS DRG DSC DSP DST ECD ECR EDU EQL EQP EQU ERQ ERR EVN FAC FHS FT1 FTS
@@ -46,22 +56,26 @@ _LF_END: Final = re.compile(rb"\n(?=[A-Z][A-Z0-9]{2}[^A-Za-z0-9])|\n\s*\Z")
 
 def not_tolerated(message: Message, data: bytes | None, tolerated: Collection[Leniency]) -> Rejected | None:
     """The first departure in how the message is written that the profile does not name. `data` are its bytes, if known."""
-    strict = _ALL_HARMLESS.difference(tolerated)
-    if not strict:
-        return None
-    if Leniency.LF_ENDINGS in strict and data is not None and _LF_END.search(data):
-        return refused(Leniency.LF_ENDINGS, "end of segment", Reason.SEGMENT_SEQUENCE)
-    if Leniency.TWICE_ESCAPED in strict and data is not None and _TWICE.match(data):
-        return refused(Leniency.TWICE_ESCAPED, "MSH-2", Reason.BAD_VALUE)
-    if Leniency.OTHER_CHARSET in strict and not _as_declared(message):
-        return refused(Leniency.OTHER_CHARSET, "MSH-18", Reason.BAD_VALUE)
-    if Leniency.MISSING_EVN in strict and message.segment("EVN") is None and message.field("MSH", 9) == "ADT":
-        return refused(Leniency.MISSING_EVN, "EVN", Reason.SEGMENT_SEQUENCE)
-    if Leniency.UNKNOWN_SEGMENT in strict:
-        for number, name in enumerate(message.names(), 1):
-            if not name.startswith("Z") and name not in SEGMENTS:
-                return refused(Leniency.UNKNOWN_SEGMENT, f"segment {number}", Reason.SEGMENT_SEQUENCE)
-    return None
+    strict = _WRITTEN.difference(tolerated)
+    return next((refused(*found) for found in departures(message, data) if found[0] in strict), None) if strict else None
+
+
+def departures(message: Message, data: bytes | None) -> Iterator[tuple[Leniency, str, Reason]]:
+    """Departures in how the message is written: each with its place, and the reason for which it is refused where it is."""
+    if data is not None and _LF_END.search(data):
+        yield Leniency.LF_ENDINGS, "end of segment", Reason.SEGMENT_SEQUENCE
+    if data is not None and _TWICE.match(data):
+        yield Leniency.TWICE_ESCAPED, "MSH-2", Reason.BAD_VALUE
+    if not _as_declared(message):
+        yield Leniency.OTHER_CHARSET, "MSH-18", Reason.BAD_VALUE
+    if message.segment("EVN") is None and (message.field("MSH", 9) or "").upper() == "ADT":
+        yield Leniency.MISSING_EVN, "EVN", Reason.SEGMENT_SEQUENCE
+    if bad := message.bad_segment():
+        yield Leniency.STRAY_LINE, f"segment {bad}", Reason.SEGMENT_SEQUENCE
+    for number, name in enumerate(message.names(), 1):
+        if not name.startswith("Z") and name not in SEGMENTS and len(name) == len("MSH") and name.isalnum():
+            yield Leniency.UNKNOWN_SEGMENT, f"segment {number}", Reason.SEGMENT_SEQUENCE
+            return
 
 
 def _as_declared(message: Message) -> bool:

@@ -74,7 +74,11 @@ def to_events(message: Message, profile: Profile, tenant: str, received_at: Mill
         priority=header.admission_type,
         audit_context=header.movement,
     )
-    return Mapped(tuple(draft.event(common) for draft in drafts), tuple(dict.fromkeys(reading.unread)))
+    return Mapped(tuple(draft.event(common) for draft in drafts), _names(reading.unread), _names(reading.over_long))
+
+
+def _names(positions: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(positions))
 
 
 def _sited(message: Message, profile: Profile) -> Profile | Rejected:

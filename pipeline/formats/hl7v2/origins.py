@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Bed, Encounter, Event, Patient, Payload, Procedure
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.hl7v2 import movement
+from pipeline.formats.hl7v2 import leniency, movement
 from pipeline.formats.hl7v2.er7 import Message
 from pipeline.formats.hl7v2.header import type_of
 from pipeline.formats.hl7v2.mapping import map_bytes
@@ -92,6 +92,8 @@ class Explained:
     events: tuple[tuple[Event, tuple[Told, ...]], ...] = ()
     unread: tuple[str, ...] = ()
     rejected: Rejected | None = None
+    departures: tuple[str, ...] = ()
+    """What a profile has to tolerate of it, by name."""
 
 
 def explain(data: bytes, profile: Profile) -> Explained:
@@ -104,10 +106,19 @@ def explain(data: bytes, profile: Profile) -> Explained:
             return Explained(name, verdict.reason.doc, rejected=verdict)
         case Ignored(detail):
             return Explained(name, detail)
-        case Mapped(events, unread):
+        case Mapped(events, unread, over_long):
             rule = _ruled(message, trigger, profile) if message is not None and kind == "ADT" else None
             told = tuple((event, (*_told(event.payload, kind, rule, profile), *_replaced(event))) for event in events)
-            return Explained(name, _meaning(kind, trigger, rule), told, unread)
+            return Explained(
+                name, _meaning(kind, trigger, rule), told, unread, departures=_departures(message, data, unread, over_long)
+            )
+
+
+def _departures(message: Message | None, data: bytes, unread: tuple[str, ...], over_long: tuple[str, ...]) -> tuple[str, ...]:
+    found = {departure for departure, _, _ in leniency.departures(message, data)} if message is not None else set()
+    found |= {leniency.Leniency.OVER_LONG_FIELD} if over_long else set()
+    found |= {leniency.Leniency.UNREADABLE_FIELD} if set(unread) - set(over_long) else set()
+    return tuple(sorted(departure.value for departure in found))
 
 
 def _name_of(kind: str, trigger: str) -> str:

@@ -36,11 +36,13 @@ class Reason(Described):
 class Mapped:
     """The events that the message makes, in the order of their ordinals.
 
-    `unread` names optional fields whose value could not be read; the events leave them unsaid.
+    `unread` names optional fields whose value could not be read; the events leave them unsaid. `over_long` names those of them
+    that are too long.
     """
 
     events: tuple[Event, ...]
     unread: tuple[str, ...] = ()
+    over_long: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Mapped({len(self.events)} events)"

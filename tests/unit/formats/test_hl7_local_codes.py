@@ -8,6 +8,7 @@ from msgspec import UNSET, structs
 from pipeline.domain.event import Bed, Environment, PatientClass, Place, Procedure, ProcedureStatus, Reference, Sex
 from pipeline.formats.hl7v2.leniency import HARMLESS, Leniency
 from pipeline.formats.hl7v2.mapping import map_bytes
+from pipeline.formats.hl7v2.origins import explain
 from pipeline.formats.hl7v2.profile import BedStatement, Profile, Unit
 from pipeline.formats.hl7v2.verdict import Mapped, Reason, Rejected
 from tests.support.hl7_samples import DEFAULT, RECEIVED_AT, a20, adt, beds, encounter, events_of, patient, rejected, segment
@@ -167,6 +168,13 @@ def test_each_departure_is_taken_only_where_the_profile_tolerates_it_by_name(len
     )[1]
     assert isinstance(without, Rejected)
     assert leniency.value in without.remedy or leniency is Leniency.TYPE_IN_AUTHORITY
+
+
+@pytest.mark.parametrize("leniency", [name for name in Leniency if name is not Leniency.TYPE_IN_AUTHORITY])
+def test_explain_names_what_a_sender_needs_to_be_tolerated(leniency: Leniency) -> None:
+    told = explain(TOLERATED[leniency], having(tolerates=tuple(Leniency))).departures
+    assert told == (leniency.value,)
+    assert explain(adt("A01"), DEFAULT).departures == ()
 
 
 def test_a_message_that_keeps_to_the_standard_needs_no_leniency() -> None:

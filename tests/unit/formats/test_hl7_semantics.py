@@ -60,7 +60,7 @@ def message(
     **pv1: str,
 ) -> bytes:
     """A message of a visit, recorded and perhaps happened at a time of the day; `pv1` are its other fields, as f6=..."""
-    number = f"C{trigger}{recorded}{visit}"
+    number = f"C{trigger}{recorded}{visit}{place[:3]}"
     return adt(
         trigger,
         msh={7: when(recorded), 10: number.replace(":", "")},
@@ -105,6 +105,28 @@ def test_a_sequence_that_the_profile_trusts_beats_a_clock_that_stood_still() -> 
     said = world.tell(numbered(7, ICU), profile)
     assert said[1].reason is Reason.OLDER_SEQUENCE
     assert world.stay().location == IN_MED
+
+
+def test_movements_that_are_numbered_are_ordered_by_their_insertion_and_a_correction_by_its_time() -> None:
+    """By ZBE-1: a late insert is stale; an update or a cancel has the number of an earlier movement, and no feed starts anew."""
+    profile, world = structs.replace(DEFAULT, sequence="ZBE-1"), World()
+
+    def numbered(trigger: str, recorded: str, number: int, action: str, place: str, *, flag: str = "N", first: str = "") -> bytes:
+        moved = segment("ZBE", {1: str(number), 2: when(recorded), 4: action, 5: flag, 6: first})
+        return message(trigger, recorded, place=place, more=(moved,))
+
+    world.tell(numbered("A01", "08:00", 7, "INSERT", ICU), profile)
+    world.tell(numbered("A02", "09:00", 9, "INSERT", MED), profile)
+    late = world.tell(numbered("A02", "09:00", 8, "INSERT", "SUR^3^C^MAIN"), profile)
+    assert late[1].reason is Reason.OLDER_SEQUENCE
+    assert world.stay().location == IN_MED
+    world.tell(numbered("Z99", "10:00", 7, "UPDATE", "ED^1^1^MAIN", flag="Y", first="A01"), profile)
+    assert world.stay().location == IN_MED
+    world.tell(numbered("A12", "11:00", 9, "CANCEL", ICU), profile)
+    assert world.stay().location == IN_ICU
+    world.tell(numbered("A02", "12:00", 10, "INSERT", MED), profile)
+    assert world.stay().location == IN_MED
+    assert not world.resets
 
 
 # -- cancels
