@@ -167,6 +167,9 @@ class EveryRole:
                 found.setdefault(message.partition, []).append((message.key, record))
         return found
 
+    def _partitions(self) -> list[int]:
+        return sorted(self._worker.assigned)
+
     def _unread(self) -> int:
         """Records of the history that have not been read, in the partitions that are ours."""
         consumer, behind = self._worker.app.consumer, 0
@@ -191,7 +194,6 @@ class EveryRole:
         """Serve until `stop`; then start nothing more, let what is under way end, and leave the group."""
         process, delivery = self._process, self._delivery
         process.watchdog.begin("start", process.settings.worker.start_timeout_s)
-        partitions = lambda: sorted(self._worker.assigned)  # noqa: E731 - named where it is used once
         tasks = [
             asyncio.create_task(or_die(coroutine))
             for coroutine in (
@@ -200,7 +202,7 @@ class EveryRole:
                 delivery.run(),
                 delivery.run_keeper(),
                 self._keeper.run(self._publisher, delivery, lambda: self._worker.ready),
-                self._reports.run(self._publisher, delivery, partitions, self._unread, self._profile.window),
+                self._reports.run(self._publisher, delivery, self._partitions, self._unread, self._profile.window),
                 outlived(self._publisher, self._keeper.follower),
             )
         ]

@@ -113,11 +113,10 @@ class EveryDelivery:
         await self.keep()
 
     def revoked(self, partitions: Collection[int]) -> None:
-        """Partitions went: forget what is in hand of them. It was never acknowledged."""
+        """Partitions went: forget what is in hand of them. It was never acknowledged. Nothing is taken in before some come."""
+        self._letting_go = True
         self.backlog.drop(frozenset(partitions))
         self._kept.revoked(partitions)
-        self._letting_go = False
-        self._space.set()
 
     # -- the loop
 
@@ -193,7 +192,7 @@ class EveryDelivery:
 
     async def _fault(self, item: Item) -> None:
         """A fault of ours in one change: tried again like a refusal of its own, and given up in the end."""
-        item.own, item.tries = item.own + 1, item.tries + 1
+        item.own, item.tries, item.reason = item.own + 1, item.tries + 1, Reason.INTERNAL
         kind = OutcomeKind.PARKED if item.own >= self._bounds.max_attempts else OutcomeKind.FAILED
         await self._conclude(item, self._kept.known(item), End(kind, Reason.INTERNAL))
 
@@ -233,12 +232,10 @@ class EveryDelivery:
         answer = await self._destination.send(letter, lambda: self._may_go(item)) if self._may_go(item) else Retry(Reason.NONE)
         match answer:
             case Confirmed():
-                self.breaker.succeeded()
-                self._taken += 1
+                self._answered(item)
                 return End(OutcomeKind.CONFIRMED, Reason.NONE, letter.control_id)
             case Refused(reason):
-                self.breaker.succeeded()
-                self._taken += 1
+                self._answered(item)
                 return End(OutcomeKind.PARKED, reason, letter.control_id)
             case Retry(Reason.NONE):
                 self.breaker.abandoned(probe)
@@ -250,6 +247,12 @@ class EveryDelivery:
             case _:
                 assert_never(answer)
 
+    def _answered(self, item: Item) -> None:
+        """It was taken, or refused for good."""
+        self.breaker.succeeded()
+        self._taken += 1
+        item.tries += 1
+
     def _failed(self, item: Item, reason: Reason, control_id: str, probe: int) -> End:
         """Whether it failed for its own sake, or with all the others; only the former counts, or an outage would give up all."""
         self.breaker.failed(self._clock(), probe)
@@ -260,7 +263,7 @@ class EveryDelivery:
             item.own += 1 if item.tries or reason not in AWAY else 0
         item.tries += 1
         self._refused += 1
-        item.taken, item.refused = self._taken, self._refused
+        item.taken, item.refused, item.reason = self._taken, self._refused, reason
         kind = OutcomeKind.PARKED if item.own >= self._bounds.max_attempts else OutcomeKind.FAILED
         return End(kind, reason, control_id)
 
@@ -352,7 +355,7 @@ def _waits(item: Item) -> Stuck:
         subject=key.encode().decode(errors="replace"),
         entity_type=accepted.entity_type,
         lane=accepted.lane,
-        reason=Reason.ASKED_AGAIN,
+        reason=item.reason,
         attempts=item.tries,
         since=accepted.received_at,
         revision=accepted.revision,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import Accepted, Lane
+from pipeline.domain.records import Accepted, Lane, Reason
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class Portion:
 class Item:
     """One change in hand. `own`: attempts that failed for its own sake; `tries`: all of them.
 
-    `taken` and `refused` are what the destination had taken and refused of all when this one failed last.
+    `taken` and `refused` are what the destination had taken and refused of all when this one failed last, for `reason`.
     """
 
     key: bytes
@@ -38,6 +38,7 @@ class Item:
     tries: int = 0
     taken: int = 0
     refused: int = 0
+    reason: Reason = Reason.NONE
 
 
 @dataclass(slots=True)

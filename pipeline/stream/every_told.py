@@ -22,7 +22,7 @@ SINCE_KEY: Final = b"\x00since"
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
     """State of one entity. `revision` is the last that came to its end here, told or not; `parked` the last given up, kept until
-    a later one was told. `since` and `at` are its receipt and when it was given up."""
+    a later one was told, with its reason; `since` is its receipt."""
 
     revision: Revision
     parked: Revision = NO_REVISION
