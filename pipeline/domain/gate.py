@@ -25,7 +25,7 @@ from pipeline.domain.event import (
 from pipeline.domain.head import RING_LENGTH, Clock, Head, Seen, seen_of, state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, revision_of
 from pipeline.domain.lanes import lane_of
-from pipeline.domain.merges import CIRCLE, answered, closed, closes_a_circle, expecting, is_redirected, redirect
+from pipeline.domain.merges import CIRCLE, answered, closed, closes_a_circle, ends_the_record, expecting, is_redirected, redirect
 from pipeline.domain.orders import obey
 from pipeline.domain.policy import Policy
 from pipeline.domain.precedence import clock_of, is_reset, older
@@ -72,7 +72,8 @@ def decide(
 def _as_meant(head: Head | None, at: Position, event: Event, policy: Policy, resolve: Resolve) -> Verdict:
     """Verdict on what is said of whom it means by now, the head's references being meant so too."""
     meant = resolved_head(head, at.entity_type, resolve)
-    verdict = _event(meant, at, resolved_event(event, resolve), policy)
+    is_mistake = isinstance(event.payload, Bed) and ends_the_record(event)
+    verdict = _event(meant, at, event if is_mistake else resolved_event(event, resolve), policy)
     if head is None or meant is None or meant is head:
         return verdict
     if isinstance(verdict, Accept):

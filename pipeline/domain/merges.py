@@ -14,7 +14,18 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from pipeline.domain.event import PAYLOADS, EntityType, Event, EventType, Patient, Payload, Reference, sealed
+from pipeline.domain.event import (
+    PAYLOADS,
+    Encounter,
+    EncounterStatus,
+    EntityType,
+    Event,
+    EventType,
+    Patient,
+    Payload,
+    Reference,
+    sealed,
+)
 from pipeline.domain.head import Absorbed, Head, Retired, Seen
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, Revision, derive_event_id
 from pipeline.domain.policy import Policy
@@ -117,9 +128,21 @@ def blank(at: Position) -> Head:
 # -- the loser
 
 
+_MISTAKES: Final = frozenset({EncounterStatus.CANCELLED, EncounterStatus.ENTERED_IN_ERROR})
+
+
+def ends_the_record(event: Event) -> bool:
+    """Whether the event says that the record itself should not be, as senders do of a visit that they have merged away: it
+    is about that record, and neither the survivor's end nor that of its stay in a bed."""
+    is_mistake = isinstance(event.payload, Encounter) and event.payload.status in _MISTAKES
+    return is_mistake or event.event_type in (EventType.CANCEL_ADMIT, EventType.DELETION)
+
+
 def is_redirected(head: Head | None, event: Event) -> bool:
-    """Whether the event is about a retired identity, and not about its merge."""
-    return head is not None and head.retired is not None and getattr(event.payload, _FIELD, UNSET) is UNSET
+    """Whether the event is about a retired identity, and neither about its merge nor the record that it was."""
+    if head is None or head.retired is None or getattr(event.payload, _FIELD, UNSET) is not UNSET:
+        return False
+    return not (isinstance(event.payload, Encounter) and ends_the_record(event))
 
 
 def redirect(

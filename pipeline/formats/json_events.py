@@ -31,7 +31,7 @@ IDEMPOTENCY_KEY_MAX_CHARS: Final = 255
 ID_SOURCE: Final = "http"
 """Second part of every id derived here (rule 13)."""
 
-SET_BY_US: Final = ("event_id", "received_at", "content_hash", "provenance")
+SET_BY_US: Final = ("event_id", "received_at", "content_hash", "provenance", "came_by")
 RESERVED_TYPES: Final = frozenset({EventType.EXPIRED, EventType.REASSERT, EventType.OVERRIDE})
 """Made by the pipeline itself or by an operator."""
 OPTIONAL_HERE: Final = frozenset({"tenant", "feed"})

@@ -332,6 +332,29 @@ def test_a_bed_knows_by_either_number_who_leaves_it() -> None:
     assert told.state.occupancy == BedOccupancy(Occupancy.VACANT, ref("S"))
 
 
+def test_a_cancel_of_the_retired_visit_is_about_that_record_and_ends_nothing_of_the_survivor() -> None:
+    logs = Logs(EntityType.ENCOUNTER)
+    for visit in ("L", "S"):
+        logs.judge(visit, logs.event(visit, Encounter(status=EncounterStatus.IN_PROGRESS), 10))
+    logs.judge("L", logs.event("L", Encounter(merged_into=ref("S")), 20, EventType.MERGE))
+    logs.deliver()
+    for recorded, kind, status in (
+        (30, EventType.CANCEL_ADMIT, EncounterStatus.CANCELLED),
+        (31, EventType.DELETION, EncounterStatus.ENTERED_IN_ERROR),
+        (32, EventType.UPDATE, EncounterStatus.ENTERED_IN_ERROR),
+    ):
+        logs.judge("L", logs.event("L", Encounter(status=status), recorded, kind))
+    assert not logs.sent
+    logs.judge("L", logs.event("L", Encounter(discharged_at=Millis(40)), 40, EventType.DISCHARGE))
+    assert [EntityKey.decode(send.key).id for send in logs.sent] == ["S"], "a departure is the survivor's"
+
+    beds = Logs(EntityType.BED)
+    beds.judge("1", beds.event("1", Bed(occupancy=BedOccupancy(Occupancy.OCCUPIED, ref("S"))), 10))
+    beds.aliases[ref("L")] = ref("S")
+    vacant = Bed(occupancy=BedOccupancy(Occupancy.VACANT, ref("L")))
+    assert decided(beds.judge("1", beds.event("1", vacant, 20, EventType.CANCEL_ADMIT)))[1] is Reason.OCCUPANT_CHANGED
+
+
 def test_references_are_looked_at_again_once_and_their_clocks_stay() -> None:
     logs = Logs(EntityType.ENCOUNTER)
     logs.judge("V", logs.event("V", Encounter(patient=ref("L"), status=EncounterStatus.IN_PROGRESS), 10))
