@@ -10,7 +10,7 @@ from pipeline.domain.event import Encounter, EventType, Patient, Reference
 from pipeline.formats.draft import Draft
 from pipeline.formats.hl7v2 import adt
 from pipeline.formats.hl7v2.datatypes import MAX_TEXT_CHARS, identifiers_of
-from pipeline.formats.hl7v2.er7 import Segment
+from pipeline.formats.hl7v2.er7 import Message, Segment
 from pipeline.formats.hl7v2.header import Header
 from pipeline.formats.hl7v2.patient import patient_of, patient_reference
 from pipeline.formats.hl7v2.profile import Profile
@@ -73,7 +73,7 @@ def drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] 
     rule, profile = MERGES[trigger], reading.profile
     if not rule.patients and (rule.accounts or rule.visits) and _field(rule) not in profile.visit_number_fields:
         return Ignored(f"ADT^{trigger} moves no capacity: the profile names no visit by {_field(rule)}")
-    groups = [group for half in reading.message.each("PID") for group in half.each("MRG")]
+    groups = [group for half in reading.message.each("PID") for group in half.each("MRG") if _is_in_order(half)]
     if not 1 <= len(groups) <= MAX_GROUPS or reading.message.count("MRG") != len(groups):
         detail = "segment missing" if not groups else f"more than {MAX_GROUPS} of them, or one without a PID before it"
         return Rejected(Reason.SEGMENT_SEQUENCE, "MRG", detail, "send MRG after the PID of who survives")
@@ -86,6 +86,12 @@ def drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] 
             return made
         found += (replace(draft, ordinal=draft.ordinal + number * ROLES) for draft in made)
     return tuple(found)
+
+
+def _is_in_order(half: Message) -> bool:
+    """Whether who survives stands before who is retired: an MRG ahead of every PID belongs to nobody in particular."""
+    names = half.names()
+    return names.index("PID") < names.index("MRG")
 
 
 def _field(rule: Merge) -> str:

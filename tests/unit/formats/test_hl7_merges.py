@@ -126,3 +126,10 @@ def test_the_samples_of_merges_are_mapped_under_a_profile_that_fits_them(shared_
         _, verdict = map_bytes((shared_data / "hl7v2" / f"{name}.hl7").read_bytes(), profile, "t1", RECEIVED_AT)
         assert isinstance(verdict, Mapped), (name, verdict)
         assert tuple(event.entity_id for event in verdict.events) == pair, name
+
+
+@pytest.mark.parametrize("more", [(), ("MRG|0816^^^MAIN^MR",), ("PID|||4712^^^MAIN^MR", "MRG|0816^^^MAIN^MR")])
+def test_who_is_retired_before_anybody_survives_is_refused(more: tuple[str, ...]) -> None:
+    head, evn, pid, *_ = adt("A40").decode().split("\r")
+    found = rejected("\r".join((head, evn, "MRG|0815^^^MAIN^MR", pid, *more)).encode())
+    assert (found.reason, found.field) == (Reason.SEGMENT_SEQUENCE, "MRG")
