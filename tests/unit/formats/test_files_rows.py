@@ -4,6 +4,7 @@ import io
 import time
 import tracemalloc
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.domain.event import AllocationStatus, Bed, BedOccupancy, Environment, Event, EventType, Occupancy, Reference
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.files import document
 from pipeline.formats.files.profile import FileProfile, bears, profile_of
 from pipeline.formats.files.reading import Made, Tally, format_of, make, tally
 from pipeline.formats.files.rows import CHUNK_ROWS, MAX_RECORD_BYTES, Bad, Chunk, Format, Origin, Unreadable, chunks
@@ -411,3 +413,10 @@ def test_nothing_of_a_row_is_shown_by_what_holds_it() -> None:
     entries = list(reader.entries(io.BytesIO(census(1, canary="Zzyzx"))))
     shown = repr(made) + repr(entries) + repr([entry.said for entry in entries]) + repr(made.rejects) + repr(Bad(None, "", ""))
     assert "Zzyzx" not in shown
+
+
+def test_the_page_on_files_is_current() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs/mapping/files.md"
+    assert page.read_text() == document.render(document.shipped()), (
+        "write: python -m pipeline.formats.files.document > docs/mapping/files.md"
+    )

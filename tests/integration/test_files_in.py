@@ -1,0 +1,171 @@
+"""Managed files through a real broker and gate: killed in the midst, every row counts once and what is newer stands."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pipeline.domain.event import Bed, BedOccupancy, Event, Occupancy
+from pipeline.domain.file_life import FileState, FileStatus
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Accepted, Audit, Decision, DecisionKind, Quarantined, Raw
+from pipeline.formats.rfc3339 import rfc3339_of
+from pipeline.kafka.crypto import RawCipher
+from pipeline.local.broker import Broker
+from pipeline.local.stack import Stack, wait_for
+from tests.support.files_in import HEADER, KEY_ID, PUBLIC, census, manifest_of, put
+from tests.support.stacks import ANSWER_S, health, records, stack_at, stopped_at_end
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+SECRET: Final = "Zzyzxqv"
+ROWS: Final = 2_500
+
+
+@pytest.fixture(scope="module")
+def filed(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A gate and the files role; one partner."""
+    folder = tmp_path_factory.mktemp("filed")
+    (folder / "partner.pub").write_bytes(PUBLIC.as_pem(private=False))
+    (folder / "epic").mkdir()
+    partner = {
+        "folder": str(folder / "epic"),
+        "facility": "MAIN",
+        "source_systems": ["ehr-main"],
+        "profiles": ["census-snapshot", "canonical-events"],
+        "signers": [{"key_id": KEY_ID, "public_file": str(folder / "partner.pub")}],
+    }
+    section = {"data_dir": str(folder / "copies"), "poll_s": 0.1, "rows_per_s": 800, "partners": {"epic": partner}}
+    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides={"files": section})) as stack:
+        stack.wait_ready(stack.start("gate"), stack.start("files"))
+        yield stack
+
+
+def incoming(stack: Stack) -> Path:
+    folder = stack.folder / "epic" / "incoming"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def now() -> Millis:
+    return Millis(time.time_ns() // 1_000_000)
+
+
+def send(stack: Stack, name: str, content: bytes, ago_ms: int = 60_000, **said: Any) -> None:
+    at = now()
+    times = {"created_at": at - ago_ms, "not_before": at - 3_600_000, "not_after": at + 3_600_000}
+    put(incoming(stack), content, manifest_of(content, name, **{**times, **said}))
+
+
+def ack_of(stack: Stack, name: str, timeout_s: float = ANSWER_S * 2) -> dict[str, Any]:
+    path = stack.folder / "epic" / "acks" / f"{name}.ack.json"
+    wait_for(path.exists, timeout_s, "the file is acknowledged")
+    return dict(json.loads(path.read_bytes()))
+
+
+def newest(stack: Stack) -> dict[str, FileState]:
+    return {state.file_id: state for state in records(stack, "files") if isinstance(state, FileState)}
+
+
+def test_killed_in_the_midst_again_and_again_every_row_of_a_file_counts_once(filed: Stack) -> None:
+    name, broken = "census-20260105.csv", frozenset({3, 1_700})
+    send(filed, name, census(ROWS, broken=broken, canary=SECRET))
+    for _ in range(3):
+        time.sleep(0.9)
+        filed.kill("files-0")
+        filed.wait_ready(filed.start("files"))
+    told = ack_of(filed, name)
+    assert (told["outcome"], told["landed"], told["rejected"]) == ("taken", ROWS - 2, 2)
+
+    beds = [each for each in records(filed, "landing.bed") if isinstance(each, Event)]
+    assert len({event.event_id for event in beds}) == ROWS - 2
+    assert len({event.audit_context for event in beds}) == ROWS - 2, "each row is found by its file and number"
+    wait_for(lambda: len(records(filed, "events.accepted")) >= ROWS - 2, ANSWER_S, "the gate has judged every row")
+    accepted = Counter(each.entity_id for each in records(filed, "events.accepted") if isinstance(each, Accepted))
+    assert (len(accepted), set(accepted.values())) == (ROWS - 2, {1}), "a row that was landed twice is a duplicate"
+    kinds = {each.kind for each in records(filed, "decisions") if isinstance(each, Decision)}
+    assert kinds <= {DecisionKind.DUPLICATE, DecisionKind.CONTROL}
+    assert {each.lane.value for each in records(filed, "events.accepted") if isinstance(each, Accepted)} == {"bulk"}
+
+
+def test_a_broken_row_lies_in_quarantine_whole_and_encrypted(filed: Stack) -> None:
+    ack_of(filed, "census-20260105.csv")
+    found = {each.row: each for each in records(filed, "quarantine") if isinstance(each, Quarantined)}
+    assert set(found) == {3, 1_700}
+    one = found[3]
+    assert (one.line, one.field, one.rule != "", one.remedy != "") == (4, "Occupied", True, True)
+    assert one.record is not None
+    assert SECRET.encode() not in one.record
+    key_id, _ = filed.settings.raw_key()
+    cipher = RawCipher(filed.settings.raw_keys(), key_id)
+    places = [f"{one.topic}/{one.partition}/{one.offset}/{place}" for place in range(2)]
+    opened = [text for place in places if (text := _opened(cipher, place, one.record)) is not None]
+    assert opened == [f"MAIN,ICU,3,A,Q,{SECRET}3\r\n".encode()]
+    assert all(SECRET.encode() not in each.ciphertext for each in records(filed, "raw.files") if isinstance(each, Raw))
+
+
+def _opened(cipher: RawCipher, context: str, sealed: bytes) -> bytes | None:
+    try:
+        return cipher.open_named(context, sealed)
+    except ValueError:
+        return None
+
+
+def test_a_snapshot_never_overrides_what_is_newer(filed: Stack) -> None:
+    live = {
+        "facility": "MAIN",
+        "source_system": "ehr-main",
+        "feed": "live",
+        "entity_type": "bed",
+        "namespace": "MAIN",
+        "entity_id": "ED/9/A",
+        "event_type": "UPDATE",
+        "recorded_at": rfc3339_of(Millis(now() - 1_000)),
+        "payload": {"occupancy": {"status": "VACANT"}},
+    }
+    send(filed, "events-20260105.ndjson", json.dumps(live).encode() + b"\n", records=1, schema="canonical-events/1")
+    assert ack_of(filed, "events-20260105.ndjson")["landed"] == 1
+    send(filed, "census-20260106.csv", HEADER + b"MAIN,ED,9,A,Y,V1\r\n", ago_ms=1_800_000)
+    assert ack_of(filed, "census-20260106.csv")["landed"] == 1
+
+    def judged() -> list[Any]:
+        found = [each for each in records(filed, "events.accepted") if isinstance(each, Accepted) and each.entity_id == "ED/9/A"]
+        return found if len(found) == 2 else []
+
+    wait_for(judged, ANSWER_S, "both were judged")
+    last = judged()[-1]
+    assert isinstance(last.state, Bed)
+    assert last.state.occupancy == BedOccupancy(Occupancy.VACANT), "the census said so half an hour before"
+    assert [each.field for each in last.dropped] == ["occupancy"]
+
+
+def test_sent_again_refused_and_audited(filed: Stack) -> None:
+    name = "census-20260107.csv"
+    send(filed, name, census(5, first=5_000))
+    ack_of(filed, name)
+    before = len(records(filed, "landing.bed"))
+    send(filed, name, census(5, first=5_000))
+    wait_for(lambda: not list(incoming(filed).iterdir()), ANSWER_S, "the repeat is put away")
+    send(filed, "census-20260108.csv", census(5, first=6_000), records=4)
+    assert ack_of(filed, "census-20260108.csv")["reason"] == "WRONG_COUNT"
+    assert len(records(filed, "landing.bed")) == before
+    assert {state.status for state in newest(filed).values()} == {FileStatus.TAKEN, FileStatus.REFUSED}
+    actions = Counter(each.action for each in records(filed, "audit") if isinstance(each, Audit))
+    assert actions["file.taken"] == 4
+    assert actions["file.refused"] == 1
+    assert filed.complete("audit", "verify")
+
+
+def test_nothing_of_a_row_or_of_a_name_is_in_logs_metrics_or_status(filed: Stack) -> None:
+    (incoming(filed) / f"{SECRET}-jane.csv").write_bytes(census(1, canary=SECRET))
+    wait_for(lambda: not list(incoming(filed).iterdir()), ANSWER_S, "a name that was not agreed is put away")
+    shown = "".join(health(filed, "files-0", path)[1] for path in ("/metrics", "/status"))
+    logs = "".join(path.read_text(errors="replace") for path in filed.folder.glob("*.log"))
+    assert "surgeline_files_settled_total" in shown
+    assert "file.settled" in logs
+    assert SECRET not in shown + logs
+    filed.stop("files-0")
