@@ -20,6 +20,8 @@ INTERVAL_S: Final = 0.5
 """How often the window is set anew."""
 GROWTH: Final = 2.0
 """From one interval to the next, at most."""
+HEADROOM: Final = 4.0
+"""Times what was on its way at most: one sender alone never fills a window (see `Shares`)."""
 
 
 class Window:
@@ -52,6 +54,6 @@ class Window:
         if slowest_s > TARGET_S:
             self.limit_bytes = max(LEAST_BYTES, min(self.limit_bytes, int(per_s * TARGET_S)))
         elif slowest_s < QUICK_S:
-            used = max(FREE_BYTES, int(self._peak * GROWTH))
+            used = max(FREE_BYTES, int(self._peak * HEADROOM))
             self.limit_bytes = min(self._most, used, int(self.limit_bytes * GROWTH))
         self._acknowledged, self._slowest_s, self._peak = 0, 0.0, 0

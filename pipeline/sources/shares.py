@@ -3,9 +3,13 @@
 import enum
 from collections import Counter
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 Holder = TypeVar("Holder", bound=Hashable)
+
+STEEPNESS: Final = 8
+"""How fast shares shrink with the pressure behind them. What is behind may be a hundredth of the ceiling: still one holder alone
+must come to rest before it is full, or nobody else would find room there."""
 
 
 class Denied(enum.Enum):
@@ -31,11 +35,13 @@ class Shares(Generic[Holder]):
         self._of: Counter[Holder] = Counter()
 
     def denied(self, holder: Holder, amount: int, pressure: float = 0.0) -> Denied | None:
-        """Whether `holder` may take so much more. `pressure`, 0 to 1, is how full it is behind this: shares shrink with it."""
+        """Whether `holder` may take so much more. `pressure`, 0 to 1, is how full it is behind this: shares shrink with it, and a
+        holder with nothing is not asked about it.
+        """
         free, has = self.ceiling - self.held, self._of[holder]
         if amount > free:
             return Denied.FULL
-        if has and has + amount > min(free, self.ceiling * (1.0 - pressure)):
+        if has and has + amount > min(free, self.ceiling * (1.0 - pressure) ** STEEPNESS):
             return Denied.SHARE
         return None
 

@@ -1,5 +1,6 @@
 """A ceiling that several senders share."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,9 +28,20 @@ def test_one_holder_alone_gets_half_and_each_that_comes_gets_what_is_left_for_it
 def test_pressure_behind_it_takes_from_those_who_hold_most_and_leaves_a_newcomer_alone() -> None:
     shares: Shares[str] = Shares(100)
     shares.take("flood", 20)
-    assert shares.denied("flood", 1, pressure=0.5) is None
-    assert shares.denied("flood", 1, pressure=0.9) is Denied.SHARE
+    assert shares.denied("flood", 1, pressure=0.1) is None
+    assert shares.denied("flood", 1, pressure=0.5) is Denied.SHARE
     assert shares.denied("other", 1, pressure=0.9) is None
+
+
+@pytest.mark.parametrize(
+    ("behind", "amount"), [(64_000, 1_000), (64_000, 16_000), (180_000, 16_000), (2_000_000, 300_000), (32_000_000, 900_000)]
+)
+def test_one_that_floods_leaves_room_to_others_however_little_there_is_behind(behind: int, amount: int) -> None:
+    shares: Shares[str] = Shares(16_000_000)
+    while shares.denied("flood", amount, pressure=min(1.0, shares.held / behind)) is None:
+        shares.take("flood", amount)
+    assert shares.held / behind <= 0.8
+    assert shares.held >= 0.2 * min(behind, shares.ceiling), "and uses what nobody else asks for"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 40), st.booleans()), max_size=200))
