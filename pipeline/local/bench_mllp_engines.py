@@ -28,6 +28,7 @@ from pipeline.roles.intake import hl7_profile
 
 PEER: Final = "messagefoundry"
 PEER_START_S: Final = 60.0
+APPLY_TRIES: Final = 3
 TENANT: Final = "demo"
 PROFILE: Final = "default"
 
@@ -89,7 +90,18 @@ class Ours:
         self._role = ""
         self.port = self._stack.mllp_port
         self._stack.write_settings()
-        self._stack.complete("topics", "apply")
+        self._make_topics()
+
+    def _make_topics(self) -> None:
+        """A broker that has just begun may not lead all partitions yet."""
+        for tries_left in reversed(range(APPLY_TRIES)):
+            try:
+                self._stack.complete("topics", "apply")
+            except LocalPlatformError:
+                if not tries_left:
+                    raise
+            else:
+                return
 
     def start(self) -> None:
         """See `Engine`."""

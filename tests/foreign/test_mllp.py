@@ -26,8 +26,10 @@ from tests.support.stacks import records
 
 PROFILE: Final = hl7_profile("default", "GENERAL")
 TENANT: Final = "demo"
-SERVED: Final = 0.9
-"""Of the real messages, how many each client must be able to send; the rest its own parser refuses."""
+SERVED: Final = {"hapi-hl7v2": 0.7}
+"""Of the real messages, how many each client must be able to send, where not MOST: the rest its own parser refuses. HAPI takes no
+fifth encoding character (2.7) and no version that it does not know."""
+MOST: Final = 0.9
 
 
 def of_client(client: Client, number: int, message: bytes) -> bytes:
@@ -100,7 +102,7 @@ def test_real_messages_are_answered_as_they_mean_and_a_yes_lies_on_raw(
     heard = client.send(way_in.mllp_port, files)
     assert [each.file for each in heard] == [file.name for file in files], "each is answered, in its order"
     sent = {int(each.file[:4]): each.answers[0] for each in heard if each.answers}
-    assert len(sent) >= SERVED * len(messages), {each.file: each.failed for each in heard if each.failed}
+    assert len(sent) >= SERVED.get(client.name, MOST) * len(messages), {each.file: each.failed for each in heard if each.failed}
     wrong = {
         number: answer
         for number, answer in sent.items()
