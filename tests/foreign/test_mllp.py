@@ -28,7 +28,7 @@ PROFILE: Final = hl7_profile("default", "GENERAL")
 TENANT: Final = "demo"
 SERVED: Final = {"hapi-hl7v2": 0.7}
 """Of the real messages, how many each client must be able to send, where not MOST: the rest its own parser refuses. HAPI takes no
-fifth encoding character (2.7) and no version that it does not know."""
+fifth encoding character (2.7), and nothing but CR ends a segment there."""
 MOST: Final = 0.9
 
 
