@@ -236,3 +236,13 @@ def test_durations_are_words(milliseconds: int, words: str) -> None:
     assert duration_of(milliseconds) == words
     assert age_of(milliseconds, 0) == f"{words} ago"
     assert age_of(milliseconds, None) == "never"
+
+
+def test_what_a_destination_told_of_each_change_has_still_to_read_keeps_it_from_being_current() -> None:
+    status = assemble(NOW, [report(unread=12)], [], [], ["ehr"])
+    (shown,) = status.destinations
+    assert (shown.unread, shown.waiting) == (12, 12)
+    assert shown.verdict is Verdict.CATCHING_UP
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_status(status))
+    assert "12 records of the history" in console.file.getvalue()  # type: ignore[attr-defined]
