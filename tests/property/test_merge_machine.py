@@ -2,6 +2,7 @@
 lose their disk; merges that contradict each other, form circles and chains, come twice, and name who is not known."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from hypothesis import settings
@@ -49,10 +50,10 @@ class Record:
 class Database(dict[bytes, bytes]):
     """Stands for one partition's RocksDB."""
 
-    def get(self, key: object, default: object = None) -> object:  # type: ignore[override]
-        return [dict.get(self, k) for k in key] if isinstance(key, list) else dict.get(self, key)
+    def get(self, key: Any, default: Any = None) -> Any:
+        return [self.get(k) for k in key] if isinstance(key, list) else super().get(key, default)
 
-    def items(self, from_key: bytes = b"") -> object:  # type: ignore[override]
+    def items(self, from_key: bytes = b"") -> Any:
         return [(key, self[key]) for key in sorted(self) if key >= from_key]
 
 
@@ -242,7 +243,7 @@ class MergeMachine(RuleBasedStateMachine):
         if wipe:
             worker.store, worker.read = Database(), 0
         for key, value in worker.changelog[worker.read :]:
-            known = dict.get(worker.store, key)
+            known = worker.store.get(key)
             worker.store[key] = join_values(known, value) if known is not None else value
         worker.read = len(worker.changelog)
 
@@ -334,7 +335,7 @@ class MergeMachine(RuleBasedStateMachine):
         return {
             key: decode_head(value)
             for worker in self.workers
-            for key, value in dict.items(worker.store)
+            for key, value in worker.store.items()
             if not key.startswith(b"\x00")
         }
 

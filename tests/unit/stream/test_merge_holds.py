@@ -53,8 +53,8 @@ class Record:
 
 
 class Database(dict[bytes, bytes]):
-    def get(self, key: object, default: object = None) -> Any:
-        return [dict.get(self, k) for k in key] if isinstance(key, list) else dict.get(self, key)
+    def get(self, key: Any, default: Any = None) -> Any:
+        return [self.get(k) for k in key] if isinstance(key, list) else super().get(key, default)
 
 
 class Sent:
