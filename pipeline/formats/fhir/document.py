@@ -173,9 +173,9 @@ def _resource(entity_type: EntityType) -> str:
     r4, r5 = _paths(entity_type, NAMING), _paths(entity_type, NAMING_R5)
     rows = []
     for field in dict.fromkeys([*r4, *r5]):
-        for (path, example), (later, _) in itertools.zip_longest(r4.get(field, []), r5.get(field, []), fillvalue=("", "")):
+        for (path, example), (later, in_r5) in itertools.zip_longest(r4.get(field, []), r5.get(field, []), fillvalue=("", "")):
             elsewhere = later if later != path else ""
-            rows.append((f"`{field}`", path, elsewhere, example, _owner(entity_type, field)))
+            rows.append((f"`{field}`", path, elsewhere, example or in_r5, _owner(entity_type, field)))
     head = f"## {entity_type.value.capitalize()}: {RESOURCES[entity_type].resource_type}\n"
     return head + "\n" + table(("field", "R4 path", "R5 path", "example", "owner"), rows)
 
