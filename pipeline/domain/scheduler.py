@@ -3,10 +3,11 @@
 What a mode freezes waits without competing (`pipeline.domain.frozen`); all that is said here is of the others.
 
 Strict lanes, across tenants. Within a lane the tenants take turns, one write each, and within a tenant the oldest goes first:
-a tenant with 100,000 changes of a lane delays another's only by its own turns. One write per entity at a time. Ageing keeps
-the lower lanes alive: an entity that has waited longer than its lane's bound gets a share of the turns, which the tenants take
-in turn as well; the rest stay with the lanes in their order, so that a backlog of old bulk changes after an outage does not
-hold up what is urgent now.
+a tenant with 100,000 changes of a lane delays another's only by its own turns. The oldest of the critical and urgent lanes is who
+has waited there longest: an entity with a bulk change of ten minutes does not overtake who has been critical for longer. One
+write per entity at a time. Ageing keeps the lower lanes alive: an entity that has waited longer than its lane's bound gets a
+share of the turns, which the tenants take in turn as well; the rest stay with the lanes in their order, so that a backlog of old
+bulk changes after an outage does not hold up what is urgent now.
 
 The bound: once an entity has aged, and k aged entities of its tenant are older, and n other tenants have aged ones, it is
 taken within (k + 1) * (n + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatever else arrives.
@@ -42,6 +43,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     since: Millis
     not_before: Millis
     lane_since: Millis = Millis(0)
+
+    @property
+    def queued_since(self) -> Millis:
+        """What it has waited in its lane is what counts there; but where an entity ages, all that it has waited."""
+        return self.since if self.lane in AGEING_S else self.lane_since or self.since
 
 
 class Scheduler(Protocol):
@@ -209,16 +215,16 @@ class LaneScheduler:
     def turn_since(self, lanes: Iterable[Lane]) -> Millis | None:
         """Since when something has waited in these lanes for nothing but its turn; None if nothing does.
 
-        What came up from a lower lane counts from then on: its older changes were in no hurry. Linear in what waits in the
-        lane where the first of it is such a one, else as fast as taking it.
+        What came up from a lower lane counts from then on: its older changes were in no hurry. In a lane that ages it is linear
+        in what waits there, where the first of it is such a one; else as fast as taking it.
         """
         tops = [(lane, tenant, self._top(lane, tenant)) for lane in lanes for tenant in tuple(self._ready[lane])]
         return min((self._longest(lane, tenant, top[2]) for lane, tenant, top in tops if top is not None), default=None)
 
     def _longest(self, lane: Lane, tenant: bytes, top: Entry) -> Millis:
-        """`top` is the one with the oldest change: if that is its lane's own, no other has waited longer."""
-        if not top.lane_since:
-            return top.since
+        """`top` is the first of its order: in a lane that ages the one with the oldest change of any lane."""
+        if lane not in AGEING_S or not top.lane_since:
+            return top.queued_since
         places = (place[2] for place in self._ready[lane][tenant] if self._is_live(place))
         return min(entry.lane_since or entry.since for entry in places)
 
@@ -294,7 +300,7 @@ class LaneScheduler:
             self._counts[before[2].lane] -= 1
         self._counts[entry.lane] += 1
         self._serial += 1
-        self._entries[entry.key] = (entry.not_before or entry.since, self._serial, entry)
+        self._entries[entry.key] = (entry.not_before or entry.queued_since, self._serial, entry)
 
     def _push(self, key: bytes) -> None:
         """Give what is known of an entity its place: among the delayed, or in its lane."""
@@ -323,7 +329,7 @@ class LaneScheduler:
             place = self._delayed[0]
             entry = self._popped(self._delayed)
             if self._is_live(place):
-                woken = self._entries[entry.key] = (entry.since, place[1], entry)
+                woken = self._entries[entry.key] = (entry.queued_since, place[1], entry)
                 self._line_up(woken)
 
     def _top(self, lane: Lane, tenant: bytes) -> Place | None:

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipeline.domain.ages import STALE_SHARE, STALE_SPARE
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import LANES, RANK, Lane
-from pipeline.domain.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, STALE_SHARE, STALE_SPARE, Entry, LaneScheduler
+from pipeline.domain.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, Entry, LaneScheduler
 
 
 def entry(key: str, lane: Lane = Lane.ROUTINE, since: int = 0, not_before: int = 0) -> Entry:
@@ -389,3 +390,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestSchedulerMachine = SchedulerMachine.TestCase
+
+
+@pytest.mark.parametrize("lane", [Lane.CRITICAL, Lane.URGENT])
+def test_who_has_been_critical_longest_goes_first_however_old_anothers_bulk_change_is(lane: Lane) -> None:
+    scheduler = filled(
+        Entry(b"t|bed|n|new", lane, Millis(1_000), Millis(0), Millis(90_000)),
+        Entry(b"t|bed|n|old", lane, Millis(80_000), Millis(0)),
+        Entry(b"t|bed|n|delayed", lane, Millis(500), Millis(85_000), Millis(85_000)),
+    )
+    assert scheduler.turn_since((lane,)) == 80_000
+    taken = [scheduler.take(Millis(95_000)) for _ in range(3)]
+    assert [each.key.rpartition(b"|")[2] for each in taken if each is not None] == [b"old", b"delayed", b"new"]
