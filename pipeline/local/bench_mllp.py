@@ -46,24 +46,32 @@ def bench_mllp(
 ) -> int:
     """Measure in `folder`, which is emptied. The exit code: 1 where `check` and a goal was missed, 2 where it could not run.
 
-    What `json_file` holds of the same machine and options stays in it, and counts.
+    What `json_file` holds of the same machine and options stays in it, and counts; it is written after each turn.
     """
+    before = _report_in(json_file)
+    turn = len(before.of(OURS)) if before is not None else 0
+    report = before
     try:
         emptied(folder)
         with Broker(folder / LEFT_BY_US) as broker:
-            before = _report_in(json_file)
-            turn = len(before.of(OURS)) if before is not None else 0
             makers = _makers(folder, broker, peer)
-            report = joined(before, _measured(options, range(turn, turn + runs), makers, is_killed, console))
+            for measured in _measured(options, range(turn, turn + runs), makers, is_killed, console):
+                report = joined(before, measured)
+                _keep(report, json_file)
     except (LocalPlatformError, KafkaUnavailable) as error:
         console.print(Text(f"The bench could not be run: {error}", style="bold red"))
         return NOT_RUN
     except KeyboardInterrupt:
         return INTERRUPTED
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if report is None:
+        return NOT_RUN
     tell(report, console)
     return 1 if check and not report.reached else 0
+
+
+def _keep(report: MllpReport, json_file: Path | None) -> None:
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
 def _makers(folder: Path, broker: Broker, peer: str | None) -> dict[str, Make]:
@@ -73,26 +81,28 @@ def _makers(folder: Path, broker: Broker, peer: str | None) -> dict[str, Make]:
     return makers
 
 
-def _measured(options: Options, turns: Iterable[int], makers: dict[str, Make], is_killed: bool, console: Console) -> MllpReport:
-    """Engines take turns, and who begins changes from run to run."""
-    runs: list[Run] = []
-    kills: list[Kill] = []
-    for number in turns:
-        order = list(makers) if number % 2 == 0 else list(reversed(makers))
-        for name in order:
-            run = _run(makers[name](f"r{number}"), f"r{number}", options)
-            runs.append(run)
-            console.print(f"run {number + 1}, {name}: {run.per_s:,.0f} messages/s, p99 at the rate {run.rate_p99_ms:.1f} ms")
-    for name in makers if is_killed else ():
-        kills.append(_killed(makers[name]("kill"), options))
-    return MllpReport(
+def _measured(
+    options: Options, turns: Iterable[int], makers: dict[str, Make], is_killed: bool, console: Console
+) -> Iterator[MllpReport]:
+    """Engines take turns, and who begins changes from run to run. What was measured so far, after each turn and each kill."""
+    report = MllpReport(
         commits=(commit(*ROOMS),),
         machine=machine(),
         options=options,
         durability={each.name: each.durability for each in (Ours, MessageFoundry) if each.name in makers},
-        runs=tuple(runs),
-        kills=tuple(kills),
+        runs=(),
+        kills=(),
     )
+    for number in turns:
+        order = list(makers) if number % 2 == 0 else list(reversed(makers))
+        runs = tuple(_run(makers[name](f"r{number}"), f"r{number}", options) for name in order)
+        report = msgspec.structs.replace(report, runs=report.runs + runs)
+        for run in runs:
+            console.print(f"{run.engine}: {run.per_s:,.0f} messages/s, p99 at the rate {run.rate_p99_ms:.1f} ms")
+        yield report
+    for name in makers if is_killed else ():
+        report = msgspec.structs.replace(report, kills=(*report.kills, _killed(makers[name]("kill"), options)))
+        yield report
 
 
 @contextmanager
