@@ -237,7 +237,9 @@ async def refuse(run: Run, _folder: Path) -> Part:
     span = await run.phase("429 with Retry-After", mix, options.seconds, capped(options, "refuse", RETRY_AFTER_S))
     part, _, witness = await run.close()
     taken, refused = of.per_s(witness, span.begin, span.end)
-    run.figures |= {"taken_per_s": taken, "refused_per_s": refused}
+    learnt = Millis(int(span.begin + RESUME_GOAL_S * 1000))
+    busiest = of.busiest(witness, learnt, span.end) if learnt < span.end else 0
+    run.figures |= {"taken_per_s": taken, "refused_per_s": refused, "busiest_second_after_five": float(busiest)}
     healthy, refusing = (phase.lag(Lane.CRITICAL).p99_ms for phase in part.phases)
     run.figures["critical_p99_against_healthy_times"] = refusing / max(1.0, healthy)
     return part
