@@ -23,6 +23,8 @@ def long_bytes(number: int) -> bytes:
     high = rest >> 28
     if 128 <= high < 16384:  # six bytes: a time in milliseconds, July 1970 to September 2039
         return _PAIRS[rest & 16383] + _PAIRS[rest >> 14 & 16383] + _LAST_PAIR[high]
+    if 16384 <= high < 2097152:  # seven bytes: a revision of one of the first fifteen epochs
+        return _PAIRS[rest & 16383] + _PAIRS[rest >> 14 & 16383] + _PAIRS[high & 16383] + _LAST[high >> 14]
     return _varint(rest)
 
 
@@ -105,5 +107,6 @@ class Lengths(dict[int, bytes]):
 _SMALL: Final = tuple(_varint(number << 1) for number in range(REMEMBERED_LENGTHS))
 _PAIRS: Final = tuple(bytes((pair & 127 | 128, pair >> 7 | 128)) for pair in range(16384))
 _LAST_PAIR: Final = tuple(bytes((pair & 127 | 128, pair >> 7)) for pair in range(16384))
+_LAST: Final = tuple(bytes((last,)) for last in range(128))
 LENGTHS: Final = Lengths(b"")
 PRESENT_LENGTHS: Final = Lengths(b"\x02")
