@@ -89,7 +89,7 @@ def hl7_send(
     tls = tls or ca_file is not None or cert_file is not None
     try:
         line = line_to(to, Line("", 0, connect_timeout, timeout, tls, ca_file, cert_file, key_file))
-        messages = list(outgoing_of(files, lambda: sys.stdin.buffer.read(MAX_FILE_BYTES)))
+        messages = list(outgoing_of(files, lambda: sys.stdin.buffer.read(MAX_FILE_BYTES + 1)))
 
         async def run() -> list[Said]:
             return await Sending(line, window, rate, retries, tell).run(iter(messages))

@@ -122,15 +122,20 @@ def _files(files: Sequence[Path]) -> Iterator[Path]:
 
 def _messages(file: Path, stdin: Callable[[], bytes]) -> Sequence[bytes]:
     try:
-        if str(file) != "-" and file.stat().st_size > MAX_FILE_BYTES:
-            raise Refused([f"{file}: more than {MAX_FILE_BYTES} bytes"])
-        data = stdin() if str(file) == "-" else file.read_bytes()
+        data = stdin() if str(file) == "-" else _bytes_of(file)
     except OSError as error:
         raise Refused([f"{file}: {error.strerror or 'can not be read'}"]) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise Refused([f"{file}: more than {MAX_FILE_BYTES} bytes"])
     found = messages_of(data)
     if isinstance(found, Rejected):
         raise Refused([f"{file}: {found.reason.value} at {found.field}: {found.detail}. {found.remedy}"])
     return found
+
+
+def _bytes_of(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(MAX_FILE_BYTES + 1)
 
 
 def _outgoing(source: str, number: int, data: bytes) -> Outgoing:
@@ -143,7 +148,7 @@ def _outgoing(source: str, number: int, data: bytes) -> Outgoing:
     wrong = "" if control_id else "no MSH-10, so that no answer could be told to be its own"
     until_applied, silent = _answers(message)
     # The bytes themselves, as they stand in the file, but for what ends its lines.
-    ended = data.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n\x0b\x1c ").replace(b"\r\n", b"\r")
+    ended = data.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n\x0b\x1c").replace(b"\r\n", b"\r")
     body = ended.replace(b"\n", b"\r") if b"\r" not in ended else ended
     return Outgoing(source, number, control_id, name, body + b"\r", until_applied, silent, wrong)
 

@@ -1,18 +1,35 @@
 """Receivers of HL7 v2 from settings; and what is expected at each destination, of whichever kind."""
 
+import time
+from collections.abc import Callable
+
 from pipeline.destinations.auth.tls import TlsFiles, TlsUnusable
 from pipeline.destinations.fhir_profile import InvalidProfile
 from pipeline.destinations.hl7v2 import Hl7v2Destination
 from pipeline.destinations.hl7v2_profile import load_out_profile
 from pipeline.destinations.mllp_client import News as LineNews
+from pipeline.destinations.protocol import Ambiguous, Confirmed, Retry, always
+from pipeline.destinations.protocol import Refused as TurnedDown
 from pipeline.domain.books import Expects, of_types
 from pipeline.domain.event import EntityType
-from pipeline.formats.hl7v2.out_messages import name_of
+from pipeline.formats.hl7v2.out_messages import Letter, name_of
 from pipeline.formats.hl7v2.out_profile import OutProfile
 from pipeline.ops import metrics
 from pipeline.roles.destinations import entity_types_of, teller
 from pipeline.roles.process import Refused
 from pipeline.settings import Hl7OutSettings, Settings
+
+
+class Timed(Hl7v2Destination):
+    """A receiver whose answers are timed, as those of other destinations are."""
+
+    async def send(self, letter: Letter, may_go: Callable[[], bool] = always) -> Confirmed | TurnedDown | Retry | Ambiguous:
+        """See `Hl7v2Destination.send`; the time for a connection counts as well."""
+        began_s = time.monotonic()
+        try:
+            return await super().send(letter, may_go)
+        finally:
+            metrics.WRITER_REQUEST_SECONDS.of(self.name, "send").observe(time.monotonic() - began_s)
 
 
 def out_profile_for(name: str, section: Hl7OutSettings) -> OutProfile:
@@ -44,7 +61,7 @@ def receiver_of(name: str, section: Hl7OutSettings) -> Hl7v2Destination:
     def observe(news: LineNews) -> None:
         metrics.LINE_NEWS.of(name, news.value).inc()
 
-    return Hl7v2Destination(name, section.host, section.port, profile, tls, observe)
+    return Timed(name, section.host, section.port, profile, tls, observe)
 
 
 def types_at(settings: Settings) -> dict[str, frozenset[EntityType]]:

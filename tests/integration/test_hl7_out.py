@@ -15,7 +15,7 @@ from pipeline.local.stack import Stack, wait_for
 from pipeline.roles.accounts import close_books, current_status
 from tests.support.mllp_desk import desk
 from tests.support.mllp_receiver import Seen, ack, always
-from tests.support.stacks import ANSWER_S, post, records, stack_at, stopped_at_end
+from tests.support.stacks import ANSWER_S, post, records, send_hl7, stack_at, stopped_at_end
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -163,6 +163,36 @@ def test_what_goes_out_of_one_comes_in_at_another_as_the_same_changes(broker: Br
         sent, came = ([(b.entity_id, b.state.environment) for b in _beds(each)] for each in (one, other))
         for entity in {name for name, _ in sent}:
             assert [said for name, said in came if name == entity] == [said for name, said in sent if name == entity]
+
+
+def adt(trigger: str, number: int, place: str, prior: str = "") -> bytes:
+    at = f"202601021{number:03d}00+0000"
+    return (
+        f"MSH|^~\\&|EHR|GENERAL|||{at}||ADT^{trigger}|T{number}|P|2.5.1\rEVN||{at}\rPID|||P1^^^GENERAL^MR||Doe^Jo||19700102|F\r"
+        f"PV1||I|{place}|||{prior}|||||||||||||V1^^^GENERAL^VN\r"
+    ).encode()
+
+
+def test_a_stay_that_came_in_by_hl7_goes_out_as_the_same_triggers_with_its_person_and_its_beds(
+    broker: Broker, tmp_path: Path
+) -> None:
+    with desk() as at, stopped_at_end(stack_for(tmp_path, broker, at.port)) as stack:
+        names = [stack.start("gate"), stack.start("mllp"), stack.start("writer", "adt")]
+        stack.wait_ready(*names, timeout_s=ANSWER_S * 2)
+        one, two = "ICU^1^A^GENERAL", "W2^7^B^GENERAL"
+        for message in (adt("A01", 1, one), adt("A02", 2, two, one), adt("A03", 3, two)):
+            assert b"MSA|AA|" in send_hl7(stack, message)
+        wait_for(lambda: [seen.name for seen in at.receiver.of("V1")][-1:] == ["ADT^A03"], ANSWER_S, "the discharge is told")
+        stay = at.receiver.of("V1")
+        assert [seen.name for seen in stay] == ["ADT^A01", "ADT^A02", "ADT^A03"]
+        assert [seen.message.field("PV1", 3, component=1) for seen in stay] == ["ICU", "W2", "W2"]
+        assert stay[-1].message.field("PV1", 45) is not None
+        assert {seen.message.field("PID", 3) for seen in stay} == {"P1"}
+        wait_for(lambda: codes(at.receiver.of("GENERAL/W2/7/B"))[-1:] == ["U"], ANSWER_S, "the bed that was left is told")
+        assert codes(at.receiver.of("GENERAL/ICU/1/A")) == ["O", "U"]
+        assert codes(at.receiver.of("GENERAL/W2/7/B")) == ["O", "U"]
+        person = at.receiver.of("P1")[0]
+        assert (person.name, person.message.field("PID", 5, component=2)) == ("ADT^A28", "Jo")
 
 
 def _beds(stack: Stack) -> list[Any]:
