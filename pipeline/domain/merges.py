@@ -30,7 +30,7 @@ from pipeline.domain.head import Absorbed, Head, Retired, Seen
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, Revision, derive_event_id
 from pipeline.domain.policy import Policy
 from pipeline.domain.precedence import clock_of, older
-from pipeline.domain.records import Control, ControlKind, DecisionKind, MergeLink, Reason
+from pipeline.domain.records import Control, ControlKind, DecisionKind, MergeLink, Outcome, Reason
 from pipeline.domain.referring import ALIAS_HOPS, referring
 from pipeline.domain.restating import PIPELINE
 from pipeline.domain.verdicts import Accept, Broken, Position, Send, Suppress, Verdict, decision_of, moved
@@ -69,6 +69,11 @@ def target_of(payload: Payload) -> Reference | None:
 def key_of(tenant: str, entity_type: EntityType, reference: Reference) -> bytes:
     """Entity key of what a reference names."""
     return EntityKey(tenant, entity_type.value, reference.namespace, reference.id).encode()
+
+
+def is_copy(outcome: Outcome, key: bytes | None) -> bool:
+    """Whether an outcome's record is the copy for its survivor: it tells nothing new of its own entity, and out of order."""
+    return outcome.survivor is not None and key == key_of(outcome.tenant, outcome.entity_type, outcome.survivor)
 
 
 def may_merge(event: Event, policy: Policy) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final, Protocol
 
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.merges import is_copy
 from pipeline.domain.records import Accepted, Decision, Outcome, Receipt
 from pipeline.formats.avro import Record, Undecodable
 from pipeline.kafka.client import LOG, Message
@@ -68,7 +69,7 @@ def follow_history(kafka: KafkaSettings, decoder: Decoder, tracker: Tracking, no
                 tracker.on_accepted(accepted)
             case Decision() as decision:
                 tracker.on_decision(decision, message.key)
-            case Outcome() as outcome:
+            case Outcome() as outcome if not is_copy(outcome, message.key):
                 tracker.on_outcome(outcome)
             case _:
                 return

@@ -15,6 +15,7 @@ from pipeline.domain.books import Books, Expects, Ledger, PartitionCut
 from pipeline.domain.deliveries import Problem, Trouble, differ, fold
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Revision
+from pipeline.domain.merges import is_copy
 from pipeline.domain.records import Accepted, Decision, Outcome, TopicEpoch
 from pipeline.ops.log_catalogue import BOOKS_CLOSED
 from pipeline.ops.logs import emit
@@ -162,6 +163,8 @@ class BooksReader:
                     self.ledger.accepted(accepted)
                 case Decision() as decision:
                     self.ledger.decision(decision)
+                case Outcome() as outcome if is_copy(outcome, message.key):
+                    continue
                 case Outcome() as outcome:
                     self.ledger.outcome(outcome)
                 case _:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.merges import is_copy
 from pipeline.domain.records import Outcome
 from pipeline.domain.rollout import Rule, Scope
 from pipeline.domain.shadow_report import ShadowCounts, ShadowReport, ShadowTally
@@ -23,7 +24,7 @@ def read_shadows(topics: Topics, decoder: Decoder, destination: str | None = Non
     tally = ShadowTally()
     for message in topics.read(OUTCOMES, topics.begin(OUTCOMES), topics.end(OUTCOMES)):
         record = decoded(decoder, message)
-        if isinstance(record, Outcome) and destination in (None, record.destination):
+        if isinstance(record, Outcome) and destination in (None, record.destination) and not is_copy(record, message.key):
             tally.outcome(record)
     return tally.report()
 

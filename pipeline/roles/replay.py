@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from pipeline import topology
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
+from pipeline.domain.merges import is_copy
 from pipeline.domain.policy import Policy
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Outcome, Quarantined
 from pipeline.domain.replay import (
@@ -117,8 +118,8 @@ def plan_parked(
 ) -> Plan:
     """Entities whose newest revision is parked at a configured destination. KafkaUnavailable."""
     reading, parked = _Reading(topics, codec), ParkedEntities()
-    for _, record in reading.all(topology.OUTCOMES):
-        if isinstance(record, Outcome):
+    for message, record in reading.all(topology.OUTCOMES):
+        if isinstance(record, Outcome) and not is_copy(record, message.key):
             parked.add_outcome(record)
     for _, record in reading.all(topology.ACCEPTED):
         if isinstance(record, Accepted):

@@ -8,6 +8,7 @@ import msgspec
 from pipeline.domain.event import EntityType, Patient, Reference
 from pipeline.domain.head import state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision, partition_of, revision_of
+from pipeline.domain.merges import is_copy
 from pipeline.domain.pending import EMPTY, LOSERS_KEPT, decode_pending, encode_pending, held_for, join, on_loser
 from pipeline.domain.records import LANES, Accepted, Await, Outcome, OutcomeKind, Quarantined, Reason
 from pipeline.formats.avro import Codec
@@ -105,6 +106,13 @@ def test_the_end_of_a_loser_is_told_to_its_survivors_partition_and_remembered_th
         pending = decode_pending(stored[S_KEY])
         assert [(each.key, each.revision) for each in pending.losers] == [(L_KEY, CLOSED)]
         assert not pending.is_due
+
+
+def test_who_reads_outcomes_in_their_order_knows_a_copy() -> None:
+    """Read before the loser's own partition it would be a step back there."""
+    assert is_copy(ended(), S_KEY)
+    assert not is_copy(ended(), L_KEY)
+    assert not is_copy(ended(survivor=None), S_KEY)
 
 
 def test_an_attempt_that_failed_and_an_outcome_of_nobodys_loser_are_told_to_no_one() -> None:
