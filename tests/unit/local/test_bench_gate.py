@@ -1,6 +1,9 @@
 """The bench of the gate's worker: what it sends, what it makes of its runs, and that the documentation says the same."""
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,11 +13,14 @@ from pipeline.cli import app
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
+from pipeline.local import bench_e2e, bench_scale
+from pipeline.local import bench_gate_report as report_of
 from pipeline.local.bench_gate_load import Landing, by_cycle, one_by_one
 from pipeline.local.bench_gate_report import OURS, Alone, GateReport, Kill, Options, Run, joined
 from pipeline.local.bench_gate_worker import PEERS
 from pipeline.roles.policies import load_policy
 
+DOCS = Path(__file__).parents[3] / "docs"
 NOW = Millis(1_800_000_000_000)
 CODEC = Codec.shipped()
 
@@ -93,3 +99,25 @@ def test_each_peer_has_a_lock_file_with_digests_that_names_no_registry() -> None
         lock = (peer / "requirements.lock").read_text()
         assert "--hash=sha256:" in lock
         assert "://" not in lock
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "markdown"),
+    [
+        ("bench-gate.json", GateReport, report_of.markdown),
+        ("bench-e2e.json", bench_e2e.E2eReport, bench_e2e.markdown),
+        ("bench-scale.json", bench_scale.ScaleReport, bench_scale.markdown),
+    ],
+)
+def test_the_figures_in_the_documentation_are_those_of_the_report(
+    file: str, kind: type[Any], markdown: Callable[[Any], str]
+) -> None:
+    kept = msgspec.json.decode((DOCS / "reports" / file).read_bytes(), type=kind)
+    assert markdown(kept) in (DOCS / "performance.md").read_text()
+
+
+def test_the_gate_s_report_is_of_a_whole_comparison_in_which_nothing_was_lost() -> None:
+    kept = msgspec.json.decode((DOCS / "reports" / "bench-gate.json").read_bytes(), type=GateReport)
+    assert {run.worker for run in kept.runs} == {OURS, kept.peer}
+    assert all(kill.lost == kill.different == 0 for kill in kept.kills if kill.worker == OURS)
+    assert f"{kept.total_ratio:.2f} times" in report_of.verdict(kept)
