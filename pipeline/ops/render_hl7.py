@@ -1,5 +1,6 @@
 """What `surgeline hl7 explain` shows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.formats.hl7v2.origins import Explained
+from pipeline.formats.hl7v2.origins import Explained, Told
 from pipeline.formats.hl7v2.verdict import Rejected
 
 
@@ -17,19 +18,25 @@ def tables_of(found: Explained, values: bool) -> list[RenderableType]:
     if found.rejected is not None:
         return [rejection(found.message, found.rejected)]
     shown: list[RenderableType] = [f"[bold]{escape(found.message)}[/bold]: {escape(found.rule)}"]
+    if found.common:
+        shown.append(_table("all its events", found.common, values))
     for event, fields in found.events:
         name = f"{event.namespace} {event.entity_id}" if values else ""
-        table = Table(title=Text(f"{event.entity_type.value} {name}, {event.event_type.value}"), title_justify="left")
-        for column in ("field", *(("value",) if values else ()), "read from"):
-            table.add_column(column, overflow="fold")
-        for told in fields:
-            table.add_row(told.field, *((Text(_text(told.value)),) if values else ()), told.origin)
-        shown.append(table)
+        shown.append(_table(f"{event.entity_type.value} {name}, {event.event_type.value}", fields, values))
     if found.unread:
         shown.append(f"not readable, left unsaid: {', '.join(found.unread)}")
     if found.departures:
         shown.append(f"needs a profile that tolerates: {', '.join(found.departures)}")
     return shown
+
+
+def _table(title: str, fields: Sequence[Told], values: bool) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("field", *(("value",) if values else ()), "read from"):
+        table.add_column(column, overflow="fold")
+    for told in fields:
+        table.add_row(told.field, *((Text(_text(told.value)),) if values else ()), told.origin)
+    return table
 
 
 def rejection(name: str, why: Rejected) -> str:
@@ -46,17 +53,20 @@ def as_builtins(found: Explained, values: bool) -> dict[str, Any]:
         "rejected": None if why is None else {"reason": why.reason.value, "field": why.field, "remedy": why.remedy},
         "unread": found.unread,
         "departures": found.departures,
+        "common": _fields(found.common, values),
         "events": [
             {
                 "entity_type": event.entity_type.value,
                 "event_type": event.event_type.value,
-                "fields": [
-                    {"field": told.field, "from": told.origin} | ({"value": told.value} if values else {}) for told in fields
-                ],
+                "fields": _fields(fields, values),
             }
             for event, fields in found.events
         ],
     }
+
+
+def _fields(fields: Sequence[Told], values: bool) -> list[dict[str, Any]]:
+    return [{"field": told.field, "from": told.origin} | ({"value": told.value} if values else {}) for told in fields]
 
 
 def _text(value: Any) -> str:

@@ -32,8 +32,9 @@ What a message makes, as canonical events. Made from the tables in `pipeline/for
 One message makes up to four events, in this order and with these ordinals: the patient (0), the encounter (1), the bed left
 (2), the bed taken (3). An A20 makes one event per NPU, from ordinal 2 on. The same message always makes the same ids.
 
-- **Order**: `recorded_at` is EVN-2, else MSH-7, the first that is a time to the minute; `sequence` is MSH-13 where the profile
-  trusts it. `occurred_at` is EVN-6, else ZBE-2, and orders nothing: on a cancel it holds the time of what is cancelled.
+- **Order**: `recorded_at` is EVN-2, else MSH-7, the first that is a time to the minute; `sequence` is MSH-13
+  or ZBE-1 where the profile trusts it. `occurred_at` is EVN-6, else ZBE-2, and orders nothing: on a cancel it holds the time of
+  what is cancelled.
 - **Times** without an offset have MSH-7's, else the profile's zone. An hour that the zone has twice is taken as its first.
 - **Who**: the patient is the repetition of PID-3 that the profile picks by type and authority, the visit is PV1-19 or PID-18
   as the profile says. None or several: the message is rejected, never guessed.

@@ -20,6 +20,7 @@ from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.siu import TRIGGERS
 from pipeline.formats.hl7v2.triggers import Rule, rule_of
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
+from pipeline.formats.json_events import event_to_json
 
 FIELDS: Final[dict[type[msgspec.Struct], dict[str, str]]] = {
     Patient: {
@@ -67,6 +68,17 @@ MASTER_FIELDS: Final = {
 }
 """Where each field of an MFN^M05 is read."""
 
+COMMON: Final = {
+    "recorded_at": "EVN-2, else MSH-7",
+    "occurred_at": "EVN-6, else ZBE-2",
+    "sequence": "MSH-13 or ZBE-1, as the profile says",
+    "priority": "PV1-4",
+    "user": "EVN-5",
+    "reason": "EVN-4",
+    "audit_context": "ZBE-1",
+}
+"""Where what all events of a message have in common is read."""
+
 _KIND: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _STATUS: Final = "NPU-2 by the profile's bed_status"
 
@@ -92,6 +104,8 @@ class Explained:
     events: tuple[tuple[Event, tuple[Told, ...]], ...] = ()
     unread: tuple[str, ...] = ()
     rejected: Rejected | None = None
+    common: tuple[Told, ...] = ()
+    """What all its events have in common."""
     departures: tuple[str, ...] = ()
     """What a profile has to tolerate of it, by name."""
 
@@ -108,9 +122,14 @@ def explain(data: bytes, profile: Profile) -> Explained:
             return Explained(name, detail)
         case Mapped(events, unread, over_long):
             rule = _ruled(message, trigger, profile) if message is not None and kind == "ADT" else None
-            told = tuple((event, (*_told(event.payload, kind, rule, profile), *_replaced(event))) for event in events)
+            told = tuple((event, (*_told(event, kind, rule, profile), *_replaced(event))) for event in events)
             return Explained(
-                name, _meaning(kind, trigger, rule), told, unread, departures=_departures(message, data, unread, over_long)
+                name,
+                _meaning(kind, trigger, rule),
+                told,
+                unread,
+                common=_common(events[0]),
+                departures=_departures(message, data, unread, over_long),
             )
 
 
@@ -145,10 +164,15 @@ def _meaning(kind: str, trigger: str, rule: Rule | None) -> str:
     return {"SIU": TRIGGERS.get(trigger, ("", None))[0], "MFN": "location master"}.get(kind, "bed status")
 
 
-def _told(payload: Payload, kind: str, rule: Rule | None, profile: Profile) -> tuple[Told, ...]:
-    origins = _origins(payload, kind, rule, profile)
-    stated = {name: value for name in payload.__struct_fields__ if (value := getattr(payload, name)) is not UNSET}
-    return tuple(Told(name, msgspec.to_builtins(value), origins[name]) for name, value in stated.items())
+def _told(event: Event, kind: str, rule: Rule | None, profile: Profile) -> tuple[Told, ...]:
+    origins, shown = _origins(event.payload, kind, rule, profile), event_to_json(event)["payload"]
+    stated = (name for name in event.payload.__struct_fields__ if getattr(event.payload, name) is not UNSET)
+    return tuple(Told(name, shown.get(name), origins[name]) for name in stated)
+
+
+def _common(event: Event) -> tuple[Told, ...]:
+    shown = event_to_json(event)
+    return tuple(Told(name, shown[name], origin) for name, origin in COMMON.items() if shown.get(name) is not None)
 
 
 def _replaced(event: Event) -> tuple[Told, ...]:

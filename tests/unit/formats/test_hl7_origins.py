@@ -50,6 +50,15 @@ def test_the_command_shows_where_each_field_is_from_and_hides_values_on_request(
     assert "4711" not in hidden.output
 
 
+def test_times_are_shown_as_times_and_what_orders_the_message_too() -> None:
+    found = explain(adt("A01", evn={6: "20260105093000"}, pv1={4: "E", 44: "20260105090000"}), DEFAULT)
+    shown = {told.field: (told.value, told.origin) for told in (*found.common, *found.events[1][1])}
+    assert shown["recorded_at"] == ("2026-01-05T10:10:00.000Z", "EVN-2, else MSH-7")
+    assert shown["occurred_at"][0] == "2026-01-05T09:30:00.000Z"
+    assert shown["admitted_at"] == ("2026-01-05T09:00:00.000Z", "PV1-44")
+    assert shown["priority"] == ("E", "PV1-4")
+
+
 def test_a_rejection_says_what_to_do_and_the_command_fails(tmp_path: Path) -> None:
     (tmp_path / "a.hl7").write_bytes(adt("A99"))
     (tmp_path / "b.hl7").write_bytes(b"BHS|^~\\&\r" + adt("A01") + b"BTS|2\r")
