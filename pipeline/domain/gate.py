@@ -71,6 +71,8 @@ def decide(
 
 def _as_meant(head: Head | None, at: Position, event: Event, policy: Policy, resolve: Resolve) -> Verdict:
     """Verdict on what is said of whom it means by now, the head's references being meant so too."""
+    if resolve is as_it_stands:
+        return _event(head, at, event, policy)
     meant = resolved_head(head, at.entity_type, resolve)
     is_mistake = isinstance(event.payload, Bed) and ends_the_record(event)
     verdict = _event(meant, at, event if is_mistake else resolved_event(event, resolve), policy)

@@ -346,5 +346,5 @@ class MergeMachine(RuleBasedStateMachine):
         return [r for t, v in self.outputs if t == "decisions" and isinstance(r := CODEC.decode(v), Decision)]
 
 
-MergeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+MergeMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestMergeMachine = MergeMachine.TestCase
