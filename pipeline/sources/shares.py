@@ -7,9 +7,11 @@ from typing import Final, Generic, TypeVar
 
 Holder = TypeVar("Holder", bound=Hashable)
 
-STEEPNESS: Final = 8
+STEEPNESS: Final = 4
 """How fast shares shrink with the pressure behind them. What is behind may be a hundredth of the ceiling: still one holder alone
 must come to rest before it is full, or nobody else would find room there."""
+LEAST_SHARE: Final = 1 / 400
+"""Of the ceiling: what pressure takes from nobody, so that a holder of little is not turned away for those who hold much."""
 
 
 class Denied(enum.Enum):
@@ -41,7 +43,7 @@ class Shares(Generic[Holder]):
         free, has = self.ceiling - self.held, self._of[holder]
         if amount > free:
             return Denied.FULL
-        if has and has + amount > min(free, self.ceiling * (1.0 - pressure) ** STEEPNESS):
+        if has and has + amount > min(free, self.ceiling * max(LEAST_SHARE, (1.0 - pressure) ** STEEPNESS)):
             return Denied.SHARE
         return None
 

@@ -33,6 +33,14 @@ def test_pressure_behind_it_takes_from_those_who_hold_most_and_leaves_a_newcomer
     assert shares.denied("other", 1, pressure=0.9) is None
 
 
+def test_a_holder_of_little_is_not_turned_away_for_the_pressure_of_others() -> None:
+    requests: Shares[str] = Shares(1_000)
+    requests.take("ward", 1)
+    assert requests.denied("ward", 1, pressure=0.99) is None
+    requests.take("ward", 1)
+    assert requests.denied("ward", 1, pressure=0.99) is Denied.SHARE
+
+
 @pytest.mark.parametrize(
     ("behind", "amount"), [(64_000, 1_000), (64_000, 16_000), (180_000, 16_000), (2_000_000, 300_000), (32_000_000, 900_000)]
 )
