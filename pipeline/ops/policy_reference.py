@@ -15,6 +15,7 @@ from pipeline.domain.event import Described
 from pipeline.domain.policy import LaneRule, Policy, policy_from
 from pipeline.formats import json_shapes
 from pipeline.formats.fhir import inbound_verdict, notification
+from pipeline.formats.hl7v2 import leniency
 from pipeline.formats.hl7v2 import verdict as hl7_verdict
 from pipeline.formats.markdown import table
 
@@ -86,6 +87,7 @@ GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
     "Refused at a way in": (
         json_shapes.Rule,
         hl7_verdict.Reason,
+        leniency.Leniency,
         inbound_verdict.RejectedBecause,
         inbound_verdict.IgnoredBecause,
         notification.MalformedBecause,
