@@ -2,6 +2,7 @@
 lose their disk; merges that contradict each other, form circles and chains, come twice, and name who is not known."""
 
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import msgspec
@@ -11,13 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pipeline.domain.event import Encounter, EntityType, Event, EventType, Name, Patient, Payload, Reference, sealed
 from pipeline.domain.head import Head, decode_head
-from pipeline.domain.identifiers import EntityKey, EventId, Millis, derive_event_id, partition_of
-from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind
+from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, derive_event_id, partition_of
+from pipeline.domain.merges import key_of, target_of
+from pipeline.domain.pending import Pending, held_for, on_accepted, on_loser, on_outcome
+from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, OutcomeKind
 from pipeline.formats.avro import Codec
 from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.gate import Destinations, GateWork, join_values
 from pipeline.stream.store import POSITIONS_KEY
 from pipeline.topology import ENTITY_PARTITIONS
+from tests.support.changes import outcome
 from tests.support.policies import shipped_policy
 
 CODEC = Codec.shipped()
@@ -273,6 +277,7 @@ class MergeMachine(RuleBasedStateMachine):
         self._nothing_is_lost_or_takes_effect_twice()
         self._no_circle_is_left_and_nobody_is_waited_for_in_vain()
         self._no_reference_names_a_retired_identity()
+        self._a_writer_tells_a_destination_of_all_of_it_and_of_losers_first()
 
     def _come_to_rest(self) -> None:
         while True:
@@ -331,6 +336,46 @@ class MergeMachine(RuleBasedStateMachine):
             if isinstance(head.state, Encounter) and isinstance(head.state.patient, Reference):
                 assert head.state.patient.id not in retired
 
+    def _a_writer_tells_a_destination_of_all_of_it_and_of_losers_first(self) -> None:
+        """Lanes and the copies of outcomes come in any order relative to each other; whoever is held is not written."""
+        chance = Random(len(self.outputs))
+        lanes = {partition: [a for a in self._accepted() if a.partition == partition] for partition in range(ENTITY_PARTITIONS)}
+        pendings: dict[bytes, Pending] = {}
+        copies: list[tuple[bytes, bytes, Revision]] = []
+        shown: dict[bytes, list[Revision]] = {}
+        while True:
+            ready = [key for key, each in pendings.items() if each.is_due and not held_for(each, _decoded(each))]
+            steps: list[list[Any]] = [
+                *(lane for lane in lanes.values() if lane),
+                *([copies] if copies else []),
+                *([ready] if ready else []),
+            ]
+            if not steps:
+                break
+            step = chance.choice(steps)
+            if step is ready:
+                key = chance.choice(ready)
+                accepted = _decoded(pendings[key])
+                for each in accepted.awaits:
+                    loser = shown.get(_key_of(accepted, each.loser), [])
+                    assert each.revision, "told of nobody's end"
+                    assert max(loser, default=0) >= each.revision, "a survivor before its loser"
+                shown.setdefault(key, []).append(accepted.revision)
+                confirmed = on_outcome(pendings[key], outcome(accepted, OutcomeKind.CONFIRMED))
+                pendings[key] = confirmed or pendings[key]
+                if (survivor := target_of(accepted.state)) is not None:
+                    copies.append((_key_of(accepted, survivor), key, accepted.revision))
+            elif step is copies:
+                key, loser_key, revision = copies.pop(chance.randrange(len(copies)))
+                pendings[key] = on_loser(pendings.get(key), 0, loser_key, revision) or pendings[key]
+            else:
+                accepted = step.pop(0)
+                key = _key_of(accepted, Reference(accepted.namespace, accepted.entity_id))
+                changed = on_accepted(pendings.get(key), accepted, CODEC.encode(accepted), 60.0)
+                pendings[key] = changed or pendings[key]
+        assert not any(each.is_due for each in pendings.values()), "held for ever"
+        assert all(revisions == sorted(set(revisions)) for revisions in shown.values())
+
     def _heads(self) -> dict[bytes, Head]:
         return {
             key: decode_head(value)
@@ -344,6 +389,16 @@ class MergeMachine(RuleBasedStateMachine):
 
     def _decisions(self) -> list[Decision]:
         return [r for t, v in self.outputs if t == "decisions" and isinstance(r := CODEC.decode(v), Decision)]
+
+
+def _decoded(pending: Pending) -> Accepted:
+    record = CODEC.decode(pending.newest or b"")
+    assert isinstance(record, Accepted)
+    return record
+
+
+def _key_of(accepted: Accepted, reference: Reference) -> bytes:
+    return key_of(accepted.tenant, accepted.entity_type, reference)
 
 
 MergeMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
