@@ -255,12 +255,16 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
     manifest = seen.manifest
     assert isinstance(manifest, Manifest)
     own = past.own
-    if own is not None and (own.status is FileStatus.TAKEN or _is_left_over(seen, own)):
+    is_taken = own is not None and own.status is FileStatus.TAKEN
+    if own is not None and seen.data is None and (is_taken or _is_left_over(seen, own)):
         return Again(own)
-    if (flaw := _not_theirs(seen, manifest, now, rules)) is not None:
+    if not is_taken and (flaw := _not_theirs(seen, manifest, now, rules)) is not None:
         return Refuse(flaw)
     if seen.data is None:
         return _missing(manifest, now, rules)
+    if is_taken:
+        # Its manifest says that it is the file that was taken; only its content proves that.
+        return _whole(seen.data, manifest, now, rules) or Read()
     return _read(seen.data, manifest, seen.since > manifest.not_after + rules.waits.grace_ms, past, now, rules)
 
 
@@ -282,9 +286,19 @@ def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, r
     return Read(late)
 
 
+def _whole(data: Part, manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse | None:
+    """Whether the file has its length by now; that of an encrypted one says nothing."""
+    if rules.is_encrypted or data.size >= manifest.size:
+        return None
+    stood = now - data.since
+    if stood > rules.waits.partial_ms:
+        return Refuse(flaw_of(FileReason.PARTIAL))
+    return Wait(FileReason.PARTIAL, stood > rules.waits.patience_ms)
+
+
 def _is_left_over(seen: Seen, own: FileState) -> bool:
     """Whether manifest and signature were left behind by a crash, after their file was put away."""
-    return seen.data is None and own.status in (FileStatus.REFUSED, FileStatus.REPEATED) and seen.since <= own.at
+    return own.status in (FileStatus.REFUSED, FileStatus.REPEATED) and seen.since <= own.at
 
 
 def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:

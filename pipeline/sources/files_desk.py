@@ -140,9 +140,9 @@ class Desk:
                 await self._awaited(state, why, is_long, past)
                 return state.name_digest
             case life.Refuse(flaw):
-                await self._refuse(arrival.name, state, flaw)
+                await self._refuse(arrival, state, flaw)
             case life.Again(known):
-                await self._again(arrival.name, known)
+                await self._again(arrival, known)
             case life.Read(late):
                 assert kind is not None
                 await self._read(sink, arrival, replace(state, late=late), kind, stopping)
@@ -216,16 +216,16 @@ class Desk:
         weighed = life.Refuse(content) if isinstance(content, Flaw) else life.weigh(manifest, content, past, rules)
         match weighed:
             case life.Land():
-                await self._land(sink, arrival.name, self._begun(state, past), kind, stopping)
+                await self._land(sink, arrival, self._begun(state, past), kind, stopping)
             case life.Hold():
                 await self._held(state, kind)
             case life.Refuse(flaw):
-                await self._refuse(arrival.name, state, flaw)
+                await self._refuse(arrival, state, flaw)
             case life.Repeat(of):
                 repeated = replace(state, status=FileStatus.REPEATED, why=FileReason.SAME_CONTENT, same_as=of.file_id)
-                await self._put_away(arrival.name, await self._settle(repeated), TAKEN)
+                await self._put_away(arrival, await self._settle(repeated), TAKEN)
             case life.Again(known):
-                await self._again(arrival.name, known)
+                await self._again(arrival, known)
             case unknown:
                 assert_never(unknown)
 
@@ -248,7 +248,7 @@ class Desk:
         released_by = past.own.released_by if past.own is not None else ""
         return replace(state, status=FileStatus.LANDING, begun_at=self._clock(), released_by=released_by)
 
-    async def _land(self, sink: Sink, name: str | None, state: FileState, kind: Kind, stopping: asyncio.Event) -> None:
+    async def _land(self, sink: Sink, arrival: Arrival | None, state: FileState, kind: Kind, stopping: asyncio.Event) -> None:
         known = self._files.get(state.file_id)
         if known is None or known.status is not FileStatus.LANDING:
             state = await self._settle(state)
@@ -258,11 +258,11 @@ class Desk:
         ended, state = await landing.run(sink, state, _Told(self._observer, self._keep))
         match ended:
             case Ended.WHOLE:
-                await self._put_away(name, await self._settle(replace(state, status=FileStatus.TAKEN)), TAKEN)
+                await self._put_away(arrival, await self._settle(replace(state, status=FileStatus.TAKEN)), TAKEN)
             case Ended.STOPPED:
                 await self._keep(state)
             case Ended.OTHER:
-                await self._refuse(name, state, life.flaw_of(FileReason.OTHER_CONTENT))
+                await self._refuse(arrival, state, life.flaw_of(FileReason.OTHER_CONTENT))
             case unknown:
                 assert_never(unknown)
 
@@ -273,33 +273,41 @@ class Desk:
         if kind is None:
             return
         if kept is not None and kept.sha256 == state.sha256:
-            name = await asyncio.to_thread(self._still_there, state)
-            await self._land(sink, name, state, kind, stopping)
-        elif await asyncio.to_thread(self._still_there, state) is None:
+            # What lies in `incoming` under its name may be another one by now: it is judged by itself, in the next round.
+            await self._land(sink, None, state, kind, stopping)
+        elif not await asyncio.to_thread(self._still_there, state):
             await self._refuse(None, state, life.flaw_of(FileReason.GONE))
 
-    def _still_there(self, state: FileState) -> str | None:
-        """The name in `incoming` under which this very file, by its manifest, lies; None where it doesn't."""
-        for arrival in self._folder.arrivals():
-            if self._state(self._seen(arrival), self._partner.kind_of(arrival.name)).file_id == state.file_id:
-                return arrival.name
-        return None
+    def _still_there(self, state: FileState) -> bool:
+        """Whether this very file, by its manifest, lies in `incoming`."""
+        kind_of, seen_of = self._partner.kind_of, self._seen
+        return any(
+            self._state(seen_of(arrival), kind_of(arrival.name)).file_id == state.file_id for arrival in self._folder.arrivals()
+        )
 
     async def _held(self, state: FileState, kind: Kind) -> None:
         state = await self._settle(replace(state, status=FileStatus.HELD, why=FileReason.TOO_MANY_REJECTS))
         await asyncio.to_thread(self._acknowledge, state)
         self._folder.drop(state.file_id)
 
-    async def _refuse(self, name: str | None, state: FileState, flaw: Flaw) -> None:
+    async def _refuse(self, arrival: Arrival | None, state: FileState, flaw: Flaw) -> None:
+        known = self._files.get(state.file_id)
+        if known is not None and known.status is FileStatus.TAKEN:
+            # Its manifest is that of a file that was taken, and it is none: it must not stand in that one's place.
+            self._folder.drop(state.file_id)
+            no_content = file_id_of(state.tenant, state.partner, state.name_digest, "")
+            state = replace(state, file_id=no_content, sha256="")
         refused = replace(
             state, status=FileStatus.REFUSED, why=flaw.why, field=flaw.field[:80], rule=flaw.rule, remedy=flaw.remedy
         )
-        await self._put_away(name, await self._settle(refused), REJECTED)
+        await self._put_away(arrival, await self._settle(refused), REJECTED)
 
-    async def _again(self, name: str, known: FileState) -> None:
+    async def _again(self, arrival: Arrival, known: FileState) -> None:
         self._observer.repeated(known)
-        await self._tell(name, known)
-        await asyncio.to_thread(self._folder.put_away, name, REJECTED if known.status is FileStatus.REFUSED else TAKEN)
+        await self._tell(arrival.name, known)
+        to = REJECTED if known.status is FileStatus.REFUSED else TAKEN
+        await asyncio.to_thread(self._folder.put_away, arrival, to)
+        self._folder.drop(known.file_id)
 
     async def _tell(self, name: str, known: FileState) -> None:
         """Acknowledge what is in the ledger, unless that was done: a crash may have come between the two."""
@@ -313,11 +321,11 @@ class Desk:
         await asyncio.to_thread(self._acknowledge, known)
         self._folder.drop(known.file_id)
 
-    async def _put_away(self, name: str | None, state: FileState, to: str) -> None:
+    async def _put_away(self, arrival: Arrival | None, state: FileState, to: str) -> None:
         """Acknowledge, and move the file out of the way; our copy goes last, as the acknowledgement needs it."""
         await asyncio.to_thread(self._acknowledge, state)
-        if name is not None:
-            await asyncio.to_thread(self._folder.put_away, name, to)
+        if arrival is not None:
+            await asyncio.to_thread(self._folder.put_away, arrival, to)
         self._folder.drop(state.file_id)
 
     def _acknowledge(self, state: FileState) -> None:

@@ -58,6 +58,8 @@ class Arrival:
     manifest_since: Millis | None = None
     signature: bytes | None = None
     signature_since: Millis | None = None
+    stamps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Of each part what changes with its content: inode, length, time of change."""
 
     def __repr__(self) -> str:
         return "Arrival(<redacted>)"
@@ -149,6 +151,7 @@ class Folder:
     def _note(self, incoming: int, name: str, kind: str, arrival: Arrival) -> None:
         found = os.stat(name, dir_fd=incoming, follow_symlinks=False)
         since = Millis(found.st_ctime_ns // 1_000_000)
+        arrival.stamps[kind] = _stamp(found)
         if kind == "":
             arrival.data = Part(found.st_size, since, stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
         elif kind == MANIFEST_SUFFIX:
@@ -225,13 +228,21 @@ class Folder:
             return _read(acks, name, MAX_ACK_BYTES)
         return b""
 
-    def put_away(self, name: str, to: str) -> None:
-        """Move a file, its manifest and its signature out of `incoming`; what is not there any more is no fault."""
+    def put_away(self, arrival: Arrival, to: str) -> None:
+        """Move a file, its manifest and its signature out of `incoming`, if they are still what they were on arrival.
+
+        What its sender put in their place meanwhile stays, to be judged by itself. What is not there any more is no fault.
+        """
+        name = arrival.name
         with self._within(INCOMING) as incoming, self._within(to) as target:
+            if any(_stamp_at(incoming, name + kind) not in (None, stamp) for kind, stamp in arrival.stamps.items()):
+                return
             free = _free_name(target, name)
-            for suffix in ("", MANIFEST_SUFFIX, SIGNATURE_SUFFIX):
+            for kind, stamp in arrival.stamps.items():
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(name + suffix, free + suffix, src_dir_fd=incoming, dst_dir_fd=target)
+                    os.rename(name + kind, free + kind, src_dir_fd=incoming, dst_dir_fd=target)
+                    if _stamp_at(target, free + kind) != stamp and _stamp_at(incoming, name + kind) is None:
+                        os.rename(free + kind, name + kind, src_dir_fd=target, dst_dir_fd=incoming)
 
     @contextlib.contextmanager
     def _within(self, *inner: str) -> Iterator[int]:
@@ -281,6 +292,17 @@ def _read(folder: int, name: str, limit: int) -> bytes:
             return file.read(limit + 1)
     except _NotPlain:
         return b""
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stamp_at(folder: int, name: str) -> tuple[int, int, int] | None:
+    try:
+        return _stamp(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 def _base_of(name: str) -> tuple[str, str]:

@@ -188,10 +188,16 @@ def test_a_file_that_is_held_waits_for_its_release() -> None:
     assert look(seen(), Past(own=state(FileStatus.HELD, released_by="operator:x")), NOW, RULES) == Read()
 
 
-def test_what_was_taken_is_acknowledged_again_with_or_without_its_data() -> None:
+def test_what_was_taken_is_acknowledged_again_once_its_content_is_known_to_be_the_same() -> None:
     taken = state()
-    assert look(seen(), Past(own=taken), NOW, RULES) == Again(taken)
+    assert look(seen(), Past(own=taken), NOW, RULES) == Read(), "only its content proves that it is the same"
     assert look(seen(data=None), Past(own=taken), NOW, RULES) == Again(taken)
+
+
+def test_parts_that_a_crash_left_behind_are_put_away_and_those_that_came_since_are_not() -> None:
+    refused = state(FileStatus.REFUSED)
+    assert look(seen(data=None), Past(own=refused), NOW, RULES) == Again(refused)
+    assert isinstance(look(seen(data=None, at=Millis(NOW + 1)), Past(own=refused), NOW, RULES), Wait)
 
 
 # -- once it was read

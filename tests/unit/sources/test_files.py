@@ -272,6 +272,37 @@ async def test_what_waits_too_long_is_in_the_ledger_until_it_comes(office: Offic
     assert office.ledger.files.every(FileStatus.AWAITED) == ()
 
 
+async def test_new_content_beside_the_manifest_of_what_was_taken_is_refused_and_never_put_away_unread(
+    office: Office, sink: Sink
+) -> None:
+    send(office, census(10))
+    await run_once(office, sink)
+    put(office.incoming, census(10), manifest_of(census(10)), data=census(10, first=700))
+    assert await told(office, sink) == ("refused", "WRONG_SUM")
+    assert len(office.names("rejected")) == 3
+    assert [state.name for state in office.ledger.files.every(FileStatus.TAKEN)] == [NAME], "what was taken stays taken"
+    assert list(office.copies.iterdir()) == []
+
+
+async def test_what_its_sender_puts_in_its_place_while_it_is_landed_is_judged_by_itself(office: Office) -> None:
+    send(office, census(700))
+
+    class Replacing(Sink):
+        async def accept(
+            self, raw: RawMessage, events: Sequence[Event], answer: bytes, broken: Sequence[Broken] = ()
+        ) -> Receipted:
+            if not self.raw:
+                send(office, census(20, first=5_000))
+            return await super().accept(raw, events, answer, broken)
+
+    sink = Replacing()
+    await run_once(office, sink)
+    assert (office.ack(NAME) or {}).get("outcome") == "taken"
+    assert NAME in office.names("incoming"), "nobody has read it yet"
+    assert await told(office, sink) == ("refused", "OTHER_CONTENT")
+    assert len(sink.events) == 700
+
+
 # -- a hostile or clumsy sender
 
 
