@@ -124,7 +124,8 @@ def _movement(segment: Segment) -> Movement | Rejected:
     action = (text_of(segment.value(4)) or "").upper()
     if action not in Action.__members__:
         reason = Reason.UNKNOWN_CODE if action else Reason.MISSING_FIELD
-        return Rejected(reason, "ZBE-4", "not an action on a movement", "send INSERT, UPDATE or CANCEL in ZBE-4")
+        remedy = "send INSERT, UPDATE or CANCEL in ZBE-4; where ZBE is something else, set `movements: ignored` in the profile"
+        return Rejected(reason, "ZBE-4", "not an action on a movement", remedy)
     name, flag = text_of(segment.value(1, 1)), (text_of(segment.value(5)) or "").upper()
     if flag not in PAST and (flag or action != Action.INSERT):
         reason = Reason.UNKNOWN_CODE if flag else Reason.MISSING_FIELD
