@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,10 +14,11 @@ from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.verdict import Mapped
 from pipeline.local.bench_mllp_load import MESSAGE_BYTES, Load, Messages, acknowledgement
-from pipeline.local.bench_mllp_report import OURS, Kill, MllpReport, Options, Run
+from pipeline.local.bench_mllp_report import OURS, Kill, MllpReport, Options, Run, markdown
 from pipeline.local.errors import LocalPlatformError
 from pipeline.roles.intake import hl7_profile
 
+DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
 MESSAGES: Final = Messages("r0-n", "20260105101500")
 RUN: Final = Run(
     engine=OURS,
@@ -168,3 +170,8 @@ def test_a_goal_is_three_times_the_peer_in_good_time_with_nothing_lost(
         runs.append(msgspec.structs.replace(RUN, engine="messagefoundry", per_s=peer_per_s))
     kills = (Kill(engine=OURS, acknowledged=10, lost=lost), Kill(engine="messagefoundry", acknowledged=10, lost=5))
     assert report(*runs, kills=kills).reached is reached
+
+
+def test_the_documented_tables_are_those_of_the_committed_report() -> None:
+    found = msgspec.json.decode((DOCS / "reports" / "bench-mllp.json").read_bytes(), type=MllpReport)
+    assert markdown(found) in (DOCS / "performance.md").read_text(encoding="utf-8")
