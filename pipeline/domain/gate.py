@@ -22,7 +22,7 @@ from pipeline.domain.event import (
     Occupancy,
     Payload,
 )
-from pipeline.domain.head import RING_LENGTH, Clock, Head, Seen, seen_of, state_hash_of
+from pipeline.domain.head import RING_LENGTH, Clock, Head, Left, Seen, seen_of, state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, revision_of
 from pipeline.domain.lanes import lane_of
 from pipeline.domain.merges import CIRCLE, answered, closed, closes_a_circle, ends_the_record, expecting, is_redirected, redirect
@@ -190,6 +190,7 @@ def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
             clock, reset = msgspec.structs.replace(clock, floor=clock.recorded), True
         if late is None and head is not None:
             late = _occupant_changed(head.state, name, value, event.event_type)
+            head = _with_departure(head, value, clock) if late is not None else head
         if late is not None:
             dropped.append(Dropped(name, late))
             continue
@@ -278,8 +279,16 @@ def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Po
         received_at=event.received_at,
         retired=head.retired if head is not None else None,
         absorbed=head.absorbed if head is not None else (),
+        left=head.left if head is not None else None,
     )
     return Accept(new, accepted)
+
+
+def _with_departure(head: Head, value: object, clock: Clock) -> Head:
+    """Remember who left without having been known to be there: a merge may tell that this was the occupant."""
+    if not isinstance(value, BedOccupancy) or value.status is not Occupancy.VACANT or value.encounter is None:
+        return head
+    return msgspec.structs.replace(head, left=Left(value.encounter, clock.recorded))
 
 
 _CANCELS: Final = frozenset({EventType.CANCEL_ADMIT, EventType.CANCEL_TRANSFER, EventType.CANCEL_DISCHARGE})

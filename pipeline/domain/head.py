@@ -71,6 +71,13 @@ class Absorbed(msgspec.Struct, frozen=True, array_like=True):
         return self.direct and not self.refused
 
 
+class Left(msgspec.Struct, frozen=True, array_like=True):
+    """The last departure from a bed that was not its occupant's, as far as was known; it may be, under another number."""
+
+    encounter: Reference
+    recorded: Millis
+
+
 class Head(msgspec.Struct, frozen=True, array_like=True):
     """Latest state of one entity.
 
@@ -92,6 +99,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     received_at: Millis
     retired: Retired | None = None
     absorbed: tuple[Absorbed, ...] = ()
+    left: Left | None = None
 
     def __repr__(self) -> str:
         return f"Head(epoch={self.epoch}, position={self.position}, <redacted>)"

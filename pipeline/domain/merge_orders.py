@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pipeline.domain.event import EventType, Payload, Reference
+from pipeline.domain.event import Bed, BedOccupancy, EventType, Occupancy, Payload, Reference
 from pipeline.domain.head import Absorbed, Head
 from pipeline.domain.identifiers import EntityKey, Millis
 from pipeline.domain.lanes import lane_of
@@ -125,8 +125,19 @@ def repointed(head: Head | None, at: Position, key: bytes | None, order: Control
     state = resolved(head.state, at.entity_type, resolve) if head is not None else None
     if head is None or state is None or state is head.state or not head.revision:
         return suppressed(head, at, order, policy, DecisionKind.CONTROL, Reason.REPOINT)
+    state = _without_who_left(head, state)
     changed = tuple(name for name in state.__struct_fields__ if getattr(state, name) != getattr(head.state, name))
     return _restated(head, at, key, order, policy, state, changed)
+
+
+def _without_who_left(head: Head, state: Payload) -> Payload:
+    """A bed whose occupant turns out to be the one who has left it since."""
+    now, known = (state.occupancy if isinstance(state, Bed) else None), head.clocks.get("occupancy")
+    if not isinstance(state, Bed) or not isinstance(now, BedOccupancy) or head.left is None or known is None:
+        return state
+    if now.status is not Occupancy.OCCUPIED or now.encounter != head.left.encounter or head.left.recorded < known.recorded:
+        return state
+    return msgspec.structs.replace(state, occupancy=BedOccupancy(Occupancy.VACANT, now.encounter))
 
 
 def _restated(
