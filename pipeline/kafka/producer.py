@@ -5,7 +5,7 @@ import contextlib
 import enum
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,7 +82,7 @@ class Position:
 class _Batch:
     """Records published together. `delivered` runs on the poll thread, everything else on the loop's: hence the lock."""
 
-    __slots__ = ("_lock", "begun", "cost_bytes", "done", "future", "names", "positions", "reason", "records", "remaining")
+    __slots__ = ("_lock", "cost_bytes", "done", "future", "names", "positions", "reason", "records", "remaining")
 
     def __init__(
         self,
@@ -98,8 +98,6 @@ class _Batch:
         self.done: Final = done
         self.cost_bytes: Final = sum(record.cost_bytes for record in records)
         self.remaining = len(records)
-        self.begun = 0.0
-        """When it was handed over; of the monotonic clock."""
         self.positions: list[Position | None] = [None] * len(records)
         self.reason: PublishError | None = None
         self._lock: Final = threading.Lock()
@@ -143,7 +141,7 @@ class Publisher:
         self._max_bytes: Final = max_bytes
         self._records = 0
         self._bytes = 0
-        self._under_way: deque[_Batch] = deque()
+        self._begun: OrderedDict[_Batch, float] = OrderedDict()  # under way, with the monotonic time of their hand-over
         self._window = Window(max_bytes, time.monotonic())
         self._waiting: deque[tuple[_Batch, asyncio.Future[None]]] = deque()
         self._done: deque[_Batch] = deque()
@@ -177,9 +175,12 @@ class Publisher:
         if self._waiting:
             return 1.0
         now, full = time.monotonic(), min(1.0, self._records / self._max_records)
-        with contextlib.suppress(IndexError):  # asked by other threads too
-            return max(full, self._window.pressure(self._bytes, now - self._under_way[0].begun, now))
-        return max(full, self._window.pressure(self._bytes, 0.0, now))
+        oldest_s = 0.0
+        with contextlib.suppress(
+            StopIteration, RuntimeError, KeyError
+        ):  # nothing is on its way; or another thread asks amid a change
+            oldest_s = now - self._begun[next(iter(self._begun))]
+        return max(full, self._window.pressure(self._bytes, oldest_s, now))
 
     @property
     def failed(self) -> bool:
@@ -221,9 +222,8 @@ class Publisher:
     def _release(self, batch: _Batch) -> None:
         self._records -= len(batch.records)
         self._bytes -= batch.cost_bytes
-        while self._under_way and self._under_way[0].remaining == 0:
-            self._under_way.popleft()
-        self._window.acknowledged(0 if batch.reason else batch.cost_bytes, time.monotonic() - batch.begun)
+        waited_s = time.monotonic() - self._begun.pop(batch)
+        self._window.acknowledged(0 if batch.reason else batch.cost_bytes, waited_s)
 
     def _wake(self) -> None:
         """Hand over what has its turn, before any later call can; whoever stopped waiting is passed over."""
@@ -241,8 +241,7 @@ class Publisher:
         produce, total, names = self._producer.produce, len(batch.records), batch.names
         self._records += total
         self._bytes += batch.cost_bytes
-        batch.begun = time.monotonic()
-        self._under_way.append(batch)
+        self._begun[batch] = time.monotonic()
         for index, record in enumerate(batch.records):
             try:
                 produce(
