@@ -1,4 +1,4 @@
-"""Told of each change, through crashes at any moment: nothing lost, order per entity, repeats alike, nothing acknowledged early."""
+"""Told of each change, through crashes at any moment: nothing lost, entities in order, repeats alike, nothing acknowledged early."""
 
 import asyncio
 import random
