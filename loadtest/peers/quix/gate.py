@@ -29,7 +29,7 @@ Output = tuple[str, bytes]
 """Topic and value."""
 
 
-class ValueOf(Serializer):
+class ValueOf(Serializer):  # type: ignore[misc]  # the peer's packages are in its own environment alone
     """The value of an output."""
 
     def __call__(self, value: Output, ctx: Any) -> bytes:
