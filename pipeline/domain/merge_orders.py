@@ -4,13 +4,13 @@ import msgspec
 
 from pipeline.domain.event import Bed, BedOccupancy, EventType, Occupancy, Payload, Reference
 from pipeline.domain.head import Absorbed, Head
-from pipeline.domain.identifiers import EntityKey, Millis
+from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id, revision_of
 from pipeline.domain.lanes import lane_of
 from pipeline.domain.merges import CIRCLE, HOPS, aliases, blank, link_of, release, reopening, with_absorbed
 from pipeline.domain.policy import Policy
 from pipeline.domain.records import Control, DecisionKind, MergeLink, Reason
 from pipeline.domain.referring import Resolve, resolved
-from pipeline.domain.restating import Restated, awaits_of, order_decision, restate, suppressed
+from pipeline.domain.restating import PIPELINE, Restated, awaits_of, order_decision, restate, suppressed
 from pipeline.domain.verdicts import Accept, Position, Send, Suppress, Verdict, moved
 
 
@@ -143,6 +143,10 @@ def _without_who_left(head: Head, state: Payload) -> Payload:
 def _restated(
     head: Head, at: Position, key: bytes | None, order: Control, policy: Policy, state: Payload, changed: tuple[str, ...]
 ) -> Accept:
+    """Of a position of its own: an order that is sent again may find something to do again, by what came in between."""
+    entity, position = EntityKey.decode(key or b""), str(revision_of(at.epoch, at.offset))
+    event_id = derive_event_id(entity.tenant, PIPELINE, (order.event_id, position), entity, 0)
+    order = msgspec.structs.replace(order, event_id=event_id)
     lane = lane_of(policy, EventType.MERGE, head.facility, head.state, state, changed)
     return restate(head, at, key, order, policy, Restated(EventType.MERGE, state, changed, lane))
 
