@@ -212,3 +212,28 @@ async def test_what_is_read_again_after_a_rewind_never_takes_the_commit_back() -
     assert offset is None or not consumer._should_commit(TP0, offset)
     consumer.ack(consumer.deliver(60, 119))
     assert consumer._new_offset(TP0) == 120
+
+
+def records(first: int, last: int) -> list[Any]:
+    return [SimpleNamespace(offset=n, timestamp=0, timestamp_type=0) for n in range(first, last + 1)]
+
+
+def test_the_plain_path_hands_out_one_record_a_message_in_order_and_the_batches_all_at_once() -> None:
+    consumer = Consumer()
+    consumer.flow_active = True
+    (whole,) = consumer._messages(TP0, records(0, 4), consumer._turn, 1)
+    assert (whole.offset, [record.offset for record in whole.value]) == (4, [0, 1, 2, 3, 4])
+    consumer.records_per_message = 1
+    plain = list(consumer._messages(TP0, records(5, 9), consumer._turn, 1))
+    assert [(message.offset, len(message.value)) for message in plain] == [(n, 1) for n in range(5, 10)]
+    assert consumer._expected[TP0] == 10
+
+
+def test_after_a_rebalance_the_plain_path_hands_out_no_more_of_what_was_fetched_before() -> None:
+    consumer = Consumer()
+    consumer.flow_active, consumer.records_per_message = True, 1
+    messages = consumer._messages(TP0, records(0, 4), consumer._turn, 1)
+    assert next(messages).offset == 0
+    consumer._next_turn()
+    assert list(messages) == []
+    assert consumer._expected[TP0] == 1
