@@ -12,12 +12,15 @@ from pipeline.domain.file_life import Files, FileState, FileStatus
 from pipeline.domain.identifiers import EntityKey, Millis, Revision
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind, Quarantined, Raw
 from pipeline.formats.avro import Codec, Record
+from pipeline.formats.files.profile import FileProfile
 from pipeline.formats.files.records import CsvRecords, Lines
 from pipeline.formats.files.rows import CONTEXT, Bad
-from pipeline.kafka.client import Message
+from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.kafka.crypto import RawCipher, Undecryptable
-from pipeline.ops.topics import KafkaTopics, decoded
+from pipeline.kafka.reader import LogTruncated
+from pipeline.ops.topics import decoded
 from pipeline.roles.files import apply, file_profile
+from pipeline.roles.replay import History
 
 CLOCKS_MS: Final = 600_000
 """Clocks of brokers and of the files role may differ by so much: a read from a time on begins earlier by it."""
@@ -53,7 +56,7 @@ class Fate:
 class FilesReader:
     """Reads topics for `surgeline files`. Every method may raise KafkaUnavailable."""
 
-    def __init__(self, topics: KafkaTopics, codec: Codec) -> None:
+    def __init__(self, topics: History, codec: Codec) -> None:
         self._topics = topics
         self._codec = codec
 
@@ -133,15 +136,13 @@ class FilesReader:
         if profile.format != "csv":
             return b""
         ends = dict.fromkeys(self._topics.end(topology.RAW["files"]), 0) | {partition: offset + 1}
-        for message in self._topics.read(topology.RAW["files"], {partition: offset}, ends):
-            raw = decoded(self._codec, message)
-            if isinstance(raw, Raw) and (message.partition, message.offset) == (partition, offset):
-                try:
-                    body = cipher.open(raw.key_id, raw.identity, raw.ciphertext)
-                except Undecryptable:
-                    return b""
-                first = next(CsvRecords(Lines(io.BytesIO(body)), profile.csv.delimiter, profile.csv.encoding), None)
-                return first.raw if first is not None and not isinstance(first.cells, Bad) else b""
+        try:
+            for message in self._topics.read(topology.RAW["files"], {partition: offset}, ends):
+                raw = decoded(self._codec, message)
+                if isinstance(raw, Raw) and (message.partition, message.offset) == (partition, offset):
+                    return _header(profile, cipher.open(raw.key_id, raw.identity, raw.ciphertext))
+        except (Undecryptable, LogTruncated):
+            return b""
         return b""
 
     def _since(self, state: FileState) -> Millis:
@@ -155,11 +156,19 @@ class FilesReader:
 
     def _all(self, topic: str, since: Millis | None) -> Iterator[Message]:
         start = self._topics.begin(topic) if since is None else self._topics.since(topic, since)
-        yield from self._topics.read(topic, start, self._topics.end(topic))
+        try:
+            yield from self._topics.read(topic, start, self._topics.end(topic))
+        except LogTruncated:
+            raise KafkaUnavailable(f"the oldest records of {topic} expired while they were read; run it again") from None
 
 
 def _key(record: Accepted | Outcome) -> bytes:
     return EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
+
+
+def _header(profile: FileProfile, body: bytes) -> bytes:
+    first = next(CsvRecords(Lines(io.BytesIO(body)), profile.csv.delimiter, profile.csv.encoding), None)
+    return first.raw if first is not None and not isinstance(first.cells, Bad) else b""
 
 
 def _opened(cipher: RawCipher, message: Message, record: Quarantined) -> bytes | None:
