@@ -112,6 +112,9 @@ INTAKE_UNAVAILABLE: Final = _line(
     "source reason status",
     "A message could not be taken now; the sender was asked to try again.",
 )
+FILE_WAITS: Final = _line(
+    "warning", "file.waits", "source reason", "Rows of a file can't be taken now; it is gone on with later."
+)
 INTAKE_FAULT: Final = _line(
     "error", "intake.fault", "source exception where", "A fault of ours met a request; its sender was asked to send it again."
 )

@@ -224,7 +224,7 @@ def partner_of(settings: Settings, name: str, section: FilePartner) -> Partner:
         name=name,
         tenant=section.tenant or settings.tenant_default,
         sources=frozenset(section.source_systems),
-        kinds=tuple(kind_of(profile, section.facility) for profile in section.profiles),
+        kinds=tuple(kind_of(profile, section) for profile in section.profiles),
         keys=signers,
         decrypt=decryptor(each.key_file for each in section.decrypt_keys),
         digest=lambda text: subject(text.encode("utf-8", "surrogateescape"), key),
@@ -248,14 +248,19 @@ def signers_of(where_: str, section: FilePartner) -> dict[str, OKPKey]:
     return found
 
 
-def kind_of(name: str, facility: str) -> Kind:
-    """A kind of file by the name of its profile; Refused where there is none, or it has problems."""
+def kind_of(name: str, section: FilePartner) -> Kind:
+    """A kind of file by the name of its profile; Refused where there is none, it has problems, or is not this partner's."""
     profile = file_profile(name)
+    messages = partial(hl7_profile, facility=section.facility)
+    if profile.format == "hl7v2":
+        speaks_for = messages(profile.hl7_profile or "").source_system
+        if speaks_for not in section.source_systems:
+            raise Refused([f"files: {name} speaks for {speaks_for}, which is none of the partner's source_systems"])
     try:
-        format_of(profile, facility, hl7_profile)
+        format_of(profile, section.facility, messages)
     except BadProfile as error:
         raise Refused([f"profiles/files/{name}.yaml: {error}"]) from None
-    return Kind(name, profile, partial(format_of, profile, facility, hl7_profile))
+    return Kind(name, profile, partial(format_of, profile, section.facility, messages))
 
 
 def file_profile(name: str) -> FileProfile:
@@ -294,7 +299,7 @@ class _Observer:
     def waits(self, partner: str, reason: str) -> None:
         """Rows can't be taken now."""
         if reason != "PRESSURE":
-            emit(lines.INTAKE_UNAVAILABLE, source="files", reason=reason)
+            emit(lines.FILE_WAITS, source=partner, reason=reason)
 
     def rows(self, partner: str, landed: int, rejected: int) -> None:
         """Rows are durable."""

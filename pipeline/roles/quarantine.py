@@ -6,8 +6,10 @@ may still change. A record of a lane is never put back there: its entity is sent
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pipeline import topology
 from pipeline.domain.event import Event
@@ -141,7 +143,11 @@ class Opener:
         except Exception:  # noqa: BLE001 - the gate met the same fault of ours, and keeps the record for the version that mends it
             return Broken(Reason.INTERNAL, None, "the gate could judge it", "report the position; replay after the fix")
         broken = verdict.broken if isinstance(verdict, Suppress) else None
-        return replace(broken, remedy=_NOT_YET) if broken is not None and broken.reason is Reason.FUTURE_TIME else broken
+        return (
+            msgspec.structs.replace(broken, remedy=_NOT_YET)
+            if broken is not None and broken.reason is Reason.FUTURE_TIME
+            else broken
+        )
 
     def _lane(self, record: Quarantined) -> Again | Refusal:
         opened = self._bytes_of(record)

@@ -26,7 +26,14 @@ from pipeline.settings import KafkaSettings
 
 KEYS: Final = 1_000
 SEED: Final = 20
-PRODUCERS: Final = frozenset({"pipeline/kafka/producer.py", "pipeline/kafka/epochs.py", "pipeline/stream/outputs.py"})
+PRODUCERS: Final = frozenset(
+    {
+        "pipeline/kafka/producer.py",
+        "pipeline/kafka/epochs.py",
+        "pipeline/stream/outputs.py",
+        "pipeline/local/bench_gate_run.py",
+    }
+)
 """Files that make a confluent-kafka producer; each takes `KafkaSettings.producer_config`, or names the partition."""
 MAKES_PRODUCER: Final = re.compile(r"\b\w*Producer\(")
 PREFIXES: Final = (f"p{time.time_ns():x}-{number}." for number in itertools.count())

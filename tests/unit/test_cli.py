@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_rejected_and_the_next_one_is_still_mapped
 def test_an_unknown_profile_is_told_with_those_that_there_are(tmp_path: Path) -> None:
     result = surgeline("map", "--profile", "nobody", tmp_path / "any.hl7")
     assert result.exit_code == 2
-    assert "nobody; known: capacity, default" in result.stderr
+    assert "no HL7 profile nobody; name one of capacity, default" in result.stderr
 
 
 # -- bench

@@ -123,6 +123,7 @@ CASES: list[tuple[str, Payload | None, Payload, EventType, Lane]] = [
     ("brought forward", Procedure(start=Millis(10)), Procedure(start=Millis(5)), U, R),
     ("first start", Procedure(), Procedure(start=Millis(5)), U, R),
     ("staffing", None, Staffing(actual=3.0), U, R),
+    ("merged away", Patient(birth_date="1980"), Patient(merged_into=Reference("N", "P2")), EventType.MERGE, G),
     ("demographics", None, Patient(birth_date="1980"), EventType.DEMOGRAPHICS, R),
 ]
 

@@ -245,7 +245,9 @@ def test_a_registrys_id_is_written_and_the_shipped_one_still_read() -> None:
 
 
 def test_pinning_an_unshipped_version_is_refused() -> None:
-    assert SchemaIds.shipped().pinned({"event.bed": "1.0.0"}).writes["event.bed"] == CURRENT["event.bed"].id
+    current = CURRENT["event.bed"]
+    assert SchemaIds.shipped().pinned({"event.bed": current.version}).writes["event.bed"] == current.id
+    assert SchemaIds.shipped().pinned({"event.bed": "1.0.0"}).writes["event.bed"] != current.id
     with pytest.raises(KeyError):
         SchemaIds.shipped().pinned({"event.bed": "0.9.0"})
 
