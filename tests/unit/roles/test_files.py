@@ -64,6 +64,14 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
         role.partners_of(Settings.model_validate({"demo": True}))
 
 
+def test_a_batch_of_messages_speaks_for_a_source_system_that_is_the_partners(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="which is none of the partner's source_systems"):
+        role.partners_of(settings(tmp_path, profiles=["hl7-batch"]))
+    source = role.hl7_profile("default").source_system
+    (partner,) = role.partners_of(settings(tmp_path, profiles=["hl7-batch"], source_systems=[source]))
+    assert partner.kind_of("hl7-20260105.hl7") is not None
+
+
 @pytest.mark.parametrize(
     ("said", "setting"),
     [
