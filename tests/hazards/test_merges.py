@@ -82,8 +82,8 @@ class Crowd:
             )
         )
 
-    def update(self, name: str, family: str, at: Millis | None = None) -> Event:
-        return self.told(name, Patient(name=Name(family)), EventType.UPDATE, now_ms() if at is None else at)
+    def update(self, name: str, family: str) -> Event:
+        return self.told(name, Patient(name=Name(family)), EventType.UPDATE, now_ms())
 
     def merge(self, loser: str, survivor: str) -> tuple[Event, Event]:
         at = now_ms()
@@ -116,12 +116,11 @@ def life_of(crowd: Crowd, group: int, sender: int) -> Iterator[Sequence[Event]]:
             # One half first, then the other, as a way in does, and what the sender says next comes behind both.
             yield [first, second] if sender % 2 == 0 else [second, first]
         yield [crowd.update(mine, f"{sender}-{number}")]
-    if group < 10 and sender == 0:
-        yield [crowd.update(merges[0][0], "late", Millis(now_ms() + 1_000))]
 
 
 def send_all(to: Site) -> None:
-    """All senders at once, each in its own thread; returns when the broker has acknowledged everything."""
+    """All senders at once, each in its own thread, then a late word on each that is plainly retired; returns when the broker
+    has acknowledged everything."""
     crowd = Crowd(to, Producer(dict(to.kafka.producer_config())))
     start = threading.Barrier(SENDERS)
 
@@ -137,6 +136,8 @@ def send_all(to: Site) -> None:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         crowd.producer.poll(0.05)
+    for group in range(10):
+        crowd.send(crowd.update(f"G{group}-A", "late"))
     assert crowd.producer.flush(ANSWER_S) == 0
     assert not crowd.failed
 
