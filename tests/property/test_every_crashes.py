@@ -1,4 +1,4 @@
-"""Told of each change, through crashes at any moment: nothing lost, entities in order, repeats alike, nothing acknowledged early."""
+"""Told of each change, through crashes at any moment: none is lost or goes back, repeats are alike, no early acknowledgement."""
 
 import asyncio
 import random
@@ -63,7 +63,7 @@ def ended_by(outcomes: Lab) -> dict[bytes, Told]:
 async def one_life(world: World, earlier: Lab, polls: list[list[Accepted]], dies_after: int | None) -> tuple[Lab, int]:
     """A process from its start to its death, or to the end of the history; how many polls it acknowledged."""
     lab = Lab(world, max_attempts=50)
-    lab.table, lab.outcomes = earlier.table, earlier.outcomes
+    lab.table, lab.outcomes, lab.tick_ms = earlier.table, earlier.outcomes, 1_000
     lab.delivery.assigned(0, {}, ended_by(earlier))
     taken: list[Poll] = []
 

@@ -155,7 +155,7 @@ class Lab:
         self.table: dict[bytes, bytes] = {}
         self.polls: list[Poll] = []
         self.ours = True
-        self.now = Millis(10_000_000)
+        self.now, self.tick_ms = Millis(10_000_000), 7
         self.delivery = EveryDelivery(
             destination=receiver,  # type: ignore[arg-type]
             room=Room(self._told, lambda _: self.ours, self._keep),
@@ -170,7 +170,7 @@ class Lab:
         self.delivery.assigned(0, {}, {})
 
     def _clock(self) -> Millis:
-        self.now = Millis(self.now + 7)
+        self.now = Millis(self.now + self.tick_ms)
         return self.now
 
     def _told(self, partition: int, key: bytes) -> Told | None:
