@@ -47,7 +47,7 @@ BELOW: Final = 0.95
 LENT_S: Final = 0.25
 """A limit lends: a bucket so much at once, a window what it has left. Judged as if it lent a quarter of a second's worth."""
 
-AGREES: Final = 1.1
+AGREES: Final = 1.04
 DIFFERS: Final = 1.25
 WORKED_SHARE: Final = 0.5
 """Two rates, at least DIFFERS times apart, of which the same came out over work and pause together (but for AGREES), are a

@@ -93,6 +93,26 @@ class Course:
 
 
 @dataclass(slots=True)
+class Events:
+    """What will happen, in the order of its time; several writers of one EHR share it."""
+
+    _heap: list[tuple[float, int, "Surge", Callable[[float], None]]] = field(default_factory=list)
+    _serial: int = 0
+
+    def add(self, at_ms: float, surge: "Surge", event: Callable[[float], None]) -> None:
+        """Something of one writer."""
+        self._serial += 1
+        heapq.heappush(self._heap, (at_ms, self._serial, surge, event))
+
+    def play(self, span_ms: float) -> None:
+        """All that happens within a span."""
+        while self._heap and self._heap[0][0] <= span_ms:
+            now, _, surge, event = heapq.heappop(self._heap)
+            event(now)
+            surge.start_what_may(now)
+
+
+@dataclass(slots=True)
 class Surge:
     """An endless backlog beside critical changes, at most `at_once` under way. The EHR is healthy until `limited_from_ms`."""
 
@@ -116,33 +136,36 @@ class Surge:
     _hold_ms: float = 0.0
     _under_way: int = 0
     _looks_ms: float = -1.0
-    _serial: int = 0
-    _events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
+    events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
 
     def run(self, span_ms: float) -> Course:
-        """Play it."""
+        """Play it, alone."""
+        self.begin(span_ms)
+        self.events.play(span_ms)
+        return self.end(span_ms)
+
+    def begin(self, span_ms: float) -> None:
+        """What comes to it from outside."""
         at = 0.0
         while at < span_ms:
             self._at(at, self._waiting.append)
             at += 1000 / self.critical_per_s * (0.5 + self._chance.random())
         for when, per_s in self.changes:
             self._at(when, functools.partial(self._limit, per_s))
-        while self._events:
-            now, _, event = heapq.heappop(self._events)
-            if now > span_ms:
-                break
-            event(now)
-            self._start_what_may(now)
-        self.course.lags += [(born, now - born) for born in self._waiting]
+
+    def end(self, span_ms: float) -> Course:
+        """What came of it; what still waits has waited until now."""
+        self.course.lags += [(born, span_ms - born) for born in self._waiting]
         return self.course
 
     def _limit(self, per_s: float, _now: float) -> None:
         self.ehr.per_s = per_s
 
-    def _start_what_may(self, now: float) -> None:
+    def start_what_may(self, now: float) -> None:
+        """As many as may start now."""
         tick = Millis(int(now))
         while now >= self._hold_ms and self._under_way < self.at_once:
             critical = bool(self._waiting)
@@ -193,5 +216,4 @@ class Surge:
         self._under_way -= 1
 
     def _at(self, at_ms: float, event: Callable[[float], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._events, (at_ms, self._serial, event))
+        self.events.add(at_ms, self, event)
