@@ -14,8 +14,9 @@ QUICK_S: Final = 0.25
 """A window grows while nothing waits longer than that: less than an interval, so that one that was just filled does not."""
 LEAST_BYTES: Final = 64 * 1024
 """So much may always be on its way: without it nobody would learn that the broker is quick again."""
-FREE_BYTES: Final = 2 * 1024 * 1024
-"""So much may be on its way while the broker is quick, however little was before."""
+FREE_BYTES: Final = 16 * 1024 * 1024
+"""So much may be on its way while the broker is quick, however little was before: what a way in may hold of bodies that have not
+arrived, so that none of them finds the window full when it has. A broker that becomes slow is overfilled by it, once."""
 INTERVAL_S: Final = 0.5
 """How often the window is set anew."""
 GROWTH: Final = 2.0
