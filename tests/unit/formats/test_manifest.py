@@ -1,6 +1,10 @@
 """A manifest says what its signer wrote, or breaks a rule that is named without a value of it."""
 
 import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +95,17 @@ def test_only_the_public_half_of_an_ed25519_key_is_taken_for_a_senders_key() -> 
     assert public_key(KEY.as_pem(private=True)) is None
     assert public_key(ECKey.generate_key("P-256").as_pem(private=False)) is None
     assert public_key(b"no key") is None
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None or shutil.which("basenc") is None, reason="no openssl or basenc here")
+def test_the_recipe_of_the_page_signs_a_manifest_that_we_take(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/operating/files.md").read_text()
+    recipe = page.partition("```sh\nhead=")[2].partition("```")[0]
+    (tmp_path / "partner.pem").write_bytes(KEY.as_pem(private=True))
+    (tmp_path / "x.csv.manifest").write_bytes(WRITTEN)
+    known = {"PATH": os.environ["PATH"], "NAME": "x.csv", "KEY_ID": KEY_ID}
+    subprocess.run(["sh", "-ec", f"head={recipe}"], cwd=tmp_path, env=known, check=True, timeout=60)
+    assert check_signature(WRITTEN, (tmp_path / "x.csv.manifest.jws").read_bytes(), KEY_ID, KEYS) is None
 
 
 def _why(flaw: Flaw | None) -> FileReason | None:
