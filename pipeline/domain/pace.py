@@ -117,11 +117,11 @@ class Pace:
         growth = GROWTH_PER_S * (slow_s + slow_s**2 / 2) + self._unsure * min(1.0, grown_s / self._unsure_s)
         return min(self._most, self._base * math.exp(min(MOST_GROWTH, growth)))
 
-    def wait_ms(self, now: Millis, critical: bool = False) -> float:
-        """Until the next request may start, as things are; 0.0 for at once."""
+    def wait_ms(self, now: Millis, critical: bool = False, ahead: int = 0) -> float:
+        """Until the next request may start, as things are; 0.0 for at once. `ahead`: so many others will have started by then."""
         rate = self.per_s(now)
         burst_s = max(BURST_S if critical else BURST_S - KEPT_S, 1 / rate)
-        wait_ms = self._free_at_ms + 1000 * (1 / rate - burst_s) - now
+        wait_ms = max(self._free_at_ms, float(now)) + 1000 * ((ahead + 1) / rate - burst_s) - now
         return wait_ms if wait_ms >= FINEST_MS else 0.0
 
     def start(self, now: Millis) -> None:

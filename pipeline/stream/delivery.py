@@ -184,18 +184,20 @@ class Delivery:
 
     async def run(self) -> None:
         """Start writes as they fall due, until `stop`."""
+        begun = 0  # since others had their say: these have not taken their turns yet
         while not self._stopping:
             now = self._clock()
-            admits = self.throttle.admits(now, len(self._tasks), self.scheduler.is_spent)
-            if admits is Admits.NOTHING or self.freezing.held:
-                await self._wait(self.throttle.wait_ms(now) or None)
-                continue
-            entry = self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
+            admits = self.throttle.admits(now, len(self._tasks), begun, self.scheduler.is_spent)
+            is_shut = admits is Admits.NOTHING or self.freezing.held
+            entry = None if is_shut else self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
             if entry is not None:
                 self._start(entry, self.breaker.started())
-                await asyncio.sleep(0)  # it takes its turn before the next one is chosen
+                begun += 1
+            elif begun:
+                begun = 0
+                await asyncio.sleep(0)
             else:
-                waits = (self.scheduler.wait_ms(now), self.throttle.wait_ms(now) or None)
+                waits = (self.throttle.wait_ms(now) or None, None if is_shut else self.scheduler.wait_ms(now))
                 await self._wait(min((each for each in waits if each is not None), default=None))
 
     async def stop(self, within_s: float) -> None:

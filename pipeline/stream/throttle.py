@@ -67,17 +67,19 @@ class Throttle:
         self._hold = Hold()
         self._refusals = Refusals()
 
-    def admits(self, now: Millis, under_way: int, spent: bool = False) -> Admits:
-        """What may start, with so many writes under way.
+    def admits(self, now: Millis, under_way: int, begun: int = 0, spent: bool = False) -> Admits:
+        """What may start, with so many writes under way, of which the last `begun` have not taken their turns yet.
 
         Chosen when the rate has a turn for it, and not before: who waits for a turn is neither the newest state by then, nor in
         the highest lane. `spent`: so many critical ones went in a row that what is kept for them is another's for once.
         """
         allowed = self.limiter.allowed
-        if under_way >= allowed or self._hold.wait_ms(now) or not self.breaker.allows(now) or self._pace.wait_ms(now, True) > 0:
+        if under_way >= allowed or self._hold.wait_ms(now) or not self.breaker.allows(now):
+            return Admits.NOTHING
+        if self._pace.wait_ms(now, True, begun) > 0:
             return Admits.NOTHING
         has_room = under_way < allowed - allowed // SPARE_SHARE
-        return Admits.ANY if has_room and self._pace.wait_ms(now, spent) <= 0 else Admits.CRITICAL
+        return Admits.ANY if has_room and self._pace.wait_ms(now, spent, begun) <= 0 else Admits.CRITICAL
 
     def wait_ms(self, now: Millis) -> int:
         """Until something may start that may not now; 0 where that is not a matter of time."""
