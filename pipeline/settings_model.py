@@ -355,7 +355,7 @@ class GateSettings(Section):
     fetch_max_records: Annotated[Count, Field(description="most records of one partition in one poll")] = 500
     buffer_max_messages: Annotated[Count, Field(description="most messages that wait for a cycle")] = 64
     one_by_one: Annotated[
-        bool, Field(description="judge one record at a time, as Faust's guide has it: the same output, slowly, to find a fault with")
+        bool, Field(description="judge one record at a time, as Faust's guide has it: the same output, slowly, to find faults")
     ] = False
 
 
