@@ -10,7 +10,7 @@ from pipeline.domain.limits import MOST_REFUSALS_ALONE, AdaptiveLimiter, Consecu
 from pipeline.domain.records import Lane, OutcomeKind, Reason
 from pipeline.domain.scheduler import CRITICAL_SHARE
 from pipeline.stream.attempt import Verdict
-from pipeline.stream.throttle import Throttle
+from pipeline.stream.throttle import Admits, Throttle
 from tests.support.changes import change, key_of
 from tests.unit.stream.test_delivery import Clock, World
 
@@ -199,6 +199,14 @@ async def test_what_somebody_wrote_during_the_pause_is_not_overwritten() -> None
 
 def throttle_at(clock: Clock, most: int = 4) -> Throttle:
     return Throttle(AdaptiveLimiter(most), ConsecutiveBreaker(threshold=1), 1_000.0, 5, clock)
+
+
+def test_as_many_start_together_as_the_rate_has_turns_and_the_last_of_them_are_kept_for_what_is_critical() -> None:
+    clock = Clock()
+    throttle = Throttle(AdaptiveLimiter(64, first=64), ConsecutiveBreaker(), 100.0, 5, clock)
+    admitted = [throttle.admits(clock(), begun, begun) for begun in range(12)]
+    assert admitted == [Admits.ANY] * 5 + [Admits.CRITICAL] * 5 + [Admits.NOTHING] * 2
+    assert throttle.admits(clock(), 7, 7, spent=True) is Admits.ANY
 
 
 def test_what_was_not_asked_says_nothing_of_how_fast_or_whether_the_destination_answers() -> None:
