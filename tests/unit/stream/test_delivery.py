@@ -207,10 +207,10 @@ class World:
         rate_per_s: float = 1_000_000.0,
     ) -> None:
         """`before`: a process that ended, whose table, log and destination are the next one's."""
-        self.clock = before.clock if before else Clock()
-        self.ehr = before.ehr if before else FakeEhr()
-        self.table = before.table if before else FakeTable()
-        self.ledger = before.ledger if before else FakeLedger()
+        self.clock: Clock = before.clock if before else Clock()
+        self.ehr: FakeEhr = before.ehr if before else FakeEhr()
+        self.table: FakeTable = before.table if before else FakeTable()
+        self.ledger: FakeLedger = before.ledger if before else FakeLedger()
         self.observer = FakeObserver()
         self.breaker = ConsecutiveBreaker(threshold=threshold)
         self.limiter = AdaptiveLimiter(concurrency)
