@@ -18,6 +18,7 @@ from pipeline.formats.hl7v2.out_messages import REFUSALS, Letter, letter_of, nam
 from pipeline.formats.hl7v2.out_profile import OutProfile, Role
 from pipeline.formats.hl7v2.out_values import Held
 
+
 class Hl7v2Destination:
     """One receiver."""
 
