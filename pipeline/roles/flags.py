@@ -42,10 +42,7 @@ def rules_of(settings: Settings, file: Path | None, tenant: str) -> dict[str, di
     except OSError:
         raise Refused([f"there is no readable file {file}"]) from None
     return {
-        name: {
-            scope.entity_type: FULL if flags is None else flags.rule(name, scope)
-            for scope in scopes(tenant, types)
-        }
+        name: {scope.entity_type: FULL if flags is None else flags.rule(name, scope) for scope in scopes(tenant, types)}
         for name, types in sorted(types_at(settings).items())
     }
 
