@@ -8,6 +8,7 @@ come lines of JSON, one for each message, with what the server's own parser foun
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ def receiver(name: str, code: str) -> Iterator[Receiver]:
     """It listens within; LocalPlatformError where it can't be had."""
     found = Receiver(free_port())
     command = (*_command_of(name), str(found.port), code)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    folder = tempfile.TemporaryDirectory()  # HAPI keeps a file of control ids where it runs
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=folder.name)
     ready = threading.Event()
 
     def read() -> None:
@@ -56,6 +58,7 @@ def receiver(name: str, code: str) -> Iterator[Receiver]:
         process.kill()
         process.wait()
         reading.join(START_S)
+        folder.cleanup()
 
 
 def _command_of(name: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port, free_ports
 from pipeline.local.stack import Stack, Target
 from pipeline.roles.process import SERVING, specs_of
+from tests.support.files_in import one_partner
 from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib, rude_connections
 from tests.support.slow_link import BrokerBehindLine, SlowLink
 from tests.support.stacks import ANSWER_S, TERM_S, health, records, stack_at, stopped_at_end, surgeline
@@ -220,7 +221,7 @@ async def test_a_broker_that_takes_twenty_records_a_second_is_used_and_the_rest_
 ROLES: Final = tuple(command.name or "" for command in run_commands.registered_commands)
 """Every role that there is, from the command line itself: a new one is ended here without a word more."""
 ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {"writer": ("ehr",)}
-WAYS_IN: Final = ("http", "mllp", "fhir")
+WAYS_IN: Final = ("http", "mllp", "fhir", "files")
 QUIET_S: Final = 3.0
 UNREADY_S: Final = 1.0
 """How long after the signal a role may still say that it is ready: what a probe under way and a busy machine take."""
@@ -230,7 +231,7 @@ UNREADY_S: Final = 1.0
 def whole(broker: Broker, replica: Ehr, tmp_path: Path) -> Iterator[Stack]:
     """Every role once."""
     target = Target("ehr", "replica", "sekmet-replica", replica.base_url)
-    made = overrides(tmp_path, f"http://{HOST}:1/fhir")
+    made = {**overrides(tmp_path, f"http://{HOST}:1/fhir"), "files": one_partner(tmp_path)}
     with stopped_at_end(stack_at(tmp_path, broker.bootstrap, target, overrides=made)) as stack:
         start_every_role(stack)
         yield stack

@@ -17,7 +17,7 @@ from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.kafka.crypto import RawCipher
 from pipeline.local.broker import Broker
 from pipeline.local.stack import Stack, wait_for
-from tests.support.files_in import HEADER, KEY_ID, PUBLIC, census, manifest_of, put
+from tests.support.files_in import HEADER, census, manifest_of, one_partner, put
 from tests.support.stacks import ANSWER_S, health, records, stack_at, stopped_at_end, surgeline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
@@ -30,17 +30,7 @@ ROWS: Final = 2_500
 def filed(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A gate and the files role; one partner."""
     folder = tmp_path_factory.mktemp("filed")
-    (folder / "partner.pub").write_bytes(PUBLIC.as_pem(private=False))
-    (folder / "epic").mkdir()
-    partner = {
-        "folder": str(folder / "epic"),
-        "facility": "MAIN",
-        "source_systems": ["ehr-main"],
-        "profiles": ["census-snapshot", "canonical-events"],
-        "signers": [{"key_id": KEY_ID, "public_file": str(folder / "partner.pub")}],
-    }
-    section = {"data_dir": str(folder / "copies"), "poll_s": 0.1, "rows_per_s": 800, "partners": {"epic": partner}}
-    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides={"files": section})) as stack:
+    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides={"files": one_partner(folder)})) as stack:
         stack.wait_ready(stack.start("gate"), stack.start("files"))
         yield stack
 

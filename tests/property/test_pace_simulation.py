@@ -33,7 +33,7 @@ def counters(per_s: float) -> dict[str, Counter]:
 KINDS = sorted(counters(1.0))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @example(2_000.0, "bucket of a quarter", 0.5, 5.0, 1)
 @given(
     st.floats(20, 300),
@@ -58,7 +58,7 @@ def test_any_limit_is_learnt_and_what_is_critical_waits_little_longer_than_the_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("per_s", [20.0, 100.0, 400.0])
+@pytest.mark.parametrize("per_s", [20.0, 200.0])
 def test_the_critical_p99_of_a_minute_is_the_pause_and_a_little(per_s: float, kind: str) -> None:
     """The floor is the pause itself: what comes when one begins waits for its end, and nothing may be asked before."""
     surge = Surge(counters(per_s)[kind], Pace(MOST_PER_S), per_s / 2, 1.0, seed=1)
@@ -67,8 +67,15 @@ def test_the_critical_p99_of_a_minute_is_the_pause_and_a_little(per_s: float, ki
     assert len([at for at in course.pauses if at >= LEARNT_MS]) <= 4
 
 
-@pytest.mark.parametrize(("before", "after"), [(100.0, 400.0), (400.0, 60.0), (50.0, 1_000.0), (1_000.0, 50.0)])
-@pytest.mark.parametrize("kind", ["bucket of a quarter", "sliding"])
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (100.0, 400.0, "sliding"),
+        (400.0, 60.0, "bucket of a quarter"),
+        (50.0, 1_000.0, "bucket of a quarter"),
+        (1_000.0, 50.0, "sliding"),
+    ],
+)
 def test_a_limit_that_changes_is_followed(before: float, after: float, kind: str) -> None:
     ehr = counters(before)[kind]
     surge = Surge(ehr, Pace(MOST_PER_S), 0.4 * min(before, after), 1.0, seed=2, at_once=100, changes=((30_000.0, after),))

@@ -57,3 +57,17 @@ def place(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     temporary.rename(path)
+
+
+def one_partner(folder: Path) -> dict[str, Any]:
+    """Section `files` of the settings with one partner, whose folder and key are below `folder`."""
+    (folder / "partner.pub").write_bytes(PUBLIC.as_pem(private=False))
+    (folder / "epic").mkdir()
+    partner = {
+        "folder": str(folder / "epic"),
+        "facility": "MAIN",
+        "source_systems": ["ehr-main"],
+        "profiles": ["census-snapshot", "canonical-events"],
+        "signers": [{"key_id": KEY_ID, "public_file": str(folder / "partner.pub")}],
+    }
+    return {"data_dir": str(folder / "copies"), "poll_s": 0.1, "rows_per_s": 800, "partners": {"epic": partner}}
