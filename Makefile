@@ -47,7 +47,7 @@ demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send i
 
 test: $(READY) ## all tests, with a real broker and a real EHR (under 10 minutes)
 	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
-	$(PYTEST) --numprocesses 3 --dist loadfile tests/integration
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/integration
 
 unit: $(READY) ## tests that need neither broker nor EHR
 	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
