@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,12 @@ import pytest
 
 from loadtest.report import LoadReport, read
 from loadtest.target import HttpTarget, MllpTarget, Target, write
+from pipeline.local.broker import Broker
+from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port
 from pipeline.local.stack import Stack
+from pipeline.local.stack import Target as EhrTarget
+from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end
 
 pytestmark = pytest.mark.integration
 
@@ -23,6 +28,15 @@ all:
   {lost: 0, refused: 0, left: 0, open: 0, parked: 0, slip_p99_ms: 60000, drained_s: 120,
    lanes: {critical: {p99_ms: 120000, at_least: 1}}, answered_p99_ms: {HTTP: 60000, MLLP: 60000}}
 """
+
+
+@pytest.fixture(scope="module")
+def pipeline(broker: Broker, ehr_replica: Ehr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One of its own: the books that a load is judged by are those of all that its topics ever held."""
+    target = EhrTarget("ehr", "replica", "sekmet-replica", ehr_replica.base_url)
+    with stopped_at_end(stack_at(tmp_path_factory.mktemp("load"), broker.bootstrap, target)) as stack:
+        stack.wait_ready(*stack.start_all(), timeout_s=ANSWER_S * 2)
+        yield stack
 
 
 def locust(folder: Path, stack: Stack, *arguments: str) -> list[str]:
