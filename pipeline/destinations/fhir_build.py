@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pipeline.destinations.protocol import Absent, Current, PendingWrite, Refused, Request, Suppressed
 from pipeline.domain.bed import Untellable, code_for
 from pipeline.domain.event import Allocation, Bed, Encounter, EntityType
-from pipeline.domain.identifiers import NO_REVISION, EntityKey
+from pipeline.domain.identifiers import NO_REVISION
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir import episode
 from pipeline.formats.fhir.codec import encode
@@ -193,7 +193,7 @@ class Builder:
 
     def client_id(self, accepted: Accepted) -> str:
         """Resource id that says nothing of the entity: a keyed digest of its key."""
-        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        key = accepted.key.encode()
         return "sl-" + hashlib.blake2b(key, key=self.digest_key, digest_size=16, person=b"surgeline-id").hexdigest()
 
     def _desired(self, subject: Subject, accepted: Accepted, current: Body) -> tuple[Owned, ...]:

@@ -207,7 +207,7 @@ class Occupants:
         """From `events.accepted`."""
         if accepted.entity_type is not EntityType.ENCOUNTER:
             return
-        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        key = accepted.key.encode()
         bed, facts = bed_of(accepted), facts_of(accepted)
         with self._lock, self._changing(key) as stay:
             if accepted.revision < stay.confirmed:
@@ -222,7 +222,7 @@ class Occupants:
             return
         if outcome.kind is OutcomeKind.FAILED or (outcome.kind is OutcomeKind.PARKED and outcome.reason not in _NOT_DONE):
             return
-        key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
+        key = outcome.key.encode()
         with self._lock, self._changing(key) as stay:
             match outcome.kind:
                 case OutcomeKind.CONFIRMED:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.domain.event import Described, EntityType, Event, EventType, Payload, Redacted, Reference, Time
-from pipeline.domain.identifiers import EventId, Revision
+from pipeline.domain.identifiers import EntityKey, EventId, Revision
 
 
 class Lane(Described):
@@ -149,6 +149,11 @@ class Accepted(Redacted, frozen=True, kw_only=True):
     trace_id: Annotated[str | None, Meta(description="W3C trace id")] = None
     awaits: Annotated[tuple[Await, ...], Meta(description="identities to be closed at a destination before this is written")] = ()
 
+    @property
+    def key(self) -> EntityKey:
+        """Entity key; its encoding is the Kafka key."""
+        return EntityKey(self.tenant, self.entity_type.value, self.namespace, self.entity_id)
+
 
 class Decision(Redacted, frozen=True, kw_only=True):
     """Verdict on one landing position that was not accepted."""
@@ -222,6 +227,11 @@ class Outcome(Redacted, frozen=True, kw_only=True):
         Reference | None,
         Meta(description="identity that this one is merged into; the same record then lies in the survivor's partition as well"),
     ] = None
+
+    @property
+    def key(self) -> EntityKey:
+        """Entity key; its encoding is the Kafka key."""
+        return EntityKey(self.tenant, self.entity_type.value, self.namespace, self.entity_id)
 
 
 class ControlKind(Described):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
+from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
 from pipeline.domain.records import Outcome, OutcomeKind, Reason, Would
 
 
@@ -67,7 +67,7 @@ class ShadowTally:
     def outcome(self, outcome: Outcome) -> None:
         """A record of `outcomes`; a repeated one changes no entity."""
         of = self._by.setdefault((outcome.destination, outcome.entity_type), _Entities())
-        key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
+        key = outcome.key.encode()
         known = of.compared.get(key)
         match outcome.kind:
             case OutcomeKind.SHADOWED:

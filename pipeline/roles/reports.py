@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from pipeline import topology
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision
+from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
 from pipeline.domain.lag import LagWindows
 from pipeline.domain.pending import Pending
-from pipeline.domain.records import LANES, Accepted, LagReport, OutcomeKind, Reason, Stuck
+from pipeline.domain.records import LANES, Accepted, LagReport, Lane, OutcomeKind, Reason, Stuck
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
@@ -32,24 +32,18 @@ ATTEMPT_LINES: Final = {OutcomeKind.PARKED: lines.WRITE_PARKED, OutcomeKind.FAIL
 """Ends of an attempt that somebody may have to look at."""
 
 
-class Reports:
-    """Observer of one delivery. A report that can't be published is left out: the next one holds newer figures."""
+class WriterReports:
+    """What the observers of deliveries have in common. A report that can't be published is left out: the next one holds newer
+    figures.
+    """
 
-    def __init__(
-        self, process: Process, destination: str, instance: str, keeper: ModeKeeper, double_occupied: Callable[[], int]
-    ) -> None:
-        self._process = process
-        self._destination = destination
-        self._instance = instance
-        self._keeper = keeper
-        self._double_occupied = double_occupied
+    def __init__(self, process: Process, destination: str, instance: str, keeper: ModeKeeper) -> None:
+        self._process, self._destination, self._instance, self._keeper = process, destination, instance, keeper
         self._windows = LagWindows()
         self._window_start = now_ms()
         self._confirmed_at: Millis | None = None
         self._confirmed: Revision = NO_REVISION
         self.last: LagReport | None = None
-
-    # -- told by the delivery
 
     def attempted(self, accepted: Accepted, kind: OutcomeKind, reason: Reason) -> None:
         """An attempt ended."""
@@ -64,75 +58,55 @@ class Reports:
                 lane=accepted.lane.value,
                 revision=accepted.revision,
                 reason=reason.value,
-                subject=subject(_key(accepted), self._process.settings.digest_key()),
+                subject=subject(accepted.key.encode(), self._process.settings.digest_key()),
             )
-
-    def confirmed(self, accepted: Accepted, pending: Pending, at: Millis) -> None:
-        """A revision is confirmed, and with it every older one: their lag ends as well."""
-        metrics.WRITER_CONFIRMED.of(self._destination, accepted.lane.value, accepted.entity_type.value).inc()
-        lane, entity_type = accepted.lane, accepted.entity_type
-        for due_lane, due in pending.due.items():
-            if due.revision <= accepted.revision:
-                lag_ms = max(0, at - due.since)
-                self._windows.add(due_lane, entity_type, lag_ms)
-                metrics.LAG_SECONDS.of(self._destination, due_lane.value, entity_type.value).observe(lag_ms / 1000)
-        recorded_ms = max(0, at - accepted.recorded_at)
-        metrics.LAG_RECORDED_SECONDS.of(self._destination, lane.value).observe(recorded_ms / 1000)
-        self._confirmed_at, self._confirmed = at, accepted.revision
 
     def failed_inside(self, error: BaseException) -> None:
         """A fault of ours in one write."""
         emit(lines.ROLE_CRASHED, exception=type(error).__name__, where=where(error.__traceback__))
 
-    # -- told to others
+    def _lag_ended(self, lane: Lane, entity_type: EntityType, lag_ms: int) -> None:
+        self._windows.add(lane, entity_type, lag_ms)
+        metrics.LAG_SECONDS.of(self._destination, lane.value, entity_type.value).observe(lag_ms / 1000)
 
-    async def run(self, publisher: Publisher, delivery: Delivery, partitions: Callable[[], list[int]]) -> None:
+    def _shows(self, accepted: Accepted, at: Millis) -> None:
+        """The destination has this revision, and last of all that it has."""
+        lane = accepted.lane.value
+        metrics.WRITER_CONFIRMED.of(self._destination, lane, accepted.entity_type.value).inc()
+        metrics.LAG_RECORDED_SECONDS.of(self._destination, lane).observe(max(0, at - accepted.recorded_at) / 1000)
+        self._confirmed_at, self._confirmed = at, accepted.revision
+
+    async def _each_window(self, publisher: Publisher, report: Callable[[Millis], LagReport]) -> None:
         """Publish a report per window, until cancelled."""
         key = f"{self._destination}|{self._instance}".encode()
         while True:
             await asyncio.sleep(WINDOW_S)
-            self.last = self._report(delivery, partitions(), now_ms())
+            self.last = report(now_ms())
             with contextlib.suppress(PublishFailed):  # the publisher has told of it
                 await publisher.publish([OutRecord(topology.LAG, key, self._process.codec.encode(self.last))])
 
-    def _report(self, delivery: Delivery, partitions: list[int], now: Millis) -> LagReport:
-        counts = delivery.scheduler.counts()
-        parked, stuck = delivery.stuck()
-        oldest = delivery.scheduler.oldest_since()
-        frozen = delivery.scheduler.frozen.counts()
-        for lane in LANES:
-            of_lane = sum(count for (each, _), count in frozen.items() if each is lane)
-            metrics.WRITER_FROZEN.of(self._destination, lane.value).set(of_lane)
+    def _window(self, now: Millis, counts: Mapping[Lane, int], parked: int, stuck: Iterable[Stuck], in_flight: int) -> LagReport:
+        """The window that ends now, with what every delivery knows."""
         for lane, count in counts.items():
             metrics.WRITER_PENDING.of(self._destination, lane.value).set(count)
         metrics.WRITER_PARKED.of(self._destination).set(parked)
-        metrics.WRITER_SHADOWED.of(self._destination).set(delivery.shadows.count)
-        metrics.WRITER_IN_FLIGHT.of(self._destination).set(delivery.scheduler.in_flight)
-        metrics.WRITER_CONCURRENCY.of(self._destination).set(delivery.limiter.allowed)
-        metrics.WRITER_RATE.of(self._destination).set(delivery.throttle.per_s())
-        metrics.WRITER_PAUSE.of(self._destination).set(delivery.throttle.pause_s())
-        report = LagReport(
+        metrics.WRITER_IN_FLIGHT.of(self._destination).set(in_flight)
+        began, self._window_start = self._window_start, now
+        return LagReport(
             destination=self._destination,
             instance=self._instance,
-            partitions=tuple(partitions),
-            window_start=self._window_start,
+            partitions=(),
+            window_start=began,
             window_end=now,
             mode=self._keeper.mode.value,
             pending={lane.value: count for lane, count in counts.items()},
-            in_flight=delivery.scheduler.in_flight,
+            in_flight=in_flight,
             parked=parked,
-            shadowed=delivery.shadows.count,
-            frozen={f"{lane.value} {entity_type.value}": count for (lane, entity_type), count in frozen.items()},
-            oldest_open_since=oldest,
             last_confirmed_at=self._confirmed_at,
             last_confirmed_revision=self._confirmed,
-            concurrency=delivery.limiter.allowed,
-            double_occupied=self._double_occupied(),
             windows=self._windows.roll(),
             stuck=tuple(self._shown(each) for each in stuck),
         )
-        self._window_start = now
-        return report
 
     def _shown(self, stuck: Stuck) -> Stuck:
         """With an id that names no person, or a digest in its place."""
@@ -142,5 +116,43 @@ class Reports:
         return msgspec.structs.replace(stuck, subject=digest)
 
 
-def _key(accepted: Accepted) -> bytes:
-    return EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+class Reports(WriterReports):
+    """Observer of the delivery of a writer."""
+
+    def __init__(
+        self, process: Process, destination: str, instance: str, keeper: ModeKeeper, double_occupied: Callable[[], int]
+    ) -> None:
+        super().__init__(process, destination, instance, keeper)
+        self._double_occupied = double_occupied
+
+    def confirmed(self, accepted: Accepted, pending: Pending, at: Millis) -> None:
+        """A revision is confirmed, and with it every older one: their lag ends as well."""
+        for due_lane, due in pending.due.items():
+            if due.revision <= accepted.revision:
+                self._lag_ended(due_lane, accepted.entity_type, max(0, at - due.since))
+        self._shows(accepted, at)
+
+    async def run(self, publisher: Publisher, delivery: Delivery, partitions: Callable[[], list[int]]) -> None:
+        """Publish a report per window, until cancelled."""
+        await self._each_window(publisher, lambda now: self._report(delivery, partitions(), now))
+
+    def _report(self, delivery: Delivery, partitions: list[int], now: Millis) -> LagReport:
+        parked, stuck = delivery.stuck()
+        frozen = delivery.scheduler.frozen.counts()
+        for lane in LANES:
+            of_lane = sum(count for (each, _), count in frozen.items() if each is lane)
+            metrics.WRITER_FROZEN.of(self._destination, lane.value).set(of_lane)
+        metrics.WRITER_SHADOWED.of(self._destination).set(delivery.shadows.count)
+        metrics.WRITER_CONCURRENCY.of(self._destination).set(delivery.limiter.allowed)
+        metrics.WRITER_RATE.of(self._destination).set(delivery.throttle.per_s())
+        metrics.WRITER_PAUSE.of(self._destination).set(delivery.throttle.pause_s())
+        scheduler = delivery.scheduler
+        return msgspec.structs.replace(
+            self._window(now, scheduler.counts(), parked, stuck, scheduler.in_flight),
+            partitions=tuple(partitions),
+            shadowed=delivery.shadows.count,
+            frozen={f"{lane.value} {entity_type.value}": count for (lane, entity_type), count in frozen.items()},
+            oldest_open_since=scheduler.oldest_since(),
+            concurrency=delivery.limiter.allowed,
+            double_occupied=self._double_occupied(),
+        )

@@ -125,7 +125,7 @@ class Tracker:
 
     def on_accepted(self, accepted: Accepted) -> None:
         """From `events.accepted`."""
-        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id).encode()
+        key = accepted.key.encode()
         progress = Progress(
             tenant=accepted.tenant,
             key=key,
@@ -167,7 +167,7 @@ class Tracker:
 
     def on_outcome(self, outcome: Outcome) -> None:
         """From `outcomes`: CONFIRMED supersedes each revision between `after` and its own, SHADOWED passes over each."""
-        key = EntityKey(outcome.tenant, outcome.entity_type.value, outcome.namespace, outcome.entity_id).encode()
+        key = outcome.key.encode()
         with self._lock:
             entity = self._entity(key)
             entity.outcomes.append(outcome)

@@ -46,7 +46,7 @@ class Ends:
     def on_accepted(self, accepted: Accepted) -> None:
         """Take in a state: its ends replace those that were known. A repeat of an older state, as a zombie writes it, doesn't."""
         fields = UNTIL_FIELDS.get(accepted.entity_type, ())
-        key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id)
+        key = accepted.key
         if not fields or accepted.revision < self._revisions.get(key, NO_REVISION):
             return
         self._revisions[key] = accepted.revision

@@ -14,7 +14,7 @@ from typing import Any, Final, assert_never
 from faust.types import EventT
 
 from pipeline.destinations.protocol import Ambiguous, Confirmed, EveryDestination, Refused, Retry
-from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis
+from pipeline.domain.identifiers import NO_REVISION, Millis
 from pipeline.domain.limits import Breaker, next_delay
 from pipeline.domain.pace import Pace
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason, Stuck
@@ -350,9 +350,8 @@ class EveryDelivery:
 
 def _waits(item: Item) -> Stuck:
     accepted = item.accepted
-    key = EntityKey(accepted.tenant, accepted.entity_type.value, accepted.namespace, accepted.entity_id)
     return Stuck(
-        subject=key.encode().decode(errors="replace"),
+        subject=accepted.key.encode().decode(errors="replace"),
         entity_type=accepted.entity_type,
         lane=accepted.lane,
         reason=item.reason,

@@ -2,22 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from faust.types import AppT, EventT
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EntityKey
-from pipeline.domain.records import Accepted, Quarantined, Reason
+from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
-from pipeline.ops import log_catalogue as lines
-from pipeline.ops.logs import emit
 from pipeline.stream.batch import BatchRunner, Cycle, PartitionBatch, report
 from pipeline.stream.every import EveryDelivery
+from pipeline.stream.foreign import is_in_its_place, quarantined_of, tell_quarantined
 from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import BatchTable
-from pipeline.topology import QUARANTINE, without_prefix
+from pipeline.topology import QUARANTINE
+
+RULE: Final = "the history holds accepted records, each by its entity's key"
+REMEDY: Final = "find who else writes to this topic"
 
 
 class Intake:
@@ -53,37 +54,15 @@ class Intake:
             return error.reason
         if not isinstance(content, Accepted):
             return Reason.WRONG_TOPIC
-        key = EntityKey(content.tenant, content.entity_type.value, content.namespace, content.entity_id)
-        in_place = record.key == key.encode() and record.partition == content.partition
-        return content if in_place else Reason.KEY_MISMATCH
+        return content if is_in_its_place(record, content) else Reason.KEY_MISMATCH
 
     async def _park(self, record: Any, reason: Reason) -> None:
-        topic = without_prefix(record.topic, self._prefix)
-        context = f"{topic}/{record.partition}/{record.offset}".encode()
-        quarantined = Quarantined(
-            topic=topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            rule="the history holds accepted records, each by its entity's key",
-            remedy="find who else writes to this topic",
-            record_key=self._encrypt(record.key, context) if record.key is not None else None,
-            record=self._encrypt(record.value, context) if record.value is not None else None,
-            at=record.timestamp,
-        )
-        place = f"{topic}|{record.partition}|{record.offset}".encode()
+        place, quarantined = quarantined_of(record, reason, RULE, REMEDY, self._encrypt, self._prefix)
         try:
             await self._publisher.publish([OutRecord(QUARANTINE, place, self._codec.encode(quarantined), record.partition)])
         except PublishFailed:
             die(EXIT_NOT_DURABLE)
-        emit(
-            lines.WRITER_QUARANTINED,
-            destination=self._destination,
-            topic=topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason.value,
-        )
+        tell_quarantined(self._destination, quarantined)
 
 
 class _NoWork:

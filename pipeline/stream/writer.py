@@ -5,21 +5,25 @@ from typing import Any, Final
 
 from pipeline.destinations.protocol import Destination
 from pipeline.domain.event import Reference
-from pipeline.domain.identifiers import EntityKey, partition_of
+from pipeline.domain.identifiers import partition_of
 from pipeline.domain.merges import key_of
 from pipeline.domain.pending import Fork, Pending, decode_pending, encode_pending, join, on_accepted, on_loser, on_outcome
-from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Quarantined, Reason
+from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.logs import emit
 from pipeline.ops.metrics import FORKS
 from pipeline.stream.batch import PartitionBatch
 from pipeline.stream.delivery import Change, Delivery
+from pipeline.stream.foreign import is_in_its_place, quarantined_of, tell_quarantined
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.store import RESERVED, join_positions
 from pipeline.topology import ENTITY_PARTITIONS, without_prefix
 
 PENDING_MARK: Final = 1
+
+RULE: Final = "lanes hold accepted records, outcomes hold outcomes, each by its entity's key; a revision has one state"
+REMEDY: Final = "find who else writes to this topic; for a fork, reassert the entity"
 
 
 def join_values(one: bytes, other: bytes) -> bytes:
@@ -86,8 +90,8 @@ class WriterWork:
         if isinstance(content, Outcome) and record.topic == self._outcomes and _is_told_to_survivor(record, content):
             if content.destination != self._destination.name:
                 return None
-            return on_loser(known, record.partition, _key_of(content), content.revision)
-        if isinstance(content, (Accepted, Outcome)) and not _is_in_its_place(record, content):
+            return on_loser(known, record.partition, content.key.encode(), content.revision)
+        if isinstance(content, (Accepted, Outcome)) and not is_in_its_place(record, content):
             # Its outcome would go to another partition, so that the entity waited for ever; or nobody could name it.
             self._park(record, Reason.KEY_MISMATCH, outputs)
             return None
@@ -120,29 +124,9 @@ class WriterWork:
 
     def _park(self, record: Any, reason: Reason, outputs: Outputs) -> None:
         """A record that no stage of ours wrote here, or a fork: kept, with its place."""
-        topic = without_prefix(record.topic, self._prefix)
-        context = f"{topic}/{record.partition}/{record.offset}".encode()
-        quarantined = Quarantined(
-            topic=topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            rule="lanes hold accepted records, outcomes hold outcomes, each by its entity's key; a revision has one state",
-            remedy="find who else writes to this topic; for a fork, reassert the entity",
-            record_key=self._encrypt(record.key, context) if record.key is not None else None,
-            record=self._encrypt(record.value, context) if record.value is not None else None,
-            at=record.timestamp,
-        )
-        place = f"{topic}|{record.partition}|{record.offset}".encode()
+        place, quarantined = quarantined_of(record, reason, RULE, REMEDY, self._encrypt, self._prefix)
         outputs.send(self._quarantine, record.partition, place, self._codec.encode(quarantined))
-        emit(
-            lines.WRITER_QUARANTINED,
-            destination=self._destination.name,
-            topic=topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason.value,
-        )
+        tell_quarantined(self._destination.name, quarantined)
 
     def _tell_fork(self, record: Any, accepted: Accepted) -> None:
         FORKS.of("state").inc()
@@ -155,14 +139,6 @@ class WriterWork:
             offset=record.offset,
             revision=accepted.revision,
         )
-
-
-def _key_of(content: Accepted | Outcome) -> bytes:
-    return EntityKey(content.tenant, content.entity_type.value, content.namespace, content.entity_id).encode()
-
-
-def _is_in_its_place(record: Any, content: Accepted | Outcome) -> bool:
-    return bool(record.key == _key_of(content) and record.partition == content.partition)
 
 
 def _is_told_to_survivor(record: Any, outcome: Outcome) -> bool:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from pipeline.domain.event import EntityType
+from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Lane, OutcomeKind, Reason
 from pipeline.ops import log_catalogue as lines
 from pipeline.roles import reports
 from pipeline.roles.reports import Reports
 
 ACCEPTED: Any = SimpleNamespace(
-    tenant="t", entity_type=EntityType.PATIENT, namespace="n", entity_id="RECORD-4711", lane=Lane.URGENT, revision=5
+    key=EntityKey("t", "patient", "n", "RECORD-4711"), entity_type=EntityType.PATIENT, lane=Lane.URGENT, revision=5
 )
 
 

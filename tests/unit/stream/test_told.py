@@ -16,6 +16,7 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import REGISTRY
 from pipeline.roles.policies import policy_records
+from pipeline.stream import foreign as foreign_module
 from pipeline.stream import gate as gate_module
 from pipeline.stream import outputs as outputs_module
 from pipeline.stream import writer as writer_module
@@ -37,7 +38,7 @@ Said = list[tuple[LogEvent, dict[str, Any]]]
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     kept: Said = []
-    for module in (gate_module, outputs_module, writer_module):
+    for module in (foreign_module, gate_module, outputs_module, writer_module):
         monkeypatch.setattr(module, "emit", lambda line, **fields: kept.append((line, fields)))
     return kept
 
