@@ -21,8 +21,10 @@ from pipeline.domain.records import Accepted, Lane
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local import bench_surge_figures as of
 from pipeline.local.bench_e2e_send import BATCH, HttpSender
+from pipeline.local.bench_e2e_stages import EVERY, StageLag, read_courses, stages_of
 from pipeline.local.bench_gate import emptied
 from pipeline.local.bench_surge_figures import Change, History, LaneLag, Span, read_history
+from pipeline.local.bench_surge_lab import EHR as DESTINATION
 from pipeline.local.bench_surge_lab import HEALTHY, Lab, laboratory
 from pipeline.local.bench_surge_load import CAPACITY, EHR, Load, Mix
 from pipeline.local.errors import LocalPlatformError
@@ -56,7 +58,7 @@ class E2eReport(msgspec.Struct, frozen=True, kw_only=True):
     """Lags by lane, ms, from the source to the confirmation, of the events of the measured span.
 
     `sent` events, of which `unanswered` got no yes and `open` are not confirmed at the end; `retries` requests were sent
-    again. `cpu` is of each process the processor seconds in a second.
+    again. `cpu` is of each process the processor seconds in a second, `stages` where the time went.
     """
 
     commit: str
@@ -69,6 +71,7 @@ class E2eReport(msgspec.Struct, frozen=True, kw_only=True):
     open: int
     cpu: dict[str, float]
     goal_critical_p99_ms: float = GOAL_MS
+    stages: tuple[StageLag, ...] = ()
 
     @property
     def critical_p99_ms(self) -> float:
@@ -118,6 +121,7 @@ async def _measure(options: Options, folder: Path, console: Console) -> E2eRepor
         history = await asyncio.to_thread(_history, lab)
         phase = of.phase_of(history, span)
         cpu = of.cpu_between([(sample.at, sample.cpu_s) for sample in lab.samples], span.begin, span.end)
+        stages = await asyncio.to_thread(_stages, lab, span)
     return E2eReport(
         commit=commit("pipeline"),
         machine=machine(),
@@ -128,6 +132,7 @@ async def _measure(options: Options, folder: Path, console: Console) -> E2eRepor
         retries=sender.retries,
         open=phase.open,
         cpu=cpu,
+        stages=stages,
     )
 
 
@@ -166,12 +171,33 @@ def _history(lab: Lab) -> History:
     return read_history(KafkaTopics(lab.stack.settings.kafka), lab.sender.codec, _OfSource())
 
 
+def _stages(lab: Lab, span: Span) -> tuple[StageLag, ...]:
+    topics = KafkaTopics(lab.stack.settings.kafka)
+    return stages_of(read_courses(topics, lab.sender.codec, DESTINATION, lab.standin.witness()), span.begin, span.end)
+
+
 COLUMNS: Final = ("lane", "events", "p50", "p99", "max")
 
 
 def _rows(report: E2eReport) -> Iterator[tuple[str, ...]]:
     for lag in report.lags:
         yield lag.lane, f"{lag.count:,}", *(f"{ms:,.0f}" for ms in (lag.p50_ms, lag.p99_ms, lag.max_ms))
+
+
+STAGE_COLUMNS: Final = ("from the stage before to", "critical p50", "critical p99", "all p50", "all p99")
+CPU_COLUMNS: Final = ("process", "processor", "µs per event")
+
+
+def _stage_rows(report: E2eReport) -> Iterator[tuple[str, ...]]:
+    critical = {each.stage: each for each in report.stages if each.lane == Lane.CRITICAL.value}
+    for each in report.stages:
+        if each.lane == EVERY and (first := critical.get(each.stage)) is not None:
+            yield each.stage, *(f"{ms:,.0f}" for ms in (first.p50_ms, first.p99_ms, each.p50_ms, each.p99_ms))
+
+
+def _cpu_rows(report: E2eReport) -> Iterator[tuple[str, ...]]:
+    for name, share in sorted(report.cpu.items(), key=lambda each: -each[1]):
+        yield name, f"{share:.2f}", f"{share / report.options.rate * 1_000_000:,.0f}"
 
 
 def headline(report: E2eReport) -> str:
@@ -188,17 +214,34 @@ def headline(report: E2eReport) -> str:
 
 
 def markdown(report: E2eReport) -> str:
-    """The headline and the table of the documentation."""
-    lines = (COLUMNS, ("---",) * len(COLUMNS), *_rows(report))
-    return "\n\n".join((headline(report), "\n".join(f"| {' | '.join(line)} |" for line in lines)))
+    """The headline and the tables of the documentation."""
+    return "\n\n".join((headline(report), *("\n".join(_lines(columns, rows)) for _, columns, rows in _tables(report))))
+
+
+def _tables(report: E2eReport) -> Iterator[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+    """Title, columns and rows of each; none that has no rows."""
+    every = (
+        ("bench e2e, ms from the source to the confirmation", COLUMNS, _rows(report)),
+        ("where the time goes, ms", STAGE_COLUMNS, _stage_rows(report)),
+        ("processor seconds in a second", CPU_COLUMNS, _cpu_rows(report)),
+    )
+    for title, columns, rows in every:
+        if made := tuple(rows):
+            yield title, columns, made
+
+
+def _lines(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Iterator[str]:
+    for line in (columns, ("---",) * len(columns), *rows):
+        yield f"| {' | '.join(line)} |"
 
 
 def tell(report: E2eReport, console: Console) -> None:
     """For the terminal."""
-    table = Table(*COLUMNS, title="bench e2e, ms from the source to the confirmation", title_justify="left")
-    for row in _rows(report):
-        table.add_row(*row)
-    console.print(table)
+    for title, columns, rows in _tables(report):
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     console.print(headline(report))
 
 

@@ -3,13 +3,16 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from pipeline.domain.records import LANES
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import LANES, Lane
 from pipeline.local.bench_e2e import SHARES, E2eReport, Options, markdown
 from pipeline.local.bench_e2e_send import BATCH, HttpSender
+from pipeline.local.bench_e2e_stages import STAGES, Course, Courses, StageLag, stages_of
 from pipeline.local.bench_surge_figures import LaneLag
 from pipeline.local.bench_surge_load import Load, Mix
 
@@ -74,3 +77,31 @@ def test_the_goal_is_reached_only_with_everything_answered_and_confirmed(made: E
 def test_the_table_names_each_lane() -> None:
     text = markdown(report(99.0))
     assert all(f"| {lane.value} | 100 | 50 | 99 | 900 |" in text for lane in LANES)
+
+
+def test_where_the_time_goes_is_told_of_what_replaced_an_event_too() -> None:
+    ward, ended = b"bed 1", b"bed 2"
+    courses = Courses(
+        events=[
+            Course(ward, 5, Lane.CRITICAL, (100, 101, 104, 110)),
+            Course(ward, 4, Lane.BULK, (90, 91, 94, 99)),  # was never written itself: revision 5 replaced it
+            Course(ended, 9, Lane.CRITICAL, (100, 101, 104, 110)),  # nothing is told of its end
+            Course(ward, 6, Lane.CRITICAL, (5_000, 5_001, 5_004, 5_010)),  # after the span
+        ],
+        pending={ward: [(4, 103), (5, 115), (6, 5_015)], ended: [(9, 115)]},
+        shown={ward: [(5, 125), (6, 5_025)]},
+        confirmed={ward: [(5, 130), (6, 5_030)]},
+        told={ward: [(5, 138), (6, 5_038)]},
+    )
+    stages = stages_of(courses, Millis(50), Millis(1_000))
+    critical = [(each.stage, each.p99_ms) for each in stages if each.lane == Lane.CRITICAL.value]
+    assert critical == list(zip(STAGES, (1.0, 3.0, 6.0, 5.0, 10.0, 5.0, 8.0), strict=True))
+    every = {each.stage: each.p99_ms for each in stages if each.lane == "all"}
+    assert every["at the EHR"] == 22.0
+
+
+def test_the_tables_say_where_time_and_processor_went() -> None:
+    stages = tuple(StageLag(lane, stage, 3.0, 7.0) for lane in ("critical", "all") for stage in STAGES)
+    text = markdown(msgspec.structs.replace(report(99.0), stages=stages))
+    assert "| judged | 3 | 7 | 3 | 7 |" in text
+    assert "| gate | 0.50 | 1,000 |" in text
