@@ -12,6 +12,7 @@ import msgspec
 from joserfc.jwk import OKPKey
 
 from pipeline import topology
+from pipeline.carriers.folder import FolderCarrier
 from pipeline.domain.file_life import DEFAULT_WAITS, Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
@@ -54,7 +55,7 @@ class FilesRole:
         desks = [
             Desk(
                 partner,
-                Folder(section.partners[partner.name].folder, section.data_dir / partner.name),
+                Folder(FolderCarrier(section.partners[partner.name].folder), section.data_dir / partner.name),
                 self._ledger,
                 observer,
                 now_ms,

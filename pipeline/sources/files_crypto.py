@@ -1,13 +1,15 @@
 """Files that a partner encrypts to a key of ours: age (age-encryption.org/v1), X25519."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Final
+from typing import Final, TypeVar
 
 import pyrage
 
-from pipeline.sources.files_folder import Decrypt, Measured, TooLong, Undecipherable
+from pipeline.carriers.protocol import Readable
+from pipeline.sources.files_folder import Decrypt, Measured, Undecipherable
 
+T = TypeVar("T")
 _IDENTITY: Final = "AGE-SECRET-KEY-"
 
 
@@ -18,20 +20,44 @@ def decryptor(key_files: Iterable[Path]) -> Decrypt:
     """
     paths = tuple(key_files)
 
-    def decrypt(source: IO[bytes], out: Measured) -> None:
+    def decrypt(source: Readable, out: Measured) -> None:
         identities = [identity for path in paths for identity in identities_of(path.read_text())]
         if not identities:
             raise Undecipherable
+        ends = _Ends(source, out)
         try:
-            pyrage.decrypt_io(source, out, identities)
-        except TooLong:
-            raise
-        except Exception:  # noqa: BLE001 - its library has several, and wraps those of what it writes to; none may be shown
-            if out.size > out.max_bytes:
-                raise TooLong from None
+            pyrage.decrypt_io(ends, ends, identities)
+        except Exception:  # noqa: BLE001 - its library has several, and wraps those of what it reads and writes; none may be shown
+            if ends.fault is not None:
+                raise ends.fault from None
             raise Undecipherable from None
 
     return decrypt
+
+
+class _Ends:
+    """Both ends of a decryption, and what went wrong at either: a connection that was lost is no fault of the file."""
+
+    def __init__(self, source: Readable, out: Measured) -> None:
+        self._source = source
+        self._out = out
+        self.fault: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        return self._noted(lambda: self._source.read(size))
+
+    def write(self, data: bytes) -> int:
+        return self._noted(lambda: self._out.write(data))
+
+    def flush(self) -> None:
+        self._noted(self._out.flush)
+
+    def _noted(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except Exception as fault:
+            self.fault = fault
+            raise
 
 
 def identities_of(text: str) -> list[pyrage.x25519.Identity]:

@@ -1,24 +1,17 @@
-"""The folder of one sender, where files come in and go away. Nothing in it is trusted: links are never followed.
+"""A sender's place: what lies there, our copy of what is in hand, and what it is told. Whatever carries it.
 
-    incoming/   the sender puts NAME, then NAME.manifest, then NAME.manifest.jws, each written aside and renamed
-    taken/      what was taken, or had been taken before
-    rejected/   what was not
-    acks/       NAME.ack.json: what became of NAME
-
-A file is copied to a folder of ours before it is believed: what is landed later are the very bytes that were checked,
-whatever its sender does with it meanwhile. Of two processes that watch one folder, one holds its lock at a time.
+A file is copied into a folder of ours before it is believed: what is landed later are the very bytes that were checked,
+whatever its sender does with it meanwhile. Of two processes that watch one place, one holds it at a time.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from pipeline.carriers.protocol import ALWAYS, READ_BYTES, Carrier, Found, NotPlain, Readable, Stamp
 from pipeline.domain.file_life import FileReason, Flaw, Part
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.manifest import MANIFEST_SUFFIX, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_SUFFIX
@@ -27,7 +20,6 @@ INCOMING: Final = "incoming"
 TAKEN: Final = "taken"
 REJECTED: Final = "rejected"
 ACKS: Final = "acks"
-LOCK: Final = ".surgeline.lock"
 ENCRYPTED: Final = ".age"
 """Ending of a file that is encrypted (age-encryption.org/v1)."""
 
@@ -36,11 +28,10 @@ TEMPORARY: Final = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".s
 MAX_NAMES: Final = 10_000
 """Most names that are looked at in one round; the others wait for the next, as the first are put away."""
 MAX_ACK_BYTES: Final = 1 << 20
-COPY_BYTES: Final = 1 << 20
 MAX_SAME_NAMES: Final = 10_000
 """Most files of one name in `taken` or `rejected`; then the oldest of the plain name is replaced."""
 
-Decrypt = Callable[[IO[bytes], "Measured"], None]
+Decrypt = Callable[[Readable, "Measured"], None]
 """Reads an encrypted file and writes its plain content; raises `Undecipherable`."""
 
 
@@ -58,8 +49,9 @@ class Arrival:
     manifest_since: Millis | None = None
     signature: bytes | None = None
     signature_since: Millis | None = None
-    stamps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Of each part what changes with its content: inode, length, time of change."""
+    watched_since: Millis = ALWAYS
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    """Of each part what changes with its content."""
 
     def __repr__(self) -> str:
         return "Arrival(<redacted>)"
@@ -101,63 +93,58 @@ class Copied:
 
 
 class Folder:
-    """One sender's folder, and ours for copies. Every method may block; none follows a link or leaves the two folders."""
+    """One sender's place, and ours for copies. Every method may block, and raises what `Carrier` raises."""
 
-    def __init__(self, root: Path, copies: Path) -> None:
-        self._root = root
+    def __init__(self, carrier: Carrier, copies: Path) -> None:
+        self._carrier = carrier
         self._copies = copies
-        self._lock: int | None = None
 
     # -- one at a time
 
     def lock(self) -> bool:
-        """Whether this process serves the folder from now on; a process that dies lets go of it."""
-        if self._lock is not None:
-            return True
-        with self._within() as root:
-            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=root)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+        """Whether this process serves the place from now on; a process that dies lets go of it."""
+        if not self._carrier.hold():
             return False
-        self._lock = lock
         self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
         return True
 
     def unlock(self) -> None:
         """Let another process serve it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._carrier.let_go()
 
     # -- what came
 
     def arrivals(self) -> list[Arrival]:
         """What lies in `incoming`, by name, the oldest names first where names tell a date."""
         found: dict[str, Arrival] = {}
-        with self._within(INCOMING) as incoming, os.scandir(incoming) as entries:
-            for entry in entries:
-                if is_temporary(entry.name):
-                    continue
-                base, kind = _base_of(entry.name)
-                if base not in found and len(found) >= MAX_NAMES:
-                    continue
-                arrival = found.setdefault(base, Arrival(base))
-                with contextlib.suppress(FileNotFoundError):
-                    self._note(incoming, entry.name, kind, arrival)
+        for entry in self._carrier.found(INCOMING):
+            if is_temporary(entry.name):
+                continue
+            base, kind = _base_of(entry.name)
+            if base in found or len(found) < MAX_NAMES:
+                self._note(entry, kind, found.setdefault(base, Arrival(base)))
         return [found[name] for name in sorted(found)]
 
-    def _note(self, incoming: int, name: str, kind: str, arrival: Arrival) -> None:
-        found = os.stat(name, dir_fd=incoming, follow_symlinks=False)
-        since = Millis(found.st_ctime_ns // 1_000_000)
-        arrival.stamps[kind] = _stamp(found)
-        if kind == "":
-            arrival.data = Part(found.st_size, since, stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
-        elif kind == MANIFEST_SUFFIX:
-            arrival.manifest, arrival.manifest_since = _read(incoming, name, MAX_MANIFEST_BYTES), since
-        else:
-            arrival.signature, arrival.signature_since = _read(incoming, name, MAX_SIGNATURE_BYTES), since
+    def _note(self, entry: Found, kind: str, arrival: Arrival) -> None:
+        try:
+            if kind == MANIFEST_SUFFIX:
+                arrival.manifest, arrival.manifest_since = self._read(INCOMING, entry.name, MAX_MANIFEST_BYTES), entry.since
+            elif kind == SIGNATURE_SUFFIX:
+                arrival.signature, arrival.signature_since = self._read(INCOMING, entry.name, MAX_SIGNATURE_BYTES), entry.since
+            else:
+                arrival.data = Part(entry.size, entry.since, entry.is_plain)
+        except FileNotFoundError:
+            return
+        arrival.stamps[kind] = entry.stamp
+        arrival.watched_since = max(arrival.watched_since, entry.watched_since)
+
+    def _read(self, room: str, name: str, limit: int) -> bytes:
+        """The start of a small file, one byte more than `limit` where it has more; empty of what is no file."""
+        try:
+            with self._carrier.open(room, name) as file:
+                return _at_most(file, limit + 1)
+        except NotPlain:
+            return b""
 
     # -- our copy
 
@@ -166,13 +153,13 @@ class Folder:
         path = self.copy_path(copy_name)
         partial = path.with_suffix(".part")
         try:
-            with self._within(INCOMING) as incoming, _opened(incoming, name) as source, partial.open("wb") as out:
+            with self._carrier.open(INCOMING, name) as source, partial.open("wb") as out:
                 os.chmod(partial, 0o600)
                 measured = Measured(out, max_bytes)
                 if decrypt is not None:
                     decrypt(source, measured)
                 else:
-                    while data := source.read(COPY_BYTES):
+                    while data := source.read(READ_BYTES):
                         measured.write(data)
         except TooLong:
             partial.unlink()
@@ -180,7 +167,7 @@ class Folder:
         except Undecipherable:
             partial.unlink()
             return Flaw(FileReason.UNREADABLE, "", "the file is encrypted with age for our key", "encrypt it for our present key")
-        except _NotPlain:
+        except NotPlain:
             return Flaw(FileReason.NOT_A_FILE, "", "a file is a regular file with one name", "send the file itself")
         partial.rename(path)
         return Copied(path, measured.size, measured.sha256.hexdigest())
@@ -213,51 +200,37 @@ class Folder:
 
     def acknowledge(self, name: str, content: bytes) -> None:
         """Write an acknowledgement, whole or not at all."""
-        with self._within(ACKS) as acks:
-            temporary = f".{name}.tmp"
-            out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640, dir_fd=acks)
-            with os.fdopen(out, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, name, src_dir_fd=acks, dst_dir_fd=acks)
+        self._carrier.put(ACKS, name, content)
 
     def acknowledged(self, name: str) -> bytes:
         """The acknowledgement that lies there; empty where there is none."""
-        with self._within(ACKS) as acks, contextlib.suppress(FileNotFoundError):
-            return _read(acks, name, MAX_ACK_BYTES)
-        return b""
+        try:
+            return self._read(ACKS, name, MAX_ACK_BYTES)
+        except FileNotFoundError:
+            return b""
 
     def put_away(self, arrival: Arrival, to: str) -> None:
         """Move a file, its manifest and its signature out of `incoming`, if they are still what they were on arrival.
 
         What its sender put in their place meanwhile stays, to be judged by itself. What is not there any more is no fault.
         """
-        name = arrival.name
-        with self._within(INCOMING) as incoming, self._within(to) as target:
-            if any(_stamp_at(incoming, name + kind) not in (None, stamp) for kind, stamp in arrival.stamps.items()):
-                return
-            free = _free_name(target, name)
-            for kind, stamp in arrival.stamps.items():
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(name + kind, free + kind, src_dir_fd=incoming, dst_dir_fd=target)
-                    if _stamp_at(target, free + kind) != stamp and _stamp_at(incoming, name + kind) is None:
-                        os.rename(free + kind, name + kind, src_dir_fd=target, dst_dir_fd=incoming)
+        name, carrier = arrival.name, self._carrier
+        if any(carrier.stamp(INCOMING, name + kind) not in (None, stamp) for kind, stamp in arrival.stamps.items()):
+            return
+        free = self._free_name(to, name)
+        for kind, stamp in arrival.stamps.items():
+            carrier.move(INCOMING, name + kind, to, free + kind, stamp)
 
-    @contextlib.contextmanager
-    def _within(self, *inner: str) -> Iterator[int]:
-        """A folder of the sender, made if it isn't there; OSError where a link stands in its place."""
-        at = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name in inner:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o770, dir_fd=at)
-                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-                os.close(at)
-                at = below
-            yield at
-        finally:
-            os.close(at)
+    def _free_name(self, room: str, name: str) -> str:
+        """A name that is free there, for the file and what belongs to it."""
+        if self._carrier.stamp(room, name) is None and self._carrier.stamp(room, name + MANIFEST_SUFFIX) is None:
+            return name
+        taken = {entry.name for entry in self._carrier.found(room, name)}
+        for number in range(1, MAX_SAME_NAMES):
+            free = f"{name}.{number}"
+            if free not in taken and free + MANIFEST_SUFFIX not in taken:
+                return free
+        return name
 
 
 def is_temporary(name: str) -> bool:
@@ -265,44 +238,12 @@ def is_temporary(name: str) -> bool:
     return name.startswith((".", "~")) or name.lower().endswith(TEMPORARY)
 
 
-class _NotPlain(Exception):
-    """A link, folder or device stands where a file should."""
-
-
-@contextlib.contextmanager
-def _opened(folder: int, name: str) -> Iterator[IO[bytes]]:
-    """A regular file with one name. NONBLOCK: opening a pipe would wait for its other end."""
-    try:
-        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        raise _NotPlain from None
-    with os.fdopen(opened, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise _NotPlain
-        yield file
-
-
-def _read(folder: int, name: str, limit: int) -> bytes:
-    """The start of a small file, one byte more than `limit` where it has more; empty of what is no file."""
-    try:
-        with _opened(folder, name) as file:
-            return file.read(limit + 1)
-    except _NotPlain:
-        return b""
-
-
-def _stamp(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _stamp_at(folder: int, name: str) -> tuple[int, int, int] | None:
-    try:
-        return _stamp(os.stat(name, dir_fd=folder, follow_symlinks=False))
-    except FileNotFoundError:
-        return None
+def _at_most(file: Readable, limit: int) -> bytes:
+    """As much as there is, at most `limit` bytes: one reading may give less."""
+    found = b""
+    while len(found) < limit and (data := file.read(limit - len(found))):
+        found += data
+    return found
 
 
 def _base_of(name: str) -> tuple[str, str]:
@@ -310,13 +251,3 @@ def _base_of(name: str) -> tuple[str, str]:
         if name.endswith(suffix) and len(name) > len(suffix):
             return name.removesuffix(suffix), suffix
     return name, ""
-
-
-def _free_name(folder: int, name: str) -> str:
-    """A name that is free there, for the file and what belongs to it."""
-    taken = set(os.listdir(folder))
-    for number in range(MAX_SAME_NAMES):
-        free = name if number == 0 else f"{name}.{number}"
-        if free not in taken and free + MANIFEST_SUFFIX not in taken:
-            return free
-    return name

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from pipeline.carriers.folder import FolderCarrier
 from pipeline.domain.file_life import Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import profile_of
@@ -117,7 +118,7 @@ class Office:
             waits=self._waits,
             must_encrypt=self.must_encrypt,
         )
-        folder = Folder(self.root, self.copies)
+        folder = Folder(FolderCarrier(self.root), self.copies)
         return Desk(partner, folder, self.ledger, self.observed, self.clock, self.rows_per_s, instance)
 
     def clock(self) -> Millis:
