@@ -22,6 +22,7 @@ QUARANTINE: Final = "quarantine"
 RECEIPTS: Final = "intake.receipts"
 SUBSCRIPTIONS: Final = "intake.subscriptions"
 FILES: Final = "files"
+RECONCILIATIONS: Final = "reconciliations"
 LAG: Final = "lag"
 MODES: Final = "modes"
 EPOCHS: Final = "epochs"
@@ -127,6 +128,13 @@ STAGES: Final[tuple[Stage, ...]] = (
         command="surgeline run writer DESTINATION",
     ),
     Stage(
+        name="reconcile",
+        does="compares what we hold with what each FHIR server shows, and has drift repaired",
+        consumes=(*_LANDING, RECONCILIATIONS, MODES, LAG, SUBSCRIPTIONS, GATE_CHANGELOG, WRITER_CHANGELOG_TEMPLATE),
+        produces=(*_LANDING, RECONCILIATIONS, AUDIT),
+        command="surgeline run reconcile",
+    ),
+    Stage(
         name="status",
         does="answers how current each destination is, what waits and what is stuck",
         consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, LAG, MODES, SUBSCRIPTIONS),
@@ -144,8 +152,20 @@ STAGES: Final[tuple[Stage, ...]] = (
         name="operator",
         does="carries out operators' commands: policies, feeds, overrides, replays, modes, files, topics, reading quarantine "
         "and audit",
-        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, FILES, AUDIT, EPOCHS, GATE_CHANGELOG, *RAW.values()),
-        produces=(*_LANDING, RAW["files"], RECEIPTS, FILES, MODES, AUDIT, EPOCHS),
+        consumes=(
+            *_LANDING,
+            ACCEPTED,
+            DECISIONS,
+            OUTCOMES,
+            QUARANTINE,
+            FILES,
+            RECONCILIATIONS,
+            AUDIT,
+            EPOCHS,
+            GATE_CHANGELOG,
+            *RAW.values(),
+        ),
+        produces=(*_LANDING, RAW["files"], RECEIPTS, FILES, RECONCILIATIONS, MODES, AUDIT, EPOCHS),
         command="surgeline",
     ),
 )

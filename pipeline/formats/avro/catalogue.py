@@ -24,6 +24,7 @@ from pipeline.domain.event import (
     TransferStage,
 )
 from pipeline.domain.file_life import FileReason, FileState, FileStatus
+from pipeline.domain.reconcile_record import Cause, Drift, Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
 from pipeline.domain.records import (
     Accepted,
     Audit,
@@ -65,6 +66,8 @@ Record = (
     | Receipt
     | FeedState
     | FileState
+    | Reconciliation
+    | ReconciliationOrder
     | TopicEpoch
     | Raw
 )
@@ -112,6 +115,8 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
     Entry("mode_order", ModeOrder, "ModeOrder", ()),
     Entry("file_state", FileState, "FileState", ("files",)),
+    Entry("reconciliation", Reconciliation, "Reconciliation", ("reconciliations",)),
+    Entry("reconciliation_order", ReconciliationOrder, "ReconciliationOrder", ()),
 )
 
 BY_NAME: Final = {entry.name: entry for entry in CATALOGUE}
@@ -141,5 +146,11 @@ ENUM_DEFAULTS: Final[dict[type[Described], Described]] = {
     Would: Would.HOLD,  # claims no change at the destination
     FileStatus: FileStatus.AWAITED,  # promises nothing, and somebody looks at it
     FileReason: FileReason.NONE,
+    Drift: Drift.CONFLICTING,  # says that something differs, and somebody looks at it
+    Rule: Rule.NEVER_DELETE,  # lets nothing be written
+    Remedy: Remedy.REPORT,
+    Stage: Stage.PARTIAL,  # claims no end
+    Scope: Scope.INCREMENTAL,  # claims no more than the least
+    Cause: Cause.SCHEDULE,
     ControlKind: ControlKind.REASSERT,  # changes nothing: the current state is sent out again
 }
