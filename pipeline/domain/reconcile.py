@@ -19,28 +19,41 @@ DEFAULT_SETTLE_MS: Final = 900_000
 """A state that its writer has not heard of by then is lost on the way; a lane is never so far behind."""
 
 
+NEVER: Final = Millis(0)
+
+
 @dataclass(slots=True)
 class Held:
-    """What we hold of one entity: its head."""
+    """What we hold of one entity: its head. `since` is the receipt of its last event, by our clock.
+
+    `at` is the position of the head: of two records of an entity the greater is the later. `head` is the head itself, kept only
+    where a destination carries no mark, so that values have to be compared.
+    """
 
     revision: Revision
     state_hash: str
     since: Millis
-    """Receipt of its last event, by our clock."""
+    facility: str = ""
     at: Revision = NO_REVISION
-    """Position of the head: of two records of an entity the greater is the later."""
+    head: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Held(revision={self.revision}, <redacted>)"
 
 
 @dataclass(slots=True)
 class Told:
-    """How far one destination's writer has come with it."""
+    """How far one destination's writer has come with it. `deadline` is that of the earliest unconfirmed change, 0 for none.
+
+    Of two records of an entity the one with the greater `generation` is the later.
+    """
 
     newest: Revision = NO_REVISION
     confirmed: Revision = NO_REVISION
     parked: Revision = NO_REVISION
     shadowed: Revision = NO_REVISION
-    deadline: Millis = Millis(0)
-    """Of the earliest change that is not confirmed; 0 for none."""
+    deadline: Millis = NEVER
+    generation: int = 0
 
 
 UNTOLD: Final = Told()
@@ -99,7 +112,9 @@ def judge(
     """One verdict. `held` None: it carries our name or mark, and there is no head."""
     if held is None:
         since = _moment(shown.updated_at if shown else None, Millis(0), now)
-        return Finding(Drift.EXTRA, Rule.NEVER_DELETE, Remedy.REPORT, since, NO_REVISION, shown.revision if shown else NO_REVISION)
+        return Finding(
+            Drift.EXTRA, Rule.NEVER_DELETE, Remedy.REPORT, since, NO_REVISION, shown.revision if shown else NO_REVISION
+        )
     if shown is not None and shown.copies > 1:
         return _finding(Drift.DOUBLED, Rule.NEVER_DELETE, Remedy.REPORT, held, shown, now)
     if held.revision > told.confirmed:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.codec import encode
+from pipeline.formats.fhir.links import below
 from pipeline.formats.fhir.notification import Kind, Malformed, Notification, parse
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.times import date_time, same_moment
@@ -108,20 +109,8 @@ class FhirServer:
         return Page(found, following) if following is not None else Failed(reply.status, passing=False)
 
     def target_of(self, url: str) -> str | None:
-        """What of a link is below our base; None for a link elsewhere. Its host is never asked: it would get our token.
-
-        Behind a proxy a server often writes links with another host than it is reached by, but with the same path.
-        """
-        path, base = urlsplit(url), urlsplit(self.base_url)
-        if path.path.rstrip("/") == base.path.rstrip("/"):
-            rest = ""
-        elif path.path.startswith(base.path.rstrip("/") + "/"):
-            rest = path.path[len(base.path.rstrip("/")) + 1 :]
-        elif not path.scheme and not path.netloc:
-            rest = path.path.lstrip("/")
-        else:
-            return None
-        return f"{rest}?{path.query}" if path.query else rest
+        """See `below`."""
+        return below(self.base_url, url)
 
     async def subscriptions_to(self, endpoint: str) -> Sequence[Body] | Failed:
         """Every subscription that a search for our endpoint finds; all that there are, where a server ignores or refuses it."""
