@@ -22,7 +22,7 @@ from pipeline.domain.event import (
     Occupancy,
     Payload,
 )
-from pipeline.domain.head import RING_LENGTH, Clock, Head, Left, Seen, seen_of, state_hash_of
+from pipeline.domain.head import Clock, Head, Left, state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, revision_of
 from pipeline.domain.lanes import lane_of
 from pipeline.domain.merges import CIRCLE, answered, closed, closes_a_circle, ends_the_record, expecting, is_redirected, redirect
@@ -32,6 +32,7 @@ from pipeline.domain.precedence import clock_of, is_reset, older
 from pipeline.domain.records import Accepted, Control, DecisionKind, Dropped, Reason
 from pipeline.domain.referring import Resolve, as_it_stands, resolved_event, resolved_head
 from pipeline.domain.restating import awaits_of
+from pipeline.domain.ring import EMPTY_RING, entry_of, find, with_entry
 from pipeline.domain.verdicts import Accept, Broken, Position, Redelivered, Send, Suppress, Verdict, decision_of, moved
 
 __all__ = ["Accept", "Broken", "Position", "Redelivered", "Send", "Suppress", "Verdict", "decide"]
@@ -90,13 +91,11 @@ def _as_meant(head: Head | None, at: Position, event: Event, policy: Policy, res
 
 
 def _event(head: Head | None, at: Position, event: Event, policy: Policy) -> Verdict:
-    seen = seen_of(event.event_id, event.content_hash)
-    repeat = next((s for s in head.ring if s.event_id == seen.event_id), None) if head is not None else None
+    seen = entry_of(event.event_id, event.content_hash)
+    repeat = find(head.ring, seen) if head is not None else None
     if repeat is not None and head is not None:
         kind, reason = (
-            (DecisionKind.DUPLICATE, Reason.REPEATED_ID)
-            if repeat.content == seen.content
-            else (DecisionKind.CONFLICT, Reason.CONTENT_DIFFERS)
+            (DecisionKind.DUPLICATE, Reason.REPEATED_ID) if repeat == seen else (DecisionKind.CONFLICT, Reason.CONTENT_DIFFERS)
         )
         return Suppress(moved(head, at), decision_of(head, at, event, policy, kind, reason))
     live = policy.live_feed(event.source_system, event.facility)
@@ -111,7 +110,7 @@ def _event(head: Head | None, at: Position, event: Event, policy: Policy) -> Ver
     return _of_whom(head, at, event, seen, policy)
 
 
-def _of_whom(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
+def _of_whom(head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy) -> Verdict:
     """An event about a retired identity is its survivor's; one that says who survives closes the head, or is waited for."""
     if closes_a_circle(head, event):
         return _quarantine(head, at, event, CIRCLE, policy)
@@ -169,7 +168,7 @@ def _is_hex(text: str, length: int) -> bool:
     return len(text) == length and not text.strip(_HEX_DIGITS)
 
 
-def _merge(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy) -> Verdict:
+def _merge(head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy) -> Verdict:
     role = policy.role_of(event.source_system)
     survivors: dict[str, object] = {}
     clocks = dict(head.clocks) if head is not None else {}
@@ -209,7 +208,7 @@ class _Merged(NamedTuple):
 
 
 def _none_survived(
-    head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy, dropped: tuple[Dropped, ...]
+    head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy, dropped: tuple[Dropped, ...]
 ) -> Verdict:
     reasons = {d.reason for d in dropped}
     if not dropped:
@@ -222,7 +221,7 @@ def _none_survived(
     return Suppress(_noted(head, at, seen), decision_of(head, at, event, policy, kind, reason, dropped=dropped))
 
 
-def _apply(head: Head | None, at: Position, event: Event, seen: Seen, policy: Policy, merged: _Merged) -> Verdict:
+def _apply(head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy, merged: _Merged) -> Verdict:
     before = head.state if head is not None else PAYLOADS[event.entity_type]()
     changed = tuple(name for name, value in merged.survivors.items() if getattr(before, name) != value)
     ring = _rung(head, seen)
@@ -319,10 +318,10 @@ def _quarantine(head: Head | None, at: Position, event: Event | None, broken: Br
     return Suppress(None, decision, broken)
 
 
-def _rung(head: Head | None, seen: Seen) -> tuple[Seen, ...]:
-    return (*(head.ring if head is not None else ()), seen)[-RING_LENGTH:]
+def _rung(head: Head | None, seen: bytes) -> msgspec.Raw:
+    return with_entry(head.ring if head is not None else EMPTY_RING, seen)
 
 
-def _noted(head: Head | None, at: Position, seen: Seen) -> Head | None:
+def _noted(head: Head | None, at: Position, seen: bytes) -> Head | None:
     """The head after an event that changed nothing: moved on, its id remembered. Nothing is kept of an unknown entity."""
     return msgspec.structs.replace(moved(head, at), ring=_rung(head, seen)) if head is not None else None

@@ -13,8 +13,6 @@ from pipeline.domain.event import Payload, Reference
 from pipeline.domain.identifiers import OFFSET_BITS, EventId, Millis, Revision
 
 HEAD_VERSION: Final = 1
-RING_LENGTH: Final = 16
-"""Recent events that an entity remembers by id. An older repeat is still stale or a no-op by its times."""
 
 
 class Clock(msgspec.Struct, frozen=True, array_like=True):
@@ -30,13 +28,6 @@ class Clock(msgspec.Struct, frozen=True, array_like=True):
     recorded: Millis
     sequence: int | None
     floor: Millis = Millis(0)
-
-
-class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """An event that was judged: its id and content."""
-
-    event_id: bytes
-    content: bytes
 
 
 class Retired(msgspec.Struct, frozen=True, array_like=True):
@@ -82,7 +73,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """Latest state of one entity.
 
     `position` is the landing offset last applied, in `epoch`: everything up to it is durable downstream.
-    `revision` is that of the last accepted change; 0 while nothing was accepted.
+    `revision` is that of the last accepted change; 0 while nothing was accepted. `ring` holds recent events (`ring.py`).
     """
 
     epoch: int
@@ -92,7 +83,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     facility: str
     state: Payload
     clocks: dict[str, Clock]
-    ring: tuple[Seen, ...]
+    ring: msgspec.Raw
     event_id: EventId
     content_hash: str
     recorded_at: Millis
@@ -135,8 +126,3 @@ def decode_head(data: bytes) -> Head:
 def state_hash_of(state: Payload) -> str:
     """16 hexadecimal digits over a state; equal states have equal hashes on every machine."""
     return hashlib.blake2b(_HASH_ENCODER.encode(state), digest_size=8).hexdigest()
-
-
-def seen_of(event_id: EventId, content_hash: str) -> Seen:
-    """Ring entry of an event."""
-    return Seen(bytes.fromhex(event_id), bytes.fromhex(content_hash))

@@ -26,13 +26,14 @@ from pipeline.domain.event import (
     Reference,
     sealed,
 )
-from pipeline.domain.head import Absorbed, Head, Retired, Seen
+from pipeline.domain.head import Absorbed, Head, Retired
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, Revision, derive_event_id
 from pipeline.domain.policy import Policy
 from pipeline.domain.precedence import clock_of, older
 from pipeline.domain.records import Control, ControlKind, DecisionKind, MergeLink, Outcome, Reason
 from pipeline.domain.referring import ALIAS_HOPS, referring
 from pipeline.domain.restating import PIPELINE
+from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.verdicts import Accept, Broken, Position, Send, Suppress, Verdict, decision_of, moved
 
 HOPS: Final = ALIAS_HOPS
@@ -127,7 +128,7 @@ def with_absorbed(head: Head, new: Absorbed) -> Head:
 def blank(at: Position) -> Head:
     """Head of an identity of which nothing is known but that another was merged into it."""
     state = PAYLOADS[at.entity_type]()
-    return Head(at.epoch, at.offset, NO_REVISION, "", "", state, {}, (), EventId(""), "", Millis(0), Millis(0))
+    return Head(at.epoch, at.offset, NO_REVISION, "", "", state, {}, EMPTY_RING, EventId(""), "", Millis(0), Millis(0))
 
 
 # -- the loser
@@ -150,9 +151,7 @@ def is_redirected(head: Head | None, event: Event) -> bool:
     return not (isinstance(event.payload, Encounter) and ends_the_record(event))
 
 
-def redirect(
-    head: Head, retired: Retired, at: Position, event: Event, seen: tuple[Seen, ...], policy: Policy
-) -> Suppress | Broken:
+def redirect(head: Head, retired: Retired, at: Position, event: Event, seen: msgspec.Raw, policy: Policy) -> Suppress | Broken:
     """Hand the event on to the survivor's log, with the id and clocks that it has; `seen` is the ring with it.
 
     One that this identity knew when it was closed, or that is older, is told by no one anew: a repeat from before the

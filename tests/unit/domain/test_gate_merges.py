@@ -28,6 +28,7 @@ from pipeline.domain.head import Head, decode_head, encode_head
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, derive_event_id, revision_of
 from pipeline.domain.merges import ABSORBED_KEPT, HOPS
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Reason
+from pipeline.domain.ring import EMPTY_RING
 from tests.support.policies import shipped_policy
 
 POLICY = shipped_policy()
@@ -170,7 +171,7 @@ def test_what_the_retired_identity_knew_when_it_was_closed_is_told_to_nobody_aga
     first = logs.event("L", Patient(name=Name("One")), 10)
     logs.judge("L", first)
     logs.close("L", "S")
-    logs.heads["L"] = msgspec.structs.replace(logs.heads["L"], ring=())
+    logs.heads["L"] = msgspec.structs.replace(logs.heads["L"], ring=EMPTY_RING)
     assert decided(logs.judge("L", first)) == (DecisionKind.NO_OP, Reason.SAME_STATE)
     assert decided(logs.tell("L", "Old", 5)) == (DecisionKind.STALE, Reason.OLDER_TIME)
     assert decided(logs.tell("L", "Other", 10)) == (DecisionKind.CONTROL, Reason.FORWARDED), "another word of the same second"

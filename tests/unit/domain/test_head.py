@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from pipeline.domain.event import Bed, Environment, Patient
-from pipeline.domain.head import Clock, Head, UnknownHeadVersion, decode_head, encode_head, seen_of, state_hash_of
+from pipeline.domain.head import Clock, Head, UnknownHeadVersion, decode_head, encode_head, state_hash_of
 from pipeline.domain.identifiers import EventId, Millis, revision_of
+from pipeline.domain.ring import EMPTY_RING, entry_of, with_entry
 
 HEAD = Head(
     epoch=2,
@@ -15,7 +16,7 @@ HEAD = Head(
     facility="F",
     state=Bed(environment=Environment.CLEAN, staffed=None),
     clocks={"environment": Clock("capacity", "x", 1, Millis(5), 9, Millis(3))},
-    ring=(seen_of(EventId("1" * 32), "2" * 16),),
+    ring=with_entry(EMPTY_RING, entry_of(EventId("1" * 32), "2" * 16)),
     event_id=EventId("1" * 32),
     content_hash="2" * 16,
     recorded_at=Millis(5),

@@ -14,6 +14,7 @@ from pipeline.domain.identifiers import NO_REVISION, Revision
 from pipeline.domain.occupants import Told, bed_of, told_of
 from pipeline.domain.pending import EMPTY
 from pipeline.domain.records import Accepted, OutcomeKind, Reason
+from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.turns import GRACE_MS, Turn
 from tests.support.changes import outcome
 from tests.unit.domain.test_occupants import NOW, Ward, key, stay
@@ -30,7 +31,7 @@ def head(accepted: Accepted) -> Head:
         facility=accepted.facility,
         state=accepted.state,
         clocks={},
-        ring=(),
+        ring=EMPTY_RING,
         event_id=accepted.event_id,
         content_hash=accepted.content_hash,
         recorded_at=accepted.recorded_at,

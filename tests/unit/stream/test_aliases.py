@@ -11,6 +11,7 @@ from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, re
 from pipeline.domain.merges import aliases
 from pipeline.domain.records import Control, MergeLink
 from pipeline.domain.referring import as_it_stands
+from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.verdicts import Position
 from pipeline.stream.aliases import ALIAS_MARK, Aliases, last_alias
 from pipeline.stream.batch import PartitionBatch
@@ -44,7 +45,7 @@ def order(loser: str, survivor: str, revision: int, *, undone: bool = False) -> 
 
 def head(patient: str) -> bytes:
     state = Encounter(patient=ref(patient))
-    return encode_head(Head(1, 0, revision_of(1, 0), "", "F", state, {}, (), EventId(""), "", Millis(0), Millis(0)))
+    return encode_head(Head(1, 0, revision_of(1, 0), "", "F", state, {}, EMPTY_RING, EventId(""), "", Millis(0), Millis(0)))
 
 
 @pytest.fixture
