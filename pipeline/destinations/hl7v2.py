@@ -63,7 +63,8 @@ class Hl7v2Destination:
 
     async def send(self, letter: Letter, may_go: Callable[[], bool] = always) -> Confirmed | Refused | Retry | Ambiguous:
         """Send once. Ambiguous where no answer came: it goes again, under the same control id."""
-        answer = await self._client.send(letter.control_id, letter.data, may_go=may_go)
+        until_applied = self._profile.acknowledgement == "application"
+        answer = await self._client.send(letter.control_id, letter.data, until_applied=until_applied, may_go=may_go)
         match answer:
             case NotSent(timed_out):
                 return Retry((Reason.TIMEOUT if timed_out else Reason.CONNECTION) if may_go() else Reason.NONE)

@@ -41,6 +41,9 @@ The first trigger that agrees with the state is sent: by the kind of event, then
 receiver that reads it by [our own table](adt.md) learns nothing but the state: its status is the state's, it has a place if it
 moves, and what it clears is not there. Where none agrees it is an A08, which moves nobody. A reassert is an A08 as well.
 
+A stay that was merged into another is an A42: the one that survives in PV1-19, the one that is no more in MRG-5, and the patient
+in PID-3 and MRG-1.
+
 `CLASS_CHANGE` is A06 where the class is I or B, else A07; `TRACKING` is A09 with a temporary place, else A10; `CANCEL_PENDING` is
 A27, A38, A25 or A26 by what it changed. By what changed: a status as below, IN_PROGRESS as A13 where the end of the stay was
 cleared, else A01 or A04; a place A02; a temporary place A09 or A10; an expected place A14, A15 or A26; an expected discharge A16

@@ -36,7 +36,7 @@ STRUCTURES: Final[dict[str, str]] = {
     **dict.fromkeys(("A21", "A22", "A23", "A25", "A26", "A27", "A32", "A33"), "ADT_A21"),
     **dict.fromkeys(("A52", "A53"), "ADT_A52"),
     **{name: f"ADT_{name}" for name in ("A02", "A03", "A12", "A15", "A16", "A20", "A38")},
-    "A40": "ADT_A39",
+    **dict.fromkeys(("A40", "A42"), "ADT_A39"),
 }
 """MSH-9.3 of each ADT (chapter 3); every SIU has that of S12."""
 
@@ -45,6 +45,14 @@ REFUSALS: Final = {
     "204": Reason.REFUSED_MISSING,
 }
 """What an ERR-3 (table 0357) of an AR or CR amounts to; any other is REFUSED_OTHER."""
+
+
+_ASKED_FOR: Final[dict[str, dict[int, FieldContent]]] = {
+    "original": {},
+    "enhanced": {15: "AL", 16: "NE"},
+    "application": {15: "AL", 16: "AL"},
+}
+"""MSH-15 and MSH-16 (table 0155) by the profile's `acknowledgement`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,6 @@ def _body(accepted: Accepted, name: str, profile: OutProfile) -> list[Line] | He
 def _msh(accepted: Accepted, name: str, control_id: str, profile: OutProfile) -> Line:
     kind, trigger = name.split("^")
     structure = ("SIU_S12" if kind == "SIU" else STRUCTURES[trigger],) if profile.is_at_least("2.3.1") else ()
-    enhanced = profile.acknowledgement == "enhanced"
     fields: dict[int, FieldContent] = {
         3: profile.sending_application,
         4: profile.sending_facility or accepted.facility,
@@ -136,8 +143,7 @@ def _msh(accepted: Accepted, name: str, control_id: str, profile: OutProfile) ->
         10: control_id,
         11: profile.processing_id,
         12: profile.version_id,
-        15: "AL" if enhanced else "",
-        16: "NE" if enhanced else "",
+        **_ASKED_FOR[profile.acknowledgement],
         18: profile.charset,
     }
     return segment("MSH", fields)

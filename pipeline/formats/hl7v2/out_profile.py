@@ -18,7 +18,7 @@ CONTROL_ID_CHARS: Final = 20
 
 FORMS: Final[dict[EntityType, tuple[str, ...]]] = {
     EntityType.BED: ("A20",),
-    EntityType.ENCOUNTER: tuple(name for name, rule in BY_TRIGGER.items() if name not in ("A17", "A28", "A31")),
+    EntityType.ENCOUNTER: (*(name for name in BY_TRIGGER if name not in ("A17", "A28", "A31")), "A42"),
     EntityType.PATIENT: ("A28", "A31", "A40"),
     EntityType.PROCEDURE: ("S12", "S13", "S14", "S15", "S16", "S17", "S23", "S26"),
 }
@@ -59,7 +59,11 @@ class OutProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = "held"
     acknowledgement: Annotated[
-        Literal["original", "enhanced"], Meta(description="original: AA, AE, AR; enhanced: CA, CE, CR (MSH-15 AL, MSH-16 NE)")
+        Literal["original", "enhanced", "application"],
+        Meta(
+            description="what decides. original: AA, AE, AR; enhanced: CA, CE, CR (MSH-15 AL, MSH-16 NE); application: the AA, "
+            "AE or AR that follows a CA (both AL)"
+        ),
     ] = "original"
     window: Annotated[int, Meta(description="messages sent and not yet acknowledged, never two of one entity", ge=1, le=256)] = 1
     connect_timeout_s: Annotated[float, Meta(description="time for a connection, TLS included", gt=0, le=120)] = 10.0

@@ -20,6 +20,7 @@ from pipeline.formats.hl7v2.triggers import BY_TRIGGER, Rule, Says
 from pipeline.formats.hl7v2.visit import status_by_class
 
 UPDATE: Final = "A08"
+MERGE: Final = "A42"
 
 BY_EVENT: Final[dict[EventType, str]] = {
     EventType.ADMIT: "A01",
@@ -67,7 +68,11 @@ _SAID_AS: Final = {
 
 
 def trigger_of(accepted: Accepted, state: Encounter) -> str:
-    """The trigger that tells this change: the first candidate that says nothing but the state."""
+    """The trigger that tells this change: A42 where the stay was merged by it, else the first candidate that says nothing but
+    the state.
+    """
+    if "merged_into" in accepted.changed and isinstance(state.merged_into, Reference):
+        return MERGE
     return next((name for name in _candidates(accepted, state) if agrees(BY_TRIGGER[name], state)), UPDATE)
 
 
@@ -153,8 +158,10 @@ def person(reference: Reference | UnsetType | None, profile: OutProfile) -> Line
 
 
 def visit(accepted: Accepted, state: Encounter, trigger: str, profile: OutProfile) -> list[Line]:
-    """PID, PV1 and, where there is an expected discharge, PV2."""
+    """PID, PV1 and, where there is an expected discharge, PV2; of a merge what `_merge` says."""
     stay = Reference(accepted.namespace, accepted.entity_id)
+    if trigger == MERGE and isinstance(state.merged_into, Reference):
+        return _merge(stay, state.merged_into, state, profile)
     lines = [person(state.patient, profile), _pv1(stay, state, profile)]
     expected = time(state.expected_discharge_at, profile, "PV2-9")
     if expected and BY_TRIGGER[trigger].expected.value != "cleared":
@@ -162,11 +169,28 @@ def visit(accepted: Accepted, state: Encounter, trigger: str, profile: OutProfil
     return lines
 
 
+def _merge(stay: Reference, survivor: Reference, state: Encounter, profile: OutProfile) -> list[Line]:
+    """PID of the patient, MRG of the stay that is no more (MRG-5; MRG-1 is required and names the same patient), and PV1 of the
+    one that survives, with nothing of either but the class, which PV1 must have.
+    """
+    if not isinstance(state.patient, Reference):
+        raise Untellable("MRG-1")
+    prior: dict[int, FieldContent] = {
+        1: (cx(state.patient, profile.patient_id_type, "MRG-1"),),
+        5: (cx(stay, "VN", "MRG-5"),),
+    }
+    visit: dict[int, FieldContent] = {1: "1", 2: _class(state, profile), 19: (cx(survivor, "VN", "PV1-19"),)}
+    return [person(state.patient, profile), segment("MRG", prior), segment("PV1", visit)]
+
+
+def _class(state: Encounter, profile: OutProfile) -> str:
+    return state.patient_class.value if isinstance(state.patient_class, PatientClass) else profile.unknown_class
+
+
 def _pv1(stay: Reference, state: Encounter, profile: OutProfile) -> Line:
-    known = state.patient_class
     fields: dict[int, FieldContent] = {
         1: "1",
-        2: known.value if isinstance(known, PatientClass) else profile.unknown_class,
+        2: _class(state, profile),
         3: place(state.location, "PV1-3"),
         6: place(state.prior_location, "PV1-6"),
         10: text(state.service, "PV1-10"),

@@ -36,15 +36,19 @@ from pipeline.domain.event import (
 from pipeline.domain.identifiers import EventId, Millis, revision_of
 from pipeline.domain.records import Accepted, Lane, Reason
 from pipeline.formats.hl7v2.er7 import Message, parse
+from pipeline.formats.hl7v2.mapping import to_events
 from pipeline.formats.hl7v2.out_document import render
 from pipeline.formats.hl7v2.out_messages import Letter, letter_of, name_of
 from pipeline.formats.hl7v2.out_profile import OutProfile, out_profile_of
 from pipeline.formats.hl7v2.out_values import Held
+from pipeline.formats.hl7v2.profile_file import profile_of
+from pipeline.formats.hl7v2.verdict import Mapped
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 PROFILES: Final = REPOSITORY / "pipeline/profiles/hl7-out"
 REPLICA: Final = out_profile_of((PROFILES / "replica.yaml").read_bytes())
 OWNER: Final = out_profile_of((PROFILES / "owner.yaml").read_bytes())
+READS: Final = profile_of((PROFILES.parent / "hl7/default.yaml").read_bytes())
 AT: Final = Millis(1_790_000_000_123)
 WARD: Final = Place(facility="GEN", point_of_care="ICU", room="12", bed="A")
 STAY: Final = Encounter(
@@ -239,6 +243,35 @@ def test_a_merge_names_who_survives_in_pid_and_who_is_no_more_in_mrg() -> None:
     message = read(letter(record(merged, changed=("merged_into",), entity_id="P1")))
     assert message.field("MSH", 9, component=2) == "A40"
     assert (message.field("PID", 3), message.field("MRG", 1)) == ("P9", "P1")
+
+
+def test_a_merged_stay_goes_out_as_the_merge_that_it_is_and_is_read_back_as_the_same() -> None:
+    merged = msgspec.structs.replace(STAY, merged_into=Reference("GEN", "V9"))
+    accepted = record(merged, EventType.MERGE, ("merged_into",), "V1")
+    sent = letter(accepted)
+    message = read(sent)
+    assert (sent.name, message.field("MSH", 9, component=3)) == ("ADT^A42", "ADT_A39")
+    named = [message.field(*at) for at in (("PID", 3), ("MRG", 1), ("MRG", 5), ("PV1", 19))]
+    assert named == ["P1", "P1", "V1", "V9"]
+    verdict = to_events(message, READS, "demo", AT)
+    assert isinstance(verdict, Mapped), verdict
+    lost, kept = (event for event in verdict.events if event.entity_type is EntityType.ENCOUNTER)
+    assert (lost.entity_id, lost.payload.merged_into) == ("V1", Reference("GEN", "V9"))  # type: ignore[union-attr]
+    assert (kept.entity_id, kept.replaces) == ("V9", Reference("GEN", "V1"))
+    later = record(merged, EventType.UPDATE, ("service",), "V1")
+    assert name_of(later, REPLICA) == "ADT^A08"
+    assert name_of(accepted, with_(REPLICA, sends={EntityType.ENCOUNTER: ("A08",)}, reservation="held")) is None
+    assert isinstance(
+        letter_of(record(Encounter(merged_into=merged.merged_into), changed=("merged_into",)), REPLICA, "adt"), Held
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked"), [("original", (None, None)), ("enhanced", ("AL", "NE")), ("application", ("AL", "AL"))]
+)
+def test_the_receiver_is_asked_for_the_answers_that_decide(mode: Any, asked: tuple[str | None, str | None]) -> None:
+    message = read(letter(record(STAY, EventType.ADMIT, ("status",), "V1"), with_(REPLICA, acknowledgement=mode)))
+    assert (message.field("MSH", 15), message.field("MSH", 16)) == asked
 
 
 @pytest.mark.parametrize(
