@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NewType
 
 import msgspec
@@ -111,12 +112,19 @@ def derive_event_id(tenant: str, source: str, message_identity: Sequence[str], k
     MSH-3, 4, 7 and 10 for HL7 v2; server, type, id and versionId for FHIR; source, content digest and row for a file.
     `ordinal` tells apart the events that one message makes. Each part is prefixed by its length: no two lists collide.
     """
-    digest = hashlib.sha256()
-    for part in (tenant, source, *message_identity, key.encode().decode(), str(ordinal)):
-        data = part.encode()
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
+    digest = hashlib.sha256(_message_prefix(tenant, source, tuple(message_identity)))
+    digest.update(_prefixed(key.encode()) + _prefixed(str(ordinal).encode()))
     return EventId(digest.hexdigest()[:32])
+
+
+@lru_cache(maxsize=2)
+def _message_prefix(tenant: str, source: str, message_identity: tuple[str, ...]) -> bytes:
+    """What the ids of all events of one message begin with; they are derived one after the other."""
+    return b"".join([_prefixed(part.encode()) for part in (tenant, source, *message_identity)])
+
+
+def _prefixed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
 
 
 def murmur2(data: bytes) -> int:

@@ -51,11 +51,14 @@ def follow_receipts(kafka: KafkaSettings, decoder: Decoder, receipts: Receipts, 
     """
 
     def apply(message: Message) -> None:
-        record = decoded(decoder, message) if message.value is not None else None
-        if isinstance(record, Receipt):
-            receipts.put(record)
-        elif message.value is None and message.key is not None:
-            receipts.forget(message.key.decode("utf-8", "replace"))
+        identity = message.key.decode("utf-8", "replace") if message.key is not None else None
+        if message.value is None:
+            if identity is not None:
+                receipts.forget(identity)
+        elif identity is None or receipts.get(identity) is None:  # what this process wrote, it knows: nothing to be read
+            record = decoded(decoder, message)
+            if isinstance(record, Receipt):
+                receipts.put(record)
 
     return Follower(kafka, (RECEIPTS,), apply, since_ms=max(0, now - MAX_RECEIPT_AGE_MS)).start()
 

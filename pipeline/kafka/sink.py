@@ -2,8 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -118,12 +117,11 @@ class KafkaSink:
             return Unavailable(RETRY_AFTER_S)
         self._in_flight += 1
         try:
-            async with self._turn(raw.identity):
-                known = self._known(raw.identity, body_digest)
-                if known is None:
-                    async with asyncio.timeout(self._accept_timeout_s):
-                        return await self._store(raw, events, answer, body_digest, broken)
-                return known
+            if raw.identity in self._running:
+                await self._turn(raw.identity)
+                if (known := self._known(raw.identity, body_digest)) is not None:
+                    return known
+            return await self._alone(raw, events, answer, body_digest, broken)
         except (PublishFailed, TimeoutError):
             return Unavailable(RETRY_AFTER_S)
         finally:
@@ -135,18 +133,22 @@ class KafkaSink:
             return None
         return Repeated(answered.answer) if answered.body_digest == body_digest else OtherContent()
 
-    @asynccontextmanager
-    async def _turn(self, identity: str) -> AsyncIterator[None]:
-        """One at a time per identity; TimeoutError if the one before takes too long."""
+    async def _turn(self, identity: str) -> None:
+        """Wait until no equal message is under way; TimeoutError if the one before takes too long."""
         async with asyncio.timeout(self._same_identity_wait_s):
             while (before := self._running.get(identity)) is not None:
                 await asyncio.wait({before})
-        mine = asyncio.get_running_loop().create_future()
-        self._running[identity] = mine
+
+    async def _alone(
+        self, raw: RawMessage, events: Sequence[Event], answer: bytes, body_digest: str, broken: Sequence[Broken]
+    ) -> Stored:
+        """Store a message while equal ones wait; nothing is awaited between the look that none is under way and this."""
+        mine = self._running[raw.identity] = asyncio.get_running_loop().create_future()
         try:
-            yield
+            async with asyncio.timeout(self._accept_timeout_s):
+                return await self._store(raw, events, answer, body_digest, broken)
         finally:
-            del self._running[identity]
+            del self._running[raw.identity]
             mine.set_result(None)
 
     async def _store(

@@ -118,6 +118,12 @@ def _wants(asked: str, code: Code) -> bool:
 
 def _ack(message: Message | None, code: Code, rejected: Rejected | None) -> bytes:
     header = message.segment("MSH") if message else None
+    if message is not None and header is not None and rejected is None and message.delimiters == STANDARD:
+        return _plain(message, header, code)
+    return _built(message, header, code, rejected)
+
+
+def _built(message: Message | None, header: Segment | None, code: Code, rejected: Rejected | None) -> bytes:
     if message is None or header is None:
         segments = [("MSH", _bare_header(code)), ("MSA", (code.value, ""))]
         delimiters, charset = STANDARD, "utf-8"
@@ -127,6 +133,24 @@ def _ack(message: Message | None, code: Code, rejected: Rejected | None) -> byte
     if rejected:
         segments.append(("ERR", _err(rejected)))
     return build(segments, delimiters, charset)
+
+
+def _plain(message: Message, header: Segment, code: Code) -> bytes:
+    """What `_built` makes of an acknowledgement without an ERR in the standard's delimiters, in a third of its time: each field
+    is the sender's own text or one of ours, so that nothing is to be escaped.
+    """
+    raw = header.raw
+    event = message.segment("EVN")
+    time = raw(7) or (event.raw(2) if event else "")
+    trigger = type_of(message)[1]
+    kind = f"ACK^{trigger}^ACK" if _TRIGGER.fullmatch(trigger) else "ACK"
+    ours = control_id((raw(3), raw(4), time, raw(10)), code)
+    msh = (
+        f"MSH|^~\\&|{raw(5) or APPLICATION}|{raw(6)}|{raw(3)}|{raw(4)}|{time}||{kind}|{ours}"
+        f"|{raw(11) or 'P'}|{raw(12) or '2.5.1'}||||||{raw(18)}"
+    )
+    msa = f"MSA|{code.value}|{raw(10)[:MAX_ECHO_CHARS]}"
+    return f"{msh.rstrip('|')}\r{msa.rstrip('|')}\r".encode(message.charset, "replace")
 
 
 def _header(message: Message, header: Segment, code: Code) -> tuple[FieldContent, ...]:

@@ -17,6 +17,12 @@ MAX_TEXT_CHARS: Final = 250
 """Longest value that an event takes over: an event stays about 1 KB. (HL7 gives names and ids 199 to 250.)"""
 
 
+REMEMBERED_TIMES: Final = 1024
+"""Times read last that are kept: those of one message, and of messages that come together, are few."""
+MAX_DTM_CHARS: Final = 26
+"""Longest DTM: YYYYMMDDHHMMSS.SSSSSS+ZZZZ."""
+
+
 class Unreadable(enum.Enum):
     """A value is there and is not of its type."""
 
@@ -51,7 +57,12 @@ def _offset(sign: str, hours: str, minutes: str) -> tzinfo | None:
 
 def offset_of(text: str | None) -> tzinfo | None:
     """Offset that a DTM carries. MSH-7's holds for every time of the message without one (chapter 2, MSH-7)."""
-    match = _DTM.fullmatch(text.strip()) if text else None
+    return _offset_of(said) if text and len(said := text.strip()) <= MAX_DTM_CHARS else None
+
+
+@lru_cache(maxsize=REMEMBERED_TIMES)
+def _offset_of(text: str) -> tzinfo | None:
+    match = _DTM.fullmatch(text)
     return _offset(match[8], match[9], match[10]) if match and match[8] else None
 
 
@@ -61,7 +72,13 @@ def dtm(text: str, default: tzinfo, *, to_the_minute: bool = False) -> Millis | 
     Without an offset the time is local to `default`: an hour that a zone has twice is taken as its first, one that it
     skips as if the clock had not been changed. Both are functions of the message alone, so that a repeat says the same.
     """
-    match = _DTM.fullmatch(text.strip())
+    said = text.strip()
+    return _moment(said, default, to_the_minute) if len(said) <= MAX_DTM_CHARS else UNREADABLE
+
+
+@lru_cache(maxsize=REMEMBERED_TIMES)
+def _moment(text: str, default: tzinfo, to_the_minute: bool) -> Millis | Unreadable:
+    match = _DTM.fullmatch(text)
     if not match or (to_the_minute and not match[5]):
         return UNREADABLE
     place = _offset(match[8], match[9], match[10]) if match[8] else default

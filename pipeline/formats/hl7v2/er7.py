@@ -97,10 +97,11 @@ class Segment:
 
     def value(self, n: int, component: int = 0, subcomponent: int = 0, repetition: int = 0) -> str | None:
         """One value, unescaped; a composite read as a simple value gives its first part (chapter 2, version compatibility)."""
-        text = self.raw(n)
+        fields = self._fields
+        text = fields[n] if n < len(fields) else ""
         if not text:
             return None
-        if self._is_delimiters(n):
+        if n <= 2 and self._is_delimiters(n):
             return text
         d = self._delimiters
         if repetition or d.repetition in text:
@@ -109,9 +110,11 @@ class Segment:
 
     def part(self, repetition: str, component: int, subcomponent: int = 0) -> str | None:
         """One value out of the raw text of a repetition."""
-        d = self._delimiters
-        text = _part(repetition, d.component, max(component, 1) - 1)
-        text = _part(text, d.subcomponent, max(subcomponent, 1) - 1)
+        d, text = self._delimiters, repetition
+        if component > 1 or d.component in text:
+            text = _part(text, d.component, max(component, 1) - 1)
+        if subcomponent > 1 or d.subcomponent in text:
+            text = _part(text, d.subcomponent, max(subcomponent, 1) - 1)
         if not text:
             return None
         return unescape(text, d, self._codec) if d.escape in text else text
@@ -165,10 +168,11 @@ def _part(text: str, separator: str, index: int) -> str:
 class Message:
     """One message; segments are split when they are first asked for. Never changes."""
 
-    __slots__ = ("_lines", "_segments", "charset", "delimiters")
+    __slots__ = ("_lines", "_names", "_segments", "charset", "delimiters")
 
     def __init__(self, lines: list[str], delimiters: Delimiters, charset: str) -> None:
         self._lines = lines
+        self._names = tuple([line.partition(delimiters.field)[0] for line in lines])
         self._segments: dict[int, Segment] = {}
         self.delimiters = delimiters
         self.charset = charset
@@ -178,29 +182,29 @@ class Message:
 
     def names(self) -> list[str]:
         """Names of the segments in order, Z-segments too."""
-        field = self.delimiters.field
-        return [line.split(field, 1)[0] for line in self._lines]
+        return list(self._names)
 
     def segment(self, name: str, occurrence: int = 0) -> Segment | None:
         """The segment of this name, the first by default."""
-        size = len(name)
-        for index, line in enumerate(self._lines):
-            if line.startswith(name) and (len(line) == size or line[size] == self.delimiters.field):
-                if occurrence == 0:
-                    return self._at(index)
-                occurrence -= 1
-        return None
+        names, index = self._names, -1
+        if name not in names:
+            return None
+        for _ in range(occurrence + 1):
+            if name not in names[index + 1 :]:
+                return None
+            index = names.index(name, index + 1)
+        return self._at(index)
 
     def segments(self, name: str) -> list[Segment]:
         """All segments of this name in order."""
-        return [self._at(index) for index, found in enumerate(self.names()) if found == name]
+        return [self._at(index) for index, found in enumerate(self._names) if found == name]
 
     def __iter__(self) -> Iterator[Segment]:
         return (self._at(index) for index in range(len(self._lines)))
 
     def each(self, name: str) -> list["Message"]:
         """The message once for each segment of this name: what stands before the first, then that one up to the next."""
-        starts = [index for index, found in enumerate(self.names()) if found == name]
+        starts = [index for index, found in enumerate(self._names) if found == name]
         before = self._lines[: starts[0]] if starts else []
         ends = (*starts[1:], len(self._lines))
         parts = (self._lines[start:end] for start, end in zip(starts, ends, strict=False))
@@ -208,7 +212,7 @@ class Message:
 
     def count(self, name: str) -> int:
         """How many segments have this name."""
-        return self.names().count(name)
+        return self._names.count(name)
 
     def field(
         self, segment: str, n: int, repetition: int = 0, component: int = 0, subcomponent: int = 0, occurrence: int = 0
@@ -222,7 +226,7 @@ class Message:
 
     def bad_segment(self) -> int:
         """Number of the first segment, from 1, whose name no segment can have; 0 for none."""
-        for index, name in enumerate(self.names(), 1):
+        for index, name in enumerate(self._names, 1):
             if not _SEGMENT_NAME.fullmatch(name):
                 return index
         return 0
@@ -287,7 +291,8 @@ def _checked(field: str, encoding: str) -> Delimiters | Malformed:
     marks = field + encoding
     if len(set(marks)) != len(marks) or any(c.isalnum() or c.isspace() or c == '"' or not c.isprintable() for c in marks):
         return Malformed(Malformed.BAD_DELIMITERS, "MSH-1, MSH-2")
-    return Delimiters(field, *encoding)
+    found = Delimiters(field, *encoding)
+    return STANDARD if found == STANDARD else found
 
 
 def _declared(header: str, delimiters: Delimiters) -> str:

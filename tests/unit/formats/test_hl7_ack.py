@@ -1,8 +1,11 @@
 """Acknowledgements: whom they are for, what they say, and that a repeat gets the same bytes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.formats.hl7v2 import ack
+from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 from tests.support.hl7_samples import adt, read
 
@@ -113,3 +116,21 @@ def test_both_answers_name_the_message_and_are_told_apart() -> None:
     assert [read(part).field("MSA", 2) for part in parts] == ["C1", "C1"]
     assert len({read(part).field("MSH", 10) for part in parts}) == 2
     assert all(part.endswith(b"\r") for part in parts)
+
+
+FIELDS = st.lists(st.text(st.sampled_from('A1^~\\&"é '), max_size=6), min_size=16, max_size=16)
+
+
+@given(
+    fields=FIELDS,
+    trigger=st.sampled_from(["ADT^A01", "ADT^a1", "SIU^S12^SIU_S12", "", "^^"]),
+    charset=st.sampled_from(["", "8859/1"]),
+)
+def test_the_short_way_to_an_acknowledgement_makes_the_same_bytes_as_the_long_one(
+    fields: list[str], trigger: str, charset: str
+) -> None:
+    fields[6], fields[15] = trigger, charset
+    message = parse(("MSH|^~\\&|" + "|".join(fields) + "\rEVN|A01|20260105\r").encode(), fallback=("utf-8",))
+    if isinstance(message, Message):
+        header = message.segment("MSH")
+        assert ack.accepted(message, "original") == ack._built(message, header, ack.Code.AA, None)
