@@ -70,6 +70,7 @@ def hl7_send(
     cert_file: Certificate = None,
     key_file: Certificate = None,
     values: Annotated[bool, typer.Option(help="Show the receiver's own words, which may hold a patient's data.")] = False,
+    as_batch: Annotated[bool, typer.Option("--batch", help="All as one batch (FHS, BHS) with its counts, in one frame.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send messages to a receiver over MLLP, and show what it says to each. No broker is needed.
@@ -81,6 +82,7 @@ def hl7_send(
 
     from pipeline.roles.hl7_rows import acknowledgement_json, acknowledgement_row, acknowledgements_end
     from pipeline.roles.hl7_send import MAX_FILE_BYTES, Line, Said, Sending, line_to, outgoing_of
+    from pipeline.roles.hl7_send_batch import send_batch
     from pipeline.roles.process import Refused
 
     def tell(said: Said) -> None:
@@ -92,6 +94,11 @@ def hl7_send(
         messages = list(outgoing_of(files, lambda: sys.stdin.buffer.read(MAX_FILE_BYTES + 1)))
 
         async def run() -> list[Said]:
+            if as_batch:
+                answered = await send_batch(line, messages, retries)
+                for each in answered:
+                    tell(each)
+                return answered
             return await Sending(line, window, rate, retries, tell).run(iter(messages))
 
         said = asyncio.run(run())

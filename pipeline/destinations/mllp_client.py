@@ -168,7 +168,7 @@ class _Connection:
         if found.body == COMMIT_TAKEN:
             return True
         message = parse(found.body) if found.body != COMMIT_NOT_TAKEN else None
-        told = _read(message) if isinstance(message, Message) else None
+        told = acknowledged_of(message) if isinstance(message, Message) else None
         if told is None:
             return False
         control_id, answer = told
@@ -279,7 +279,7 @@ class MllpClient:
             self._connection = None
 
 
-def _read(message: Message) -> tuple[str, Acknowledged] | None:
+def acknowledged_of(message: Message) -> tuple[str, Acknowledged] | None:
     """MSA-2 and what is said of that message; None where it is no acknowledgement."""
     msa = message.segment("MSA")
     code = (msa.value(1) or "").strip().upper() if msa is not None else ""

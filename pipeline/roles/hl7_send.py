@@ -167,20 +167,30 @@ def shown(text: str) -> str:
     return clean if len(clean) <= MAX_SHOWN_CHARS else f"{clean[:MAX_SHOWN_CHARS]}…"
 
 
+def tls_of(line: Line) -> ssl.SSLContext | None:
+    """The context for one connection; None without TLS. Refused where the files make none."""
+    files = _tls_files(line)
+    return None if files is None else files.context()
+
+
+def _tls_files(line: Line) -> TlsFiles | None:
+    if not line.tls:
+        return None
+    try:
+        return TlsFiles(line.ca_file, line.cert_file, line.key_file, lambda _: None)
+    except TlsUnusable:
+        raise Refused(["the files make no TLS. All PEM? Is it the certificate's own key, without a pass phrase?"]) from None
+
+
 class Sending:
     """Sends messages in their order, at most `window` unanswered at once, and tells of each when it has its answer."""
 
     def __init__(self, line: Line, window: int, rate_per_s: float | None, retries: int, tell: Callable[[Said], None]) -> None:
-        tls = None
-        if line.tls:
-            try:
-                tls = TlsFiles(line.ca_file, line.cert_file, line.key_file, lambda _: None).context
-            except TlsUnusable:
-                raise Refused(
-                    ["the files make no TLS. All PEM? Is it the certificate's own key, without a pass phrase?"]
-                ) from None
+        tls = _tls_files(line)
         try:
-            self._client = MllpClient(Address(line.host, line.port, tls), Bounds(line.connect_s, line.answer_s))
+            self._client = MllpClient(
+                Address(line.host, line.port, None if tls is None else tls.context), Bounds(line.connect_s, line.answer_s)
+            )
         except ssl.SSLError:
             raise Refused(["TLS can't be had"]) from None
         self._window = asyncio.Semaphore(window)

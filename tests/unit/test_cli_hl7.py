@@ -5,9 +5,9 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
+from pipeline.formats.hl7v2 import batch
 from pipeline.formats.hl7v2.framing import frame
 from pipeline.local.ports import HOST, free_port
 from tests.support.certificates import Authority, server_context
@@ -46,6 +47,28 @@ def receiver(say: Say | None = None, tls: object = None) -> Iterator[Receiver]:
         yield made
     finally:
         end.set()
+        thread.join(BOUND_S)
+
+
+@contextmanager
+def taking_frames(say: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Answers the first frame of each connection as told, then ends it; gives the port."""
+    with socket.create_server((HOST, 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        data = b""
+                        while not data.endswith(b"\x1c\r"):
+                            data += connection.recv(1 << 16)
+                        connection.sendall(say(data[1:-2]))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
         thread.join(BOUND_S)
 
 
@@ -93,6 +116,43 @@ def test_send_reads_batches_folders_and_standard_input_and_refuses_a_batch_with_
     assert [seen.control_id for seen in at.seen] == ["C1", "C2", "C3"]
     assert refused.exit_code == 2
     assert "BTS-1" in refused.stderr
+
+
+def test_send_makes_one_batch_of_many_messages_and_shows_the_answer_to_each(tmp_path: Path) -> None:
+    took: list[batch.Batches] = []
+
+    def say(data: bytes) -> bytes:
+        whole = batch.read(data)
+        assert isinstance(whole, batch.Batches)
+        took.append(whole)
+        codes = ("AA", "AE" if len(took) == 1 else "AA", "AR")
+        answers = [ack(code, f"C{n}").strip(b"\x0b\x1c\r") for n, code in enumerate(codes, 1)]
+        return frame(batch.acknowledgement(whole, answers[::-1]))
+
+    file = write(tmp_path, "some.hl7", message("C1") + message("C2") + message("C3"))
+    with taking_frames(say) as port:
+        ended = surgeline("send", file, "--to", f"{HOST}:{port}", "--batch", "--retries", "1", "--json")
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [(row["control_id"], row["code"], row["tries"]) for row in told] == [("C1", "AA", 2), ("C2", "AA", 2), ("C3", "AR", 2)]
+    assert ended.exit_code == 1
+    assert took[0].messages == (message("C1"), message("C2"), message("C3"))
+    assert took[0].control_id == took[1].control_id
+    assert CANARY not in ended.stdout + ended.stderr
+
+
+def test_a_batch_that_is_refused_as_a_whole_or_never_answered_is_taken_of_no_message(tmp_path: Path) -> None:
+    file = write(tmp_path, "some.hl7", message("C1") + message("C2"))
+    with taking_frames(lambda _: ack("AR", "", "104")) as port:
+        refused = surgeline("send", file, "--to", f"{HOST}:{port}", "--batch")
+    with taking_frames(lambda _: b"") as port:
+        silent = surgeline("send", file, "--to", f"{HOST}:{port}", "--batch", "--json")
+    nobody = surgeline("send", file, "--to", f"{HOST}:{free_port()}", "--batch")
+    assert (refused.exit_code, silent.exit_code, nobody.exit_code) == (1, 1, 1)
+    assert refused.stdout.count("104 Value too long") == 2
+    assert [json.loads(line)["code"] for line in silent.stdout.splitlines()] == ["no answer"] * 2
+    assert nobody.stdout.count("not sent") == 3
+    unnamed = write(tmp_path, "bad.hl7", message(""))
+    assert surgeline("send", unnamed, "--to", f"{HOST}:{free_port()}", "--batch").exit_code == 2
 
 
 def test_send_tries_again_as_told_and_keeps_the_control_id(tmp_path: Path) -> None:
