@@ -10,8 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 ClientConfig = dict[str, str | int | float | bool]
 """Configuration of a librdkafka client."""
@@ -30,6 +32,18 @@ RAW_BODY_LIMIT_BYTES: Final = 1_500_000
 
 def _resolve(path: Path) -> Path:
     return BASE_FOLDER.get(Path()) / path.expanduser()
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no zone of the IANA database") from None
+    return name
+
+
+def _place(text: str) -> str:
+    return text if "://" in text else str(_resolve(Path(text)))
 
 
 File = Annotated[Path, AfterValidator(_resolve)]
@@ -275,11 +289,22 @@ class FhirSettings(Section):
     feeds: Annotated[dict[Name, FhirFeed], Field(description="subscriptions by name")] = {}
 
 
+ValidUntil = Annotated[
+    AwareDatetime | None, Field(description="until when it is taken; a metric says how long that is, afterwards it is refused")
+]
+
+
 class FileSigner(Section):
     """A key that a partner signs its manifests with. Several at once: one is brought in before another is given up."""
 
     key_id: Annotated[Name, Field(description="what a manifest calls it")]
     public_file: Annotated[File, Field(description="file with the public key, Ed25519, PEM")]
+
+
+class PartnerSigner(FileSigner):
+    """A key of a partner, for a time: what came by then counts, whenever we looked."""
+
+    valid_until: ValidUntil = None
 
 
 class FileKey(Section):
@@ -288,15 +313,55 @@ class FileKey(Section):
     key_file: Annotated[File, Field(description="file with the age identity: age-keygen -o files.key")]
 
 
-class FilePartner(Section):
-    """One partner that sends files."""
+class SftpAccess(Section):
+    """How an SFTP server is entered: by a key alone."""
 
-    folder: Annotated[File, Field(description="its folder, of which only incoming/ need be writable to it")]
+    host_keys: Annotated[
+        tuple[str, ...], Field(description="the server's public keys, as ssh-keyscan prints them without the host", min_length=1)
+    ]
+    key_file: Annotated[File, Field(description="file with our private key, as ssh-keygen writes it, without a pass phrase")]
+    valid_until: ValidUntil = None
+
+
+class ObjectAccess(Section):
+    """How object storage is entered: S3, with credentials of this place alone."""
+
+    endpoint: Annotated[str | None, Field(description="address of the service; AWS by its region if left out")] = None
+    region: Annotated[str, Field(description="region", min_length=1, max_length=64)] = "us-east-1"
+    access_key_id: Annotated[str, Field(description="id of the access key", min_length=1, max_length=128)]
+    secret_key_file: Annotated[File, Field(description="file with the secret of the access key")]
+    token_file: Annotated[File | None, Field(description="file with the session token, where the key is a temporary one")] = None
+    valid_until: ValidUntil = None
+
+
+class FilePlace(Section):
+    """A place of files that belongs to one partner."""
+
+    folder: Annotated[
+        str, Field(description="a folder's path, sftp://USER@HOST:PORT/PATH or s3://BUCKET/PREFIX"), AfterValidator(_place)
+    ]
+    sftp: Annotated[SftpAccess | None, Field(description="how to enter it, where it is sftp://")] = None
+    objects: Annotated[ObjectAccess | None, Field(description="how to enter it, where it is s3://")] = None
+
+    @property
+    def address(self) -> SplitResult | None:
+        """Where it is; None of a folder of this machine."""
+        return urlsplit(self.folder) if "://" in self.folder else None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of this machine; None where it is elsewhere."""
+        return None if "://" in self.folder else Path(self.folder)
+
+
+class FilePartner(FilePlace):
+    """One partner that sends files; of its folder only incoming/ need be writable to it."""
+
     tenant: Annotated[Name | None, Field(description="organisation of its events; tenant_default if left out")] = None
     facility: Annotated[str, Field(description="site, where neither row nor profile names one", min_length=1, max_length=64)]
     source_systems: Annotated[tuple[str, ...], Field(description="source systems that it may speak for", min_length=1)]
     profiles: Annotated[tuple[str, ...], Field(description="its kinds of files, names under profiles/files", min_length=1)]
-    signers: Annotated[tuple[FileSigner, ...], Field(description="keys that its manifests are signed with", min_length=1)]
+    signers: Annotated[tuple[PartnerSigner, ...], Field(description="keys that its manifests are signed with", min_length=1)]
     decrypt_keys: Annotated[tuple[FileKey, ...], Field(description="keys of ours that it may encrypt to, old ones too")] = ()
     must_encrypt: Annotated[bool, Field(description="refuse a file that is not encrypted")] = False
     patience_s: Annotated[Seconds, Field(description="what waits longer for its other parts is told")] = 900.0
@@ -315,6 +380,98 @@ class FilesSettings(Section):
         float, Field(description="most rows a second of one partner: they stand before live events in the same log", ge=1, le=1e6)
     ] = 2_000.0
     partners: Annotated[dict[Name, FilePartner], Field(description="partners by name")] = {}
+
+
+Zone = Annotated[str, AfterValidator(_zone), Field(description="time zone of the wall clocks there, IANA, e.g. Europe/Berlin")]
+
+
+class DowntimeWorkstation(Section):
+    """One workstation that shows boards when everything else is down."""
+
+    folder: Annotated[File, Field(description="folder that it reads, of its own")]
+    tenant: Annotated[Name | None, Field(description="organisation; tenant_default if left out")] = None
+    facility: Annotated[str, Field(description="site of its units", min_length=1, max_length=64)]
+    units: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,40}$")], ...],
+        Field(description="codes of the units whose boards it gets, and no others", min_length=1, max_length=200),
+    ]
+    recipients_file: Annotated[
+        File | None,
+        Field(description="file with its public keys, age, one a line; left out only in a demo: boards in clear text"),
+    ] = None
+    time_zone: Zone = "UTC"
+
+
+class DowntimeSettings(Section):
+    """Bed boards and census for times when nothing else works."""
+
+    every_s: Annotated[float, Field(description="time between two boards", ge=1, le=86_400)] = 900.0
+    keep: Annotated[Count, Field(description="newest boards of each unit that stay", le=10_000)] = 8
+    workstations: Annotated[dict[Name, DowntimeWorkstation], Field(description="workstations by name")] = {}
+
+
+class FileReceiver(FilePlace):
+    """One partner that files are sent to; of its folder only acks/ need be writable to it."""
+
+    tenant: Annotated[Name | None, Field(description="organisation that the files are about; tenant_default if left out")] = None
+    facilities: Annotated[tuple[str, ...], Field(description="sites that it is told of", min_length=1, max_length=100)]
+    sends: Annotated[
+        tuple[Literal["capacity", "audit", "safr"], ...],
+        Field(description="what it gets: capacity extract, audit export, SAFR bed capacity report", min_length=1),
+    ]
+    every_s: Annotated[float, Field(description="time between two files of a kind", ge=1, le=86_400)] = 900.0
+    source_system: Annotated[Name, Field(description="our name in manifests")] = "surgeline"
+    key_id: Annotated[Name, Field(description="what the receiver calls the key that signs our manifests")]
+    key_file: Annotated[File, Field(description="file with that private key: openssl genpkey -algorithm ed25519")]
+    recipients_file: Annotated[
+        File | None, Field(description="file with its public keys, age, one a line; left out only in a demo: files in clear text")
+    ] = None
+    patience_s: Annotated[Seconds, Field(description="an acknowledgement that takes longer is told, and the file sent again")] = (
+        3_600.0
+    )
+    max_sends: Annotated[
+        Count, Field(description="a file that was sent so often is not sent again; it stays overdue", le=100)
+    ] = 5
+
+
+class FilesOutSettings(Section):
+    """The way out of managed files."""
+
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    data_dir: Annotated[File, Field(description="folder for files that are not acknowledged yet, encrypted as they are sent")] = (
+        Path(".surgeline/files-out")
+    )
+    poll_s: Annotated[float, Field(description="how often acknowledgements are looked for", ge=0.05, le=3_600)] = 5.0
+    receivers: Annotated[dict[Name, FileReceiver], Field(description="receivers by name")] = {}
+
+
+class ReconcileSettings(Section):
+    """Comparing what we hold with what destinations show, and repairing it."""
+
+    instance: Annotated[Name, Field(description="stable name of this instance, e.g. the pod's")] = "0"
+    destinations: Annotated[tuple[Name, ...], Field(description="FHIR destinations that are compared; all if left out")] = ()
+    every_s: Annotated[Seconds, Field(description="how often what changed is compared")] = 900.0
+    nightly_at: Annotated[
+        str,
+        Field(description="when everything is compared, hours and minutes in UTC", pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"),
+    ] = "02:30"
+    page_count: Annotated[int, Field(description="resources asked for in one page", ge=10, le=1_000)] = 200
+    requests_at_once: Annotated[int, Field(description="most requests to one destination at once", ge=1, le=64)] = 4
+    request_timeout_s: Annotated[Seconds, Field(description="time for one request")] = 30.0
+    settle_s: Annotated[Seconds, Field(description="a change that its writer has not heard of by then was lost on its way")] = (
+        900.0
+    )
+    repairs_per_s: Annotated[float, Field(description="most repairs in a second", gt=0, le=2_000)] = 10.0
+    max_repairs: Annotated[Count, Field(description="most repairs of one run; the rest is left for the next", le=10_000)] = 5_000
+    repairs_of_one: Annotated[
+        int, Field(description="one entity is repaired so often in repairs_window_s; then somebody is told instead", ge=1, le=100)
+    ] = 3
+    repairs_window_s: Annotated[Seconds, Field(description="window of repairs_of_one")] = 86_400.0
+    snapshots_s: Annotated[Seconds, Field(description="sources' snapshots are compared that are no older")] = 86_400.0
+    sign_key_id: Annotated[Name, Field(description="name of the key that signs the reports of full runs")] = "reconcile-1"
+    sign_key_file: Annotated[
+        File | None, Field(description="file with that key, Ed25519, PEM: openssl genpkey -algorithm ed25519; none: not signed")
+    ] = None
 
 
 class RawKey(Section):
@@ -387,6 +544,9 @@ class WriterSettings(ServerSettings):
     merge_hold_s: Annotated[
         Seconds, Field(description="a survivor of a merge that waits longer for what was merged into it shows as stuck")
     ] = 60.0
+    region: Annotated[Name | None, Field(description="region that it is in; needed once there are rules of tenants")] = None
+    purpose: Annotated[Name | None, Field(description="what it gets data for; needed once there are rules of tenants")] = None
+    tenants: Annotated[tuple[Name, ...], Field(description="tenants whose data it gets; all that have rules if left out")] = ()
     modes_file: Annotated[
         File | None, Field(description="policy of its modes, what each freezes (modes.md); the shipped one if left out")
     ] = None
@@ -408,9 +568,58 @@ class Hl7OutSettings(Section):
     cert_file: Annotated[File | None, Field(description="our certificate for the receiver, PEM")] = None
     key_file: Annotated[File | None, Field(description="key of our certificate, PEM")] = None
     rate_per_s: Annotated[float, Field(description="most messages in a second", gt=0, le=100_000)] = 200.0
+    region: Annotated[Name | None, Field(description="region that it is in; needed once there are rules of tenants")] = None
+    purpose: Annotated[Name | None, Field(description="what it gets data for; needed once there are rules of tenants")] = None
+    tenants: Annotated[tuple[Name, ...], Field(description="tenants whose data it gets; all that have rules if left out")] = ()
     modes_file: Annotated[
         File | None, Field(description="policy of its modes (modes.md); it freezes nothing here; the shipped one if left out")
     ] = None
+
+
+class AuditSettings(Section):
+    """Signed checkpoints of the audit log."""
+
+    instance: Annotated[Name, Field(description="stable name of the auditor's instance")] = "0"
+    checkpoint_s: Annotated[float, Field(description="a checkpoint is signed so often, and at a stop", ge=1, le=86_400)] = 900.0
+    key_id: Annotated[Name, Field(description="name of the key that checkpoints are signed with")] = "audit-1"
+    key_file: Annotated[
+        File | None,
+        Field(description="file with that key, Ed25519, PEM, for the auditor alone: openssl genpkey -algorithm ed25519"),
+    ] = None
+    keys: Annotated[tuple[FileSigner, ...], Field(description="public keys that checkpoints were signed with, old ones too")] = ()
+
+
+class WebhookSettings(Section):
+    """Who is told of incidents."""
+
+    url: Annotated[str, Field(description="where it takes a POST, without a query", pattern=r"^https?://[^@\s?#]+$")]
+    key_file: Annotated[File, Field(description="file with the key that signs each message, at least 32 bytes")]
+    ca_file: Annotated[File | None, Field(description="certificates of who signed the server's certificate, PEM")] = None
+    timeout_s: Annotated[Seconds, Field(description="time for one attempt", le=60)] = 10.0
+
+
+class BudgetsSettings(Section):
+    """Error budgets."""
+
+    instance: Annotated[Name, Field(description="stable name of this instance")] = "0"
+    policy_file: Annotated[
+        File | None, Field(description="policy of budgets (error-budgets.md); the shipped one if left out")
+    ] = None
+    webhook: Annotated[WebhookSettings | None, Field(description="who is told when an incident begins and ends")] = None
+
+
+class TenantRules(Section):
+    """Where the data of a tenant may go, and what for."""
+
+    regions: Annotated[tuple[Name, ...], Field(description="regions that its data may be in", min_length=1)]
+    purposes: Annotated[tuple[Name, ...], Field(description="purposes that it agrees to, e.g. treatment", min_length=1)]
+
+
+class RetentionSettings(Section):
+    """How long raw artefacts are kept, by class; what `topics/` declares where left out. `surgeline topics apply` makes it so."""
+
+    raw_days: Annotated[int | None, Field(description="original bytes: raw.*", ge=1, le=3_650)] = None
+    quarantine_days: Annotated[int | None, Field(description="records that could not be judged", ge=1, le=3_650)] = None
 
 
 class WorkerSettings(Section):
@@ -458,11 +667,20 @@ class Settings(Section):
     mllp: MllpSettings = MllpSettings()
     fhir: FhirSettings = FhirSettings()
     files: FilesSettings = Field(default_factory=FilesSettings)
+    reconcile: ReconcileSettings = ReconcileSettings()
+    files_out: FilesOutSettings = Field(default_factory=FilesOutSettings)
+    downtime: DowntimeSettings = DowntimeSettings()
     raw_encryption: RawEncryption = RawEncryption()
     schema_registry: SchemaRegistry = SchemaRegistry()
     gate: GateSettings = Field(default_factory=GateSettings)
     writers: Annotated[dict[Name, WriterSettings], Field(description="destinations by name")] = {}
     hl7_out: Annotated[dict[Name, Hl7OutSettings], Field(description="receivers of HL7 v2 by name, told of each change")] = {}
+    audit: AuditSettings = AuditSettings()
+    budgets: BudgetsSettings = BudgetsSettings()
+    retention: RetentionSettings = RetentionSettings()
+    tenants: Annotated[
+        dict[Name, TenantRules], Field(description="rules of tenants; once there are any, data of a tenant without goes nowhere")
+    ] = {}
     worker: WorkerSettings = WorkerSettings()
     health: HealthSettings = HealthSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -18,7 +18,9 @@ from pydantic import BaseModel
 from pipeline import topology
 from pipeline.destinations.auth.bearer import is_token
 from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
+from pipeline.settings_evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from pipeline.settings_files import problems_of_partners
+from pipeline.settings_out import problems_of_downtime, problems_of_files_out
 from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, ServerSettings, Settings, read_raw_key
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
@@ -43,6 +45,11 @@ SECTIONS_OF_ROLE: Final[dict[str, frozenset[str]]] = {
     "fhir": _SHARED | {"fhir", "raw_encryption"},
     "files": _SHARED | {"files", "raw_encryption"},
     "timers": _SHARED,
+    "reconcile": _SHARED | {"reconcile", "writers"},
+    "downtime": _SHARED | {"downtime"},
+    "files-out": _SHARED | {"files_out"},
+    "auditor": _SHARED | {"audit"},
+    "budgets": _SHARED | {"budgets"},
     "topics": frozenset({"kafka", "schema_registry"}),
 }
 """Sections whose secret files a role must be able to read.
@@ -68,7 +75,7 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
 
     `role` is a key of SECTIONS_OF_ROLE, or `writer-NAME` for the writer of one destination.
     """
-    kind, _, destination = (role or "").partition("-")
+    kind, _, destination = (role or "").partition("-") if role not in SECTIONS_OF_ROLE else (role, "", "")
     sections = SECTIONS_OF_ROLE.get(kind)
     problems = [
         *_pairs(settings),
@@ -78,6 +85,10 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_hl7_out(settings),
         *_feeds(settings),
         *(Problem(*each) for each in problems_of_partners(settings.files)),
+        *(Problem(*each) for each in problems_of_downtime(settings)),
+        *(Problem(*each) for each in problems_of_files_out(settings)),
+        *(Problem(*each) for each in problems_of_tenants(settings)),
+        *(Problem(*each) for each in (*problems_of_audit(settings, kind), *problems_of_webhook(settings))),
         *_secrets(settings),
         *_role(settings, kind),
     ]
@@ -386,6 +397,10 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
         yield Problem("fhir.feeds", "empty: there is no subscription", "Name at least one")
     if role == "files" and not settings.files.partners:
         yield Problem("files.partners", "empty: nobody could send", "Name at least one partner, with its folder and keys")
+    if role == "downtime" and not settings.downtime.workstations:
+        yield Problem("downtime.workstations", "empty: nobody would get a board", "Name at least one, with its folder and units")
+    if role == "files-out" and not settings.files_out.receivers:
+        yield Problem("files_out.receivers", "empty: nobody would get a file", "Name at least one, with its folder and keys")
     if role == "writer" and not settings.destinations:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
 

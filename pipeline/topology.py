@@ -23,6 +23,8 @@ RECEIPTS: Final = "intake.receipts"
 SUBSCRIPTIONS: Final = "intake.subscriptions"
 FILES: Final = "files"
 RECONCILIATIONS: Final = "reconciliations"
+CHECKPOINTS: Final = "checkpoints"
+BUDGETS: Final = "budgets"
 LAG: Final = "lag"
 MODES: Final = "modes"
 EPOCHS: Final = "epochs"
@@ -114,6 +116,13 @@ STAGES: Final[tuple[Stage, ...]] = (
         command="surgeline run timers",
     ),
     Stage(
+        name="downtime",
+        does="writes bed boards for the workstations that work when nothing else does",
+        consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
+        produces=(),
+        command="surgeline run downtime",
+    ),
+    Stage(
         name="gate",
         does="judges each landing record once and hands accepted changes on by lane",
         consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
@@ -133,6 +142,20 @@ STAGES: Final[tuple[Stage, ...]] = (
         consumes=(*_LANDING, RECONCILIATIONS, MODES, LAG, SUBSCRIPTIONS, GATE_CHANGELOG, WRITER_CHANGELOG_TEMPLATE),
         produces=(*_LANDING, RECONCILIATIONS, AUDIT),
         command="surgeline run reconcile",
+    ),
+    Stage(
+        name="auditor",
+        does="joins the heads of all audit chains by signed checkpoints, and tells what expired",
+        consumes=(AUDIT, CHECKPOINTS, QUARANTINE, *RAW.values()),
+        produces=(CHECKPOINTS, AUDIT),
+        command="surgeline run auditor",
+    ),
+    Stage(
+        name="budgets",
+        does="counts what came late or had to be repaired, and opens an incident where that uses up an error budget",
+        consumes=(OUTCOMES, LAG, RECONCILIATIONS, BUDGETS),
+        produces=(BUDGETS, RECONCILIATIONS, AUDIT),
+        command="surgeline run budgets",
     ),
     Stage(
         name="status",
@@ -161,6 +184,8 @@ STAGES: Final[tuple[Stage, ...]] = (
             FILES,
             RECONCILIATIONS,
             AUDIT,
+            CHECKPOINTS,
+            BUDGETS,
             EPOCHS,
             GATE_CHANGELOG,
             *RAW.values(),

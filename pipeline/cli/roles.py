@@ -74,6 +74,35 @@ def run_files(config: Config = None) -> None:
     raise typer.Exit(run_role(settings, "files", settings.files.instance, FilesRole))
 
 
+@run.command("auditor")
+def run_auditor(config: Config = None) -> None:
+    """Sign checkpoints of the audit log, and tell in it what expired."""
+    from pipeline.roles.auditor import AuditorRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "auditor")
+    raise typer.Exit(run_role(settings, "auditor", settings.audit.instance, AuditorRole))
+
+
+@run.command("budgets")
+def run_budgets(config: Config = None) -> None:
+    """Count what comes late or has to be repaired; open an incident where that uses up an error budget."""
+    from pipeline.roles.budgets import BudgetsRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "budgets")
+    raise typer.Exit(run_role(settings, "budgets", settings.budgets.instance, BudgetsRole))
+
+
+@run.command("downtime")
+def run_downtime(config: Config = None) -> None:
+    """Write bed boards and census for downtime workstations, every quarter of an hour, whatever else is down."""
+    from pipeline.roles.downtime import DowntimeRole
+    from pipeline.roles.process import run_role
+
+    raise typer.Exit(run_role(settings_of(config, "downtime"), "downtime", "0", DowntimeRole))
+
+
 @run.command("timers")
 def run_timers(config: Config = None) -> None:
     """End what is valid until a time: a bed's promise or block, a diversion."""

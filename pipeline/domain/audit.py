@@ -84,6 +84,9 @@ class Fault(enum.StrEnum):
     REPEATED = "REPEATED"
     """The same entry, twice: harmless, a publish was repeated."""
 
+    FORGED = "FORGED"
+    """A checkpoint whose signature does not prove who wrote it: it vouches for nothing."""
+
 
 class Finding(msgspec.Struct, frozen=True, order=True):
     """One fault, at `sequence`; `last` is the end of a run of missing entries, else the same number."""

@@ -99,6 +99,8 @@ class Reason(Described):
     INTERNAL = "INTERNAL", "a fault of the pipeline; see the log"
     ASKED_AGAIN = "ASKED_AGAIN", "the destination wants it to be sent again (HL7 v2 AE, CE)"
     UNTELLABLE = "UNTELLABLE", "the destination's format has no word for this state; what was told before stays there"
+    RESIDENCY = "RESIDENCY", "the tenant's data may not go to the region of the destination; nothing was sent"
+    NO_CONSENT = "NO_CONSENT", "the tenant does not agree to the purpose of the destination; nothing was sent"
     NOT_IN_CHARSET = "NOT_IN_CHARSET", "a value has a character that the destination's character set lacks"
 
 

@@ -40,7 +40,7 @@ class Fields(TypedDict, total=False):
 
 
 FIELD_HELP: Final[dict[str, str]] = {
-    "role": "role of the process: gate, writer, http, mllp, fhir, files, timers",
+    "role": "role of the process: gate, writer, http, mllp, fhir, files, timers, auditor, budgets …",
     "instance": "stable name of the instance",
     "source": "way in or source system, from a declared list",
     "entity_type": "what it is about: bed, encounter …",
@@ -140,6 +140,12 @@ FILE_SETTLED: Final = _line(
     "A managed file waits too long, is held or refused, or came under two names; its sender is told. See `surgeline files`.",
 )
 
+# Boards and files that go out.
+BOARDS_WRITTEN: Final = _line("info", "boards.written", "source count", "A workstation (source) has new downtime boards.")
+BOARDS_NOT_WRITTEN: Final = _line(
+    "warning", "boards.not_written", "source reason", "A workstation's place can't be written; it is tried again soon."
+)
+
 # Kafka.
 PARTITIONS_ASSIGNED: Final = _line("info", "partitions.assigned", "topic count", "Partitions came to this process.")
 PARTITIONS_REVOKED: Final = _line("info", "partitions.revoked", "topic count", "Partitions left this process.")
@@ -230,7 +236,28 @@ CREDENTIALS_BAD: Final = _line(
 BREAKER_OPENED: Final = _line("warning", "breaker.opened", "destination", "The destination is left alone for a while.")
 BREAKER_CLOSED: Final = _line("info", "breaker.closed", "destination duration_ms", "The destination answers again.")
 
+# Error budgets.
+INCIDENT_OPENED: Final = _line(
+    "error", "incident.opened", "destination cause", "An error budget is exhausted or burns (cause): see `surgeline budgets show`."
+)
+INCIDENT_CLOSED: Final = _line("info", "incident.closed", "destination cause duration_ms", "An incident has ended.")
+INCIDENT_UNTOLD: Final = _line(
+    "warning", "incident.untold", "destination cause reason count", "The webhook did not take a message about an incident."
+)
+
 # Audit, books, libraries.
+CHECKPOINT_SIGNED: Final = _line(
+    "info", "checkpoint.signed", "count", "The heads of all audit chains (count) were joined by a signed checkpoint."
+)
+CHECKPOINT_BAD: Final = _line(
+    "error", "checkpoint.bad", "count", "Checkpoints prove nothing, by their signature: see `surgeline audit verify`."
+)
+AUDIT_BROKEN: Final = _line(
+    "error",
+    "audit.broken",
+    "topic partition offset cause",
+    "An entry of the audit log does not follow from the one before: see `surgeline audit verify`.",
+)
 AUDIT_CONTINUED: Final = _line(
     "info", "audit.continued", "topic partition count", "The audit chain goes on behind its last entry."
 )

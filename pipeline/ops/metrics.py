@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from pipeline.destinations.auth.credentials import News
 from pipeline.destinations.mllp_client import News as LineNews
+from pipeline.domain.audit import Fault
+from pipeline.domain.budgets import LOSS, IncidentKind
 from pipeline.domain.event import EntityType
 from pipeline.domain.file_life import FileReason, FileStatus
 from pipeline.domain.modes import Mode
@@ -102,9 +104,16 @@ SERVER_ASKED: Final = _label("what", ("check", "status", "create", "restore", "f
 SERVER_DID: Final = _label("result", ("done", "failed", "absent", "unsupported"))
 
 PARTNER: Final = Label("partner", None)
+WORKSTATION: Final = Label("workstation", None)
 FILE_STATUS: Final = _label("status", (status.value for status in FileStatus))
 FILE_REASON: Final = _label("reason", (reason.value for reason in FileReason))
 ROW_RESULT: Final = _label("result", ("landed", "rejected"))
+
+FAULT: Final = _label("fault", (fault.value for fault in Fault))
+OBJECTIVE: Final = _label("objective", (LOSS, *(lane.value for lane in Lane)))
+WINDOW: Final = _label("window_s", ("300", "1800", "3600", "7200", "21600", "86400", "259200"))
+INCIDENT: Final = _label("kind", (kind.value for kind in IncidentKind))
+TOLD: Final = _label("result", ("taken", "refused", "no_answer", "given_up"))
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 """Ours; Faust's sensor and the process's own metrics are added to it by whoever runs them."""
@@ -230,6 +239,15 @@ FILES_TAKEN_SECONDS: Final = _gauge(
 )
 FILES_SERVED: Final = _gauge("surgeline_files_folder_served", "1 while this process looks at the partner's folder", PARTNER)
 
+# Boards for downtime.
+BOARD_AGE_SECONDS: Final = _gauge(
+    "surgeline_board_age_seconds", "age of what boards show: since then something may be missing on them; -1 for not known"
+)
+BOARDS_WRITTEN_SECONDS: Final = _gauge(
+    "surgeline_boards_written_seconds", "time since a workstation last got boards; -1 for never", WORKSTATION
+)
+BOARDS_FAILED: Final = _counter("surgeline_boards_failed_total", "boards that could not be put where they belong", WORKSTATION)
+
 # Gate.
 GATE_DECISIONS: Final = _counter("surgeline_gate_decisions_total", "landing positions judged", VERDICT, REASON, ENTITY_TYPE)
 GATE_ACCEPTED: Final = _counter("surgeline_gate_accepted_total", "accepted changes, by lane", LANE, ENTITY_TYPE)
@@ -318,7 +336,23 @@ LAG_RECORDED_SECONDS: Final = _histogram(
     "surgeline_lag_recorded_seconds", "from the source's recording to confirmation", LAG_BUCKETS_S, DESTINATION, LANE
 )
 
+# Error budgets.
+BUDGET_USED: Final = _gauge(
+    "surgeline_budget_used_ratio", "part of the period's error budget that is used; 1 and more: exhausted", DESTINATION, OBJECTIVE
+)
+BURN_RATE: Final = _gauge(
+    "surgeline_budget_burn_ratio", "how many times as fast as lasts for the period a budget burns", DESTINATION, OBJECTIVE, WINDOW
+)
+INCIDENTS_OPEN: Final = _gauge("surgeline_incident_open", "1 while an incident is open", DESTINATION, INCIDENT)
+INCIDENTS_TOLD: Final = _counter("surgeline_incident_told_total", "attempts to tell of an incident's begin or end", TOLD)
+
 # The process.
+AUDIT_FAULTS: Final = _counter(
+    "surgeline_audit_faults_total", "entries of the audit log, and checkpoints, that don't follow from what was before", FAULT
+)
+AUDIT_CHECKPOINT_AT: Final = _gauge(
+    "surgeline_audit_checkpoint_at_seconds", "when the newest checkpoint was signed, seconds of the epoch"
+)
 AUDIT_ENTRIES: Final = _counter("surgeline_audit_entries_total", "entries appended to the audit chain")
 PUBLISH_FAILURES: Final = _counter("surgeline_publish_failures_total", "batches that the broker did not acknowledge", FAILURE)
 PARTITIONS_CHANGED: Final = _counter("surgeline_partitions_changed_total", "partitions that came or went", CHANGE)

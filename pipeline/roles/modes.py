@@ -47,6 +47,8 @@ NO_ANSWER: Final = frozenset(
         Reason.MERGE_OPEN,
         Reason.INTERNAL,
         Reason.ASKED_AGAIN,
+        Reason.RESIDENCY,
+        Reason.NO_CONSENT,
     }
 )
 """Ends of an attempt that don't say that the destination is there."""

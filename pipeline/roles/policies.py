@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from pipeline import topology
+from pipeline.domain.budgets import BudgetsFile, budgets_from
 from pipeline.domain.identifiers import EventId, Millis
 from pipeline.domain.mode_policy import ModesFile, mode_policy_from
 from pipeline.domain.policy import BadPolicy, Policy, encode_policy, policy_from
@@ -24,6 +25,7 @@ NO_DETAIL: Final[Mapping[str, str]] = MappingProxyType({})
 
 FILES = ("ownership.yaml", "lanes.yaml")
 MODES_FILE: Final = "modes.yaml"
+BUDGETS_FILE: Final = "budgets.yaml"
 
 
 def load_policy(folder: Path | None = None) -> Policy:
@@ -36,6 +38,11 @@ def load_policy(folder: Path | None = None) -> Policy:
 def load_modes(file: Path | None = None) -> ModesFile:
     """Policy of modes from a file, the shipped one without. BadPolicy lists all problems."""
     return mode_policy_from(_read(file if file is not None else files("pipeline") / "policies" / MODES_FILE))
+
+
+def load_budgets(file: Path | None = None) -> BudgetsFile:
+    """Policy of error budgets from a file, the shipped one without. BadPolicy lists all problems."""
+    return budgets_from(_read(file if file is not None else files("pipeline") / "policies" / BUDGETS_FILE))
 
 
 def _read(file: Traversable) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 import uvloop
 
 from pipeline import __version__, resources, topology
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.retention import DAY_MS, class_of
 from pipeline.formats.avro import Codec
 from pipeline.kafka import admin
 from pipeline.kafka.client import KafkaUnavailable
@@ -115,8 +117,12 @@ Build = Callable[[Process], Running]
 
 
 def specs_of(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Declared topics, with a changelog for each configured writer."""
-    return load_specs(resources.topics_dir(), settings.destinations)
+    """Declared topics, with a changelog for each configured writer, each kept for as long as the settings say for its class."""
+    days = {"raw": settings.retention.raw_days, "quarantine": settings.retention.quarantine_days}
+    return tuple(
+        msgspec.structs.replace(spec, retention_ms=kept * DAY_MS) if (kept := days.get(class_of(spec.name))) else spec
+        for spec in load_specs(resources.topics_dir(), settings.destinations)
+    )
 
 
 def codec_of(settings: Settings) -> Codec:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.domain.budgets import BudgetState, Incident, IncidentKind
+from pipeline.domain.checkpoints import SignedCheckpoint
 from pipeline.domain.event import (
     PAYLOADS,
     AllocationStatus,
@@ -66,6 +68,9 @@ Record = (
     | Receipt
     | FeedState
     | FileState
+    | SignedCheckpoint
+    | BudgetState
+    | Incident
     | Reconciliation
     | ReconciliationOrder
     | TopicEpoch
@@ -115,6 +120,9 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
     Entry("mode_order", ModeOrder, "ModeOrder", ()),
     Entry("file_state", FileState, "FileState", ("files",)),
+    Entry("signed_checkpoint", SignedCheckpoint, "SignedCheckpoint", ("checkpoints",)),
+    Entry("budget_state", BudgetState, "BudgetState", ("budgets",)),
+    Entry("incident", Incident, "Incident", ()),
     Entry("reconciliation", Reconciliation, "Reconciliation", ("reconciliations",)),
     Entry("reconciliation_order", ReconciliationOrder, "ReconciliationOrder", ()),
 )
@@ -146,6 +154,7 @@ ENUM_DEFAULTS: Final[dict[type[Described], Described]] = {
     Would: Would.HOLD,  # claims no change at the destination
     FileStatus: FileStatus.AWAITED,  # promises nothing, and somebody looks at it
     FileReason: FileReason.NONE,
+    IncidentKind: IncidentKind.BURNING_SLOWLY,  # wakes nobody, and somebody looks at it
     Drift: Drift.CONFLICTING,  # says that something differs, and somebody looks at it
     Rule: Rule.NEVER_DELETE,  # lets nothing be written
     Remedy: Remedy.REPORT,
