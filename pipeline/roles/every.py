@@ -20,7 +20,6 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.borders import BorderedEvery
 from pipeline.roles.every_reports import EveryReports
 from pipeline.roles.flags import Flags
 from pipeline.roles.modes import ModeKeeper
@@ -30,7 +29,6 @@ from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.receivers import out_profile_for, receiver_of
 from pipeline.roles.tables import table_hooks
 from pipeline.settings import Hl7OutSettings
-from pipeline.settings_evidence import borders_of, place_of
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import BatchRunner, Cycle
 from pipeline.stream.every import EveryDelivery
@@ -46,7 +44,7 @@ FETCH_MAX_RECORDS: Final = 100
 """Records of one poll: they are acknowledged together, and read again together after a crash."""
 
 BUFFER_MAX_MESSAGES: Final = 16
-PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"linger.ms": 2, "compression.type": "lz4"}
+PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"compression.type": "lz4"}
 
 FIRST_LOOK_MS: Final = 3_600_000
 """How far back outcomes are looked at where the table has no mark: it was lost, or is new and there are none."""
@@ -60,7 +58,7 @@ class EveryRole:
         section = settings.hl7_out[name]
         self._process, self._name, self._section = process, name, section
         self._profile = out_profile_for(name, section)
-        self._destination = BorderedEvery(receiver_of(name, section), borders_of(settings), place_of(section))
+        self._destination = receiver_of(name, section)
         self._publisher = WatchedPublisher(settings.kafka)
         writer = f"{name}/{section.instance}"
         chain = AuditChain.continued(KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{writer}")

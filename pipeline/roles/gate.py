@@ -19,7 +19,6 @@ from pipeline.stream.gate import Destinations, GateWork, join_values
 from pipeline.stream.outputs import Outputs
 
 PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {
-    "linger.ms": 2,
     "compression.type": "lz4",
     "queue.buffering.max.messages": 200_000,
 }

@@ -16,7 +16,6 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.borders import Bordered
 from pipeline.roles.destinations import destination_of, entity_types_of, pace_of
 from pipeline.roles.flags import Flags
 from pipeline.roles.modes import ModeKeeper
@@ -28,7 +27,6 @@ from pipeline.roles.stays import Stays
 from pipeline.roles.tables import table_hooks
 from pipeline.roles.timed import Timed
 from pipeline.settings import WriterSettings
-from pipeline.settings_evidence import borders_of, place_of
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import Cycle
 from pipeline.stream.delivery import Delivery
@@ -42,7 +40,7 @@ FETCH_MAX_RECORDS: Final = 500
 BUFFER_MAX_MESSAGES: Final = 64
 WITHIN_S: Final = 0.004
 FAUST_KEYS: Final = b"__faust"
-PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"linger.ms": 2, "compression.type": "lz4"}
+PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"compression.type": "lz4"}
 
 
 class WriterRole:
@@ -56,8 +54,7 @@ class WriterRole:
         section = settings.writers[name]
         self._process = process
         self._name = name
-        timed = Timed(destination_of(name, section, settings.digest_key()))
-        self._destination = Bordered(timed, borders_of(settings), place_of(section))
+        self._destination = Timed(destination_of(name, section, settings.digest_key()))
         self._publisher = WatchedPublisher(settings.kafka)
         chain = AuditChain.continued(
             KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{name}/{section.instance}"

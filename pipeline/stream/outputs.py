@@ -20,6 +20,10 @@ EXIT_FOREIGN_WRITER: Final = 71
 
 FLUSH_S: Final = 45.0
 
+LINGER_MS: Final = 100
+"""Outputs gather while a batch is judged; `flush` waits for none of it (librdkafka ignores the linger there), so this delays
+nothing. With 2 ms, records went out two or three to a request: 13 µs of processor time an output, with 100 ms 6."""
+
 MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Above the greatest record of any topic that a batch reads, encrypted into quarantine. librdkafka's own bound is below
 that of a landing topic: one record between the two would end the process at each start."""
@@ -33,7 +37,7 @@ class Outputs:
     """
 
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
-        both = {"message.max.bytes": MAX_RECORD_BYTES, **config}
+        both = {"message.max.bytes": MAX_RECORD_BYTES, "linger.ms": LINGER_MS, **config}
         self._producer = Producer({**both, "delivery.report.only.error": True}, logger=LOG)
         self._log = Producer(both, logger=LOG)
         self._failed = 0

@@ -1,5 +1,9 @@
 """RocksDB stores that are written a batch at a time and recover to the latest record of a key, not the last one.
 
+Nothing is written ahead to a log of RocksDB's own: the changelog is that log. A process that is killed finds the table as it
+was when its memory was last written out, with the changelog offset of that moment, and recovers the rest, at most
+`write_buffer_size` a partition. What is written to each store costs half of what it did (docs/performance.md).
+
 A worker that was stopped past its session and resumed may still write old records to a changelog. So recovery joins
 the records of a key by what they say (a head by its landing position, a pending by its generation), remembers the keys
 for which an old record came late, and `regressed` lets the owner write those again.
@@ -14,7 +18,7 @@ import faust
 import msgspec
 from faust.stores.rocksdb import Store
 from faust.types import TP
-from rocksdict import Rdict, WriteBatch
+from rocksdict import Rdict, WriteBatch, WriteOptions
 
 Join = Callable[[bytes, bytes], bytes]
 """Of two records of one key: the one to keep."""
@@ -55,6 +59,14 @@ class BatchStore(Store):
         self.regressed: defaultdict[int, set[bytes]] = defaultdict(set)
         self.late: Counter[int] = Counter()
         """Per partition: records of entities that came after a later one and said nothing new, as a foreign writer's do."""
+
+    def _open_for_partition(self, partition: int) -> Rdict:
+        """As Faust's. Whatever writes to it, Faust's own offsets included, does so without a log: one order for all."""
+        database: Rdict = super()._open_for_partition(partition)
+        unlogged = WriteOptions()
+        unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # a property that its stub calls a method
+        database.set_write_options(unlogged)
+        return database
 
     def handle(self, partition: int) -> Rdict:
         """The partition's database. Call on the loop's thread only, where no rebalance is under way."""
