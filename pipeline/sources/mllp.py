@@ -23,12 +23,15 @@ from pipeline.formats.hl7v2.verdict import Reason
 from pipeline.sources.connections import Doorkeeper
 from pipeline.sources.mllp_answers import Answers
 from pipeline.sources.mllp_observer import Observer, Silent
+from pipeline.sources.patience import Patience
 from pipeline.sources.protocol import Sink
 from pipeline.sources.shares import Shares
 
 READ_BYTES: Final = 64 * 1024
 LONG_FRAME_BYTES: Final = 64 * 1024
 """A message above this needs one of `max_long_frames` places before more of it is read."""
+UNREAD_BYTES: Final = 8 * 1024
+"""So much of its answers may a peer leave unread before the next message waits for it; less than makes a transport pause."""
 HANDSHAKES_PER_CONNECTION: Final = 2
 """Most sockets, those in the midst of a TLS handshake included, for each connection that is allowed; looked at now and then."""
 
@@ -74,6 +77,7 @@ class _Connection:
     writer: asyncio.StreamWriter
     deframer: Deframer
     peer: str
+    patience: Patience
     busy: bool = False
     is_long: bool = False
 
@@ -171,7 +175,7 @@ class MllpSource:
         if raw_socket is not None:
             raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         deframer = Deframer(self._profile.max_message_bytes, self._limits.max_garbage_bytes)
-        connection = _Connection(reader, writer, deframer, peer)
+        connection = _Connection(reader, writer, deframer, peer, Patience(reader))
         task = asyncio.get_running_loop().create_task(self._guarded(sink, connection))
         self._connections[task] = connection
         self._observer.connected(len(self._connections))
@@ -195,6 +199,7 @@ class MllpSource:
             self._wake.set()
         finally:
             self._short_again(connection)
+            connection.patience.close()
             connection.writer.close()
             await self._closed(connection.writer)
 
@@ -208,7 +213,8 @@ class MllpSource:
 
     async def _serve(self, sink: Sink, connection: _Connection) -> None:
         while not self._stopping.is_set():
-            await self._relief(sink)
+            if sink.pressure() >= self._limits.pressure_high:
+                await self._relief(sink)
             block = await self._next(connection)
             if block is None or self._stopping.is_set():
                 return
@@ -249,9 +255,10 @@ class MllpSource:
         while (block := connection.deframer.next()) is None:
             if connection.deframer.inside and begun is None:
                 begun = loop.time()
-            left = self._limits.idle_timeout_s if begun is None else begun + self._limits.frame_timeout_s - loop.time()
-            async with asyncio.timeout(max(left, 0)):
-                data = await connection.reader.read(READ_BYTES)
+            until = loop.time() + self._limits.idle_timeout_s if begun is None else begun + self._limits.frame_timeout_s
+            connection.patience.begin(until)
+            data = await connection.reader.read(READ_BYTES)
+            connection.patience.end()
             if not data:
                 return None
             connection.deframer.feed(data)
@@ -294,8 +301,9 @@ class MllpSource:
     async def _send(self, connection: _Connection, answer: bytes, begun: float) -> None:
         for part in ack.each(answer):
             connection.writer.write(frame(part))
-        async with asyncio.timeout(self._limits.write_timeout_s):
-            await connection.writer.drain()
+        if connection.writer.transport.get_write_buffer_size() > UNREAD_BYTES:
+            async with asyncio.timeout(self._limits.write_timeout_s):
+                await connection.writer.drain()
         self._observer.answered(ack.code_of(answer), asyncio.get_running_loop().time() - begun)
 
 
