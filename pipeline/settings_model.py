@@ -397,7 +397,7 @@ class DowntimeWorkstation(Section):
     ]
     recipients_file: Annotated[
         File | None,
-        Field(description="file with its public keys, age, one a line; left out only in a demo: boards in clear text"),
+        Field(description="file with its public keys, age, one a line; left out only in a demo: clear text"),
     ] = None
     time_zone: Zone = "UTC"
 
@@ -424,13 +424,13 @@ class FileReceiver(FilePlace):
     key_id: Annotated[Name, Field(description="what the receiver calls the key that signs our manifests")]
     key_file: Annotated[File, Field(description="file with that private key: openssl genpkey -algorithm ed25519")]
     recipients_file: Annotated[
-        File | None, Field(description="file with its public keys, age, one a line; left out only in a demo: files in clear text")
+        File | None, Field(description="file with its public keys, age, one a line; left out only in a demo: clear text")
     ] = None
     patience_s: Annotated[Seconds, Field(description="an acknowledgement that takes longer is told, and the file sent again")] = (
         3_600.0
     )
     max_sends: Annotated[
-        Count, Field(description="a file that was sent so often is not sent again; it stays overdue", le=100)
+        Count, Field(description="a file that was sent so often is not sent again: it stays overdue", le=100)
     ] = 5
 
 
@@ -453,7 +453,7 @@ class ReconcileSettings(Section):
     every_s: Annotated[Seconds, Field(description="how often what changed is compared")] = 900.0
     nightly_at: Annotated[
         str,
-        Field(description="when everything is compared, hours and minutes in UTC", pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"),
+        Field(description="when everything is compared, UTC", pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"),
     ] = "02:30"
     page_count: Annotated[int, Field(description="resources asked for in one page", ge=10, le=1_000)] = 200
     requests_at_once: Annotated[int, Field(description="most requests to one destination at once", ge=1, le=64)] = 4

@@ -20,8 +20,8 @@ from pipeline.destinations.auth.bearer import is_token
 from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
 from pipeline.settings_evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from pipeline.settings_files import problems_of_partners
-from pipeline.settings_out import problems_of_downtime, problems_of_files_out
 from pipeline.settings_model import DEMO_KEY, DEMO_TOKEN, FhirFeed, HttpClient, ServerSettings, Settings, read_raw_key
+from pipeline.settings_out import problems_of_downtime, problems_of_files_out
 
 SECRET_SUFFIXES: Final = ("key_file", "password_file", "token_file")
 """Settings that name a file with a secret."""
@@ -401,6 +401,12 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
         yield Problem("downtime.workstations", "empty: nobody would get a board", "Name at least one, with its folder and units")
     if role == "files-out" and not settings.files_out.receivers:
         yield Problem("files_out.receivers", "empty: nobody would get a file", "Name at least one, with its folder and keys")
+    if role == "reconcile":
+        unknown = [name for name in settings.reconcile.destinations if name not in settings.writers]
+        if unknown:
+            yield Problem("reconcile.destinations", f"{', '.join(unknown)}: not under writers", "Name FHIR destinations, or none")
+        elif not settings.writers:
+            yield Problem("writers", "empty: there is no FHIR destination to compare with", "Name at least one")
     if role == "writer" and not settings.destinations:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
 
