@@ -46,6 +46,10 @@ class NotAllowed(Unreachable):
     """The place does not let us in, or is not the one that we know."""
 
 
+class BadPlace(ValueError):
+    """A place that can't be used as its settings say; the text names the setting, and no secret."""
+
+
 class NotPlain(Exception):
     """A link, folder or device stands where a file should."""
 

@@ -42,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 HOUR_MS: Final = 3_600_000
+NO_TIME: Final = Millis(0)
 
 
 class Manifest(Redacted, frozen=True, kw_only=True):
@@ -80,11 +81,17 @@ class Seen:
     signature_since: Millis | None = None
     signature: Flaw | None = None
     """Why the signature proves nothing; None where it does, or where there is none to look at."""
+    watched_since: Millis = NO_TIME
+    """Waits count from no earlier than this: where a sender can set the times of its files, since when we see them so."""
 
     @property
     def since(self) -> Millis:
         """When the newest part came."""
         return Millis(max(self.data.since if self.data else 0, self.manifest_since or 0, self.signature_since or 0))
+
+    def stood_ms(self, since: int, now: Millis) -> int:
+        """For how long something stands as it does that came at `since`."""
+        return now - max(since, self.watched_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,36 +213,31 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
         return _missing(manifest, now, rules)
     if is_taken:
         # Its manifest says that it is the file that was taken; only its content proves that.
-        return _whole(seen.data, manifest, now, rules) or Read()
-    return _read(seen.data, manifest, seen.since > manifest.not_after + rules.waits.grace_ms, past, now, rules)
+        return _whole(seen, manifest, now, rules) or Read()
+    return _read(seen, manifest, past, now, rules)
 
 
-def _read(data: Part, manifest: Manifest, late: bool, past: Past, now: Millis, rules: Rules) -> Wait | Read | Refuse:
+def _read(seen: Seen, manifest: Manifest, past: Past, now: Millis, rules: Rules) -> Wait | Read | Refuse:
     """All three parts are there and may be what they say: whether it is time to read the file."""
+    late = seen.since > manifest.not_after + rules.waits.grace_ms
     if late and rules.late == "refuse":
         return Refuse(flaw_of(FileReason.LATE))
     if now < manifest.not_before:
         return Wait(FileReason.EARLY)
     if past.own is not None and past.own.status is FileStatus.HELD and not past.own.released_by:
         return Wait(FileReason.TOO_MANY_REJECTS)
-    if not rules.is_encrypted and data.size < manifest.size:
-        stood = now - data.since
-        return (
-            Refuse(flaw_of(FileReason.PARTIAL))
-            if stood > rules.waits.partial_ms
-            else Wait(FileReason.PARTIAL, stood > rules.waits.patience_ms)
-        )
-    return Read(late)
+    return _whole(seen, manifest, now, rules) or Read(late)
 
 
-def _whole(data: Part, manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse | None:
+def _whole(seen: Seen, manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse | None:
     """Whether the file has its length by now; that of an encrypted one says nothing."""
-    if rules.is_encrypted or data.size >= manifest.size:
+    assert seen.data is not None
+    if rules.is_encrypted or seen.data.size >= manifest.size:
         return None
-    stood = now - data.since
-    if stood > rules.waits.partial_ms:
+    stood_ms = seen.stood_ms(seen.data.since, now)
+    if stood_ms > rules.waits.partial_ms:
         return Refuse(flaw_of(FileReason.PARTIAL))
-    return Wait(FileReason.PARTIAL, stood > rules.waits.patience_ms)
+    return Wait(FileReason.PARTIAL, stood_ms > rules.waits.patience_ms)
 
 
 def _is_left_over(seen: Seen, own: FileState) -> bool:
@@ -248,22 +250,23 @@ def _incomplete(seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse | None:
     if seen.manifest is None:
         return _awaited(FileReason.NO_MANIFEST, seen, now, rules)
     if isinstance(seen.manifest, Flaw):
-        return _settled(seen.manifest, seen.manifest_since or 0, now, rules)
+        return _settled(seen.manifest, seen.stood_ms(seen.manifest_since or 0, now), rules)
     if seen.signature_since is None:
         return _awaited(FileReason.NO_SIGNATURE, seen, now, rules)
     if seen.signature is not None:
-        return _settled(seen.signature, max(seen.signature_since, seen.manifest_since or 0), now, rules)
+        since = max(seen.signature_since, seen.manifest_since or 0)
+        return _settled(seen.signature, seen.stood_ms(since, now), rules)
     return None
 
 
 def _awaited(why: FileReason, seen: Seen, now: Millis, rules: Rules) -> Wait | Refuse:
-    waited = now - seen.since
-    return Refuse(flaw_of(why)) if waited > rules.waits.give_up_ms else Wait(why, waited > rules.waits.patience_ms)
+    waited_ms = seen.stood_ms(seen.since, now)
+    return Refuse(flaw_of(why)) if waited_ms > rules.waits.give_up_ms else Wait(why, waited_ms > rules.waits.patience_ms)
 
 
-def _settled(flaw: Flaw, since: int, now: Millis, rules: Rules) -> Wait | Refuse:
+def _settled(flaw: Flaw, stood_ms: int, rules: Rules) -> Wait | Refuse:
     """A flaw of something that may still be being written counts only once it has lain still for a moment."""
-    return Refuse(flaw) if now - since > rules.waits.settle_ms else Wait(flaw.why)
+    return Refuse(flaw) if stood_ms > rules.waits.settle_ms else Wait(flaw.why)
 
 
 def _missing(manifest: Manifest, now: Millis, rules: Rules) -> Wait | Refuse:

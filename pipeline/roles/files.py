@@ -12,7 +12,8 @@ import msgspec
 from joserfc.jwk import OKPKey
 
 from pipeline import topology
-from pipeline.carriers.folder import FolderCarrier
+from pipeline.carriers.places import carrier_of
+from pipeline.carriers.protocol import BadPlace, Carrier
 from pipeline.domain.file_life import DEFAULT_WAITS, Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
@@ -55,7 +56,7 @@ class FilesRole:
         desks = [
             Desk(
                 partner,
-                Folder(FolderCarrier(section.partners[partner.name].folder), section.data_dir / partner.name),
+                Folder(place_of(settings, partner.name), section.data_dir / partner.name),
                 self._ledger,
                 observer,
                 now_ms,
@@ -236,6 +237,14 @@ def partner_of(settings: Settings, name: str, section: FilePartner) -> Partner:
         ),
         must_encrypt=section.must_encrypt,
     )
+
+
+def place_of(settings: Settings, partner: str) -> Carrier:
+    """Where a partner's files lie; Refused."""
+    try:
+        return carrier_of(settings.files.partners[partner], settings.files.instance)
+    except BadPlace as problem:
+        raise Refused([f"files.partners.{partner}.{problem}"]) from None
 
 
 def signers_of(where_: str, section: FilePartner) -> dict[str, OKPKey]:

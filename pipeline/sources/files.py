@@ -9,13 +9,15 @@ import contextlib
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from pipeline.carriers.protocol import Unreachable
 from pipeline.sources.files_desk import Desk, FilesObserver, NotKept
 from pipeline.sources.protocol import Sink
 
 DRAIN_S: Final = 15.0
 """Longest time to finish what is in hand once asked to stop."""
 AGAIN_S: Final = 2.0
-"""Pause after a fault, or where the ledger could not be written."""
+"""Pause after a fault, or where the ledger could not be written; doubled each time a place can't be reached."""
+LONGEST_PAUSE_S: Final = 60.0
 
 
 class FilesSource:
@@ -50,27 +52,39 @@ class FilesSource:
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
 
     async def _serve(self, desk: Desk, sink: Sink, stop: asyncio.Event) -> None:
-        begun = False
+        begun, away = False, 0
         try:
             while not stop.is_set():
                 pause = self._poll_s
                 try:
-                    if await asyncio.to_thread(desk.locked):
-                        if not begun:
-                            await desk.begin(sink, stop)
-                            begun = True
-                        self._serving.add(desk.name)
-                        await desk.round(sink, stop)
+                    begun = await self._round(desk, sink, stop, begun)
+                    away = 0
+                except Unreachable as unreachable:
+                    self._observer.waits(desk.name, unreachable.reason)
+                    pause, away = min(LONGEST_PAUSE_S, AGAIN_S * 2**away), min(away + 1, 10)
+                    self._serving.discard(desk.name)
                 except NotKept:
                     self._observer.waits(desk.name, "UNAVAILABLE")
                     begun, pause = False, AGAIN_S
                 except Exception as fault:  # noqa: BLE001 - one sender's folder must not end the others; it is told and tried again
                     self._observer.faulted(desk.name, fault)
                     begun, pause = False, AGAIN_S
+                    self._serving.discard(desk.name)
                 await _pause(stop, pause)
         finally:
             self._serving.discard(desk.name)
-            desk.unlock()
+            await asyncio.to_thread(desk.unlock)
+
+    async def _round(self, desk: Desk, sink: Sink, stop: asyncio.Event, begun: bool) -> bool:
+        """One look, if the place is ours; whether what a process before us left is done with."""
+        if not await asyncio.to_thread(desk.locked):
+            self._serving.discard(desk.name)
+            return False
+        self._serving.add(desk.name)
+        if not begun:
+            await desk.begin(sink, stop)
+        await desk.round(sink, stop)
+        return True
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -163,6 +163,7 @@ class Desk:
             manifest_since=arrival.manifest_since,
             signature_since=arrival.signature_since,
             signature=forged,
+            watched_since=arrival.watched_since,
         )
 
     def _state(self, seen: Seen, kind: Kind | None) -> FileState:

@@ -88,7 +88,7 @@ def test_what_a_partner_may_not_say_together_is_named(tmp_path: Path, said: dict
 @pytest.mark.parametrize("inner", ["epic", "epic/incoming", "."])
 def test_no_partner_sees_another_s_folder_or_our_copies(tmp_path: Path, inner: str) -> None:
     made = settings(tmp_path)
-    other = made.files.partners["epic"].model_copy(update={"folder": tmp_path / inner})
+    other = made.files.partners["epic"].model_copy(update={"folder": str(tmp_path / inner)})
     both = made.files.model_copy(update={"partners": {**made.files.partners, "other": other}})
     assert {where for where, _, _ in problems_of_partners(both)} == {"files.partners.other.folder"}
 
