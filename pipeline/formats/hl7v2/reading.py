@@ -22,7 +22,7 @@ MAX_UNREAD: Final = 50
 class Reading:
     """A message under its profile, with the list of optional fields that could not be read, and of those that are too long."""
 
-    __slots__ = ("message", "over_long", "profile", "unread", "zone")
+    __slots__ = ("_places", "message", "over_long", "profile", "unread", "zone")
 
     def __init__(self, message: Message, profile: Profile) -> None:
         self.message = message
@@ -30,6 +30,8 @@ class Reading:
         self.zone: tzinfo = offset_of(message.field("MSH", 7)) or zone(profile.time_zone)
         self.unread: list[str] = []
         self.over_long: list[str] = []
+        self._places: dict[str, Place] = {}
+        """By the text that they were read from: a message names the same place for the stay, its beds and its way."""
 
     def not_read(self, name: str) -> UnsetType:
         """Note that the field of this position is left unsaid."""
@@ -79,14 +81,19 @@ class Reading:
 
     def place(self, segment: Segment | None, n: int) -> Place | UnsetType | None:
         """A place, by the names that the profile gives to facilities and units."""
-        if segment is None or not segment.raw(n):
+        if segment is None or not (text := segment.raw(n)):
             return UNSET
-        if segment.raw(n) == NULL:
+        if (known := self._places.get(text)) is not None:
+            return known
+        if text == NULL:
             return None
         place = place_of(segment, n)
         if place is None:
             return UNSET
-        return self.too_long(f"{segment.name}-{n}") if _too_long(place) else self._named_here(place)
+        if _too_long(place):
+            return self.too_long(f"{segment.name}-{n}")
+        named = self._places[text] = self._named_here(place)
+        return named
 
     def _named_here(self, place: Place) -> Place:
         profile = self.profile
