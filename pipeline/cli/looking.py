@@ -129,17 +129,54 @@ def audit_show(
 
 
 @audit.command("verify")
-def audit_verify(config: Config = None, as_json: AsJson = False) -> None:
-    """Verify every chain: a changed, missing or reordered entry is named. Exit code 1 if there is one."""
+def audit_verify(
+    config: Config = None,
+    as_json: AsJson = False,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Checkpoints that were kept elsewhere, as `audit checkpoint` prints them.")
+    ] = None,
+) -> None:
+    """Verify every chain: a changed, missing or reordered entry, a cut end, a forged checkpoint is named. Exit code 1 then."""
     from pipeline.ops.audit import as_json as encoded
-    from pipeline.ops.audit import read_entries, render_verified, verify_all
+    from pipeline.ops.audit import Verified, read_entries, render_verified, verify_all
+    from pipeline.ops.checkpoints import BadAuditKey, imported, judged, public_keys, read_checkpoints
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)
-    verified = of_kafka(lambda: verify_all(read_entries(KafkaTopics(settings.kafka), codec_of(settings))))
+    try:
+        keys = public_keys(settings.audit, settings.demo)
+        kept = judged([imported(file.read_bytes()) for file in against or ()], keys)
+    except BadAuditKey as bad:
+        fail(str(bad), 2)
+    except (OSError, msgspec.DecodeError):
+        fail("--against: a file can't be read, or holds no checkpoint", 2)
+    topics, codec = KafkaTopics(settings.kafka), codec_of(settings)
+
+    def verify() -> Verified:
+        """Checkpoints before and behind the entries: some are signed meanwhile."""
+        before = list(read_checkpoints(topics, codec))
+        entries = list(read_entries(topics, codec))
+        late = list(read_checkpoints(topics, codec))[len(before) :]
+        return verify_all(entries, judged(before, keys), kept, judged(late, keys))
+
+    verified: Verified = of_kafka(verify)
     if as_json:
         sys.stdout.buffer.write(encoded(verified) + b"\n")
     else:
         console.print(render_verified(verified))
     raise typer.Exit(0 if verified.whole else 1)
+
+
+@audit.command("checkpoint")
+def audit_checkpoint(config: Config = None) -> None:
+    """Print the newest signed checkpoint, to be kept where nobody of this cluster can write; exit code 1 if there is none."""
+    from pipeline.ops.checkpoints import export, read_checkpoints
+    from pipeline.ops.topics import KafkaTopics
+    from pipeline.roles.process import codec_of
+
+    settings = settings_of(config)
+    signed = of_kafka(lambda: list(read_checkpoints(KafkaTopics(settings.kafka), codec_of(settings))))
+    if not signed:
+        fail("There is no checkpoint: is `surgeline run auditor` running?")
+    sys.stdout.buffer.write(export(signed[-1]))

@@ -131,12 +131,15 @@ def _place(head: Checkpoint) -> tuple[str, int, str]:
     return head.chain, head.sequence, head.hash
 
 
-def verify_checkpoints(checkpoints: Sequence[Read], entries: Iterable[Audit] = ()) -> list[Finding]:
+def verify_checkpoints(
+    checkpoints: Sequence[Read], entries: Iterable[Audit] = (), kept: Sequence[Read] = ()
+) -> list[Finding]:
     """Every fault of the checkpoints themselves, by sequence: forged, changed, missing, forked, repeated.
 
-    `entries`: the audit log, whose `checkpoint.signed` entries tell of checkpoints that must be there.
+    `entries`: the audit log, whose `checkpoint.signed` entries tell of checkpoints that must be there; `kept`: what somebody
+    kept in another place, and must be there as well.
     """
-    found: list[Finding] = []
+    found = [_finding(Fault.FORGED, each.sequence, f"kept elsewhere: {each.wrong}") for each in kept if each.statement is None]
     at: dict[int, dict[str, Read]] = {}
     for each in checkpoints:
         known = at.setdefault(each.sequence, {})
@@ -155,12 +158,15 @@ def verify_checkpoints(checkpoints: Sequence[Read], entries: Iterable[Audit] = (
         if len(statements) > 1:
             found.append(_finding(Fault.FORKED, sequence, f"{len(statements)} checkpoints have this number"))
     told = _told(entries)
+    for each in kept:
+        if each.statement is not None:
+            told.setdefault(each.sequence, set()).add(each.digest)
     found += _links(at.keys(), good)
     found += _absent(at.keys(), told)
     found += [
-        _finding(Fault.CHANGED, sequence, "the audit log holds another digest of it")
+        _finding(Fault.CHANGED, sequence, "the audit log, or what was kept elsewhere, holds another digest of it")
         for sequence, digests in told.items()
-        if good.get(sequence) and not digests & good[sequence].keys()
+        if good.get(sequence) and digests - good[sequence].keys()
     ]
     return sorted(found)
 
@@ -197,7 +203,7 @@ def _absent(there: Iterable[int], told: Mapping[int, object]) -> Iterable[Findin
         expected = sequence + 1
     newest = max(told, default=0)
     if newest >= expected:
-        yield _finding(Fault.MISSING, expected, "the audit log tells of it", newest)
+        yield _finding(Fault.MISSING, expected, "the audit log, or what was kept elsewhere, tells of it", newest)
 
 
 def _finding(fault: Fault, sequence: int, detail: str, last: int | None = None) -> Finding:

@@ -1,7 +1,7 @@
 """The audit chain of a running process, and the reading of all chains (`surgeline audit show | verify`)."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -10,6 +10,7 @@ import msgspec
 from rich.table import Table
 
 from pipeline.domain.audit import Checkpoint, Finding, heads, next_entry, verify
+from pipeline.domain.checkpoints import Read, heads_of, verify_checkpoints
 from pipeline.domain.identifiers import EventId, Millis, Revision, partition_of, show_revision
 from pipeline.domain.records import Audit
 from pipeline.kafka.producer import OutRecord
@@ -169,20 +170,43 @@ def _age(entry: Audit) -> tuple[int, str, int]:
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """What `verify` found: per chain how far it goes, and every fault. `whole` forgives repeats only."""
+    """What `verify` found: per chain how far it goes, and every fault. `whole` forgives repeats only.
+
+    `sealed`: what the good checkpoints vouch for, the newest of each chain. What was written since the newest of them, at
+    `sealed_at`, could be cut off unseen.
+    """
 
     whole: bool
     entries: int
     heads: tuple[Checkpoint, ...]
     findings: tuple[Finding, ...]
+    checkpoints: int = 0
+    sealed: tuple[Checkpoint, ...] = ()
+    sealed_at: int | None = None
 
 
-def verify_all(entries: Iterable[Audit], checkpoints: Iterable[Checkpoint] = ()) -> Verified:
-    """Verify every chain, also against checkpoints kept elsewhere."""
+def verify_all(
+    entries: Iterable[Audit], checkpoints: Sequence[Read] = (), kept: Sequence[Read] = (), late: Sequence[Read] = ()
+) -> Verified:
+    """Verify every chain, and the checkpoints that join them.
+
+    `kept`: checkpoints that were kept in another place. `late`: those that were signed while the entries were read; they speak
+    of entries that may not be among these.
+    """
     every = list(entries)
-    findings = tuple(verify(every, checkpoints))
+    marks = heads_of((*checkpoints, *kept))
+    findings = tuple(sorted((*verify(every, marks), *verify_checkpoints((*checkpoints, *late), every, kept))))
     newest = tuple(head for _, head in sorted(heads(every).items()))
-    return Verified(all(finding.harmless for finding in findings), len(every), newest, findings)
+    sealed = {mark.chain: mark for mark in marks}
+    return Verified(
+        whole=all(finding.harmless for finding in findings),
+        entries=len(every),
+        heads=newest,
+        findings=findings,
+        checkpoints=len(checkpoints) + len(late),
+        sealed=tuple(sealed.values()),
+        sealed_at=max((each.at for each in (*checkpoints, *kept) if each.statement), default=None),
+    )
 
 
 def render_entries(entries: Iterable[Audit]) -> Table:
@@ -204,12 +228,15 @@ def render_verified(verified: Verified) -> Table:
     table = Table(title=f"Audit chains: {verdict} ({verified.entries} entries)")
     for column in ("chain", "entry", "finding", "detail"):
         table.add_column(column, overflow="fold")
+    sealed = {head.chain: head.sequence for head in verified.sealed}
     for head in verified.heads:
-        table.add_row(head.chain, f"1-{head.sequence}", "head", head.hash[:16])
+        table.add_row(head.chain, f"1-{head.sequence}", "head", f"{head.hash[:16]}, sealed to {sealed.get(head.chain, 0)}")
     for finding in verified.findings:
         numbers = str(finding.sequence) if finding.sequence == finding.last else f"{finding.sequence}-{finding.last}"
         sign = "•" if finding.harmless else "✘"
         table.add_row(finding.chain, numbers, f"{sign} {finding.fault.value}", finding.detail)
+    at = "none: what was cut off at the end of a chain can't be seen" if verified.sealed_at is None else _time(verified.sealed_at)
+    table.caption = f"{verified.checkpoints} signed checkpoints, the newest {at}"
     return table
 
 
@@ -218,5 +245,5 @@ def as_json(value: Verified | list[Audit]) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _time(at: Millis) -> str:
+def _time(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

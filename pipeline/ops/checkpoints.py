@@ -77,7 +77,7 @@ def read_checkpoints(topics: Topics, decoder: Decoder) -> Iterator[SignedCheckpo
 
 def newest_good(topics: Topics, decoder: Decoder, keys: Mapping[str, OKPKey]) -> tuple[Read | None, int]:
     """The newest checkpoint that proves something, and how many behind it prove nothing. Reads backwards from the end."""
-    (begin,), (end,) = topics.begin(CHECKPOINTS).values(), topics.end(CHECKPOINTS).values()
+    begin, end = topics.begin(CHECKPOINTS).get(0, 0), topics.end(CHECKPOINTS).get(0, 0)
     stop, window, bad = end, WINDOW, 0
     while stop > begin:
         start = max(begin, stop - window)

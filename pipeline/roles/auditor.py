@@ -9,10 +9,11 @@ from typing import Any, Final, Protocol
 
 from pipeline import topology
 from pipeline.domain.audit import Fault
-from pipeline.domain.checkpoints import SIGNED, Heads, Read, SignedCheckpoint, digest_of, following, read_statement
+from pipeline.domain.checkpoints import SIGNED, Heads, Read, SignedCheckpoint, following, read_statement
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Audit
 from pipeline.domain.retention import DAY_MS, Expired, class_of, expired, place
+from pipeline.formats.avro import Codec
 from pipeline.formats.checkpoint import sign_statement
 from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.kafka.producer import OutRecord
@@ -27,6 +28,7 @@ from pipeline.ops.logs import emit
 from pipeline.ops.topics import KafkaTopics, Topics, decoded
 from pipeline.roles.process import Process, Refused, now_ms, or_die, specs_of
 from pipeline.roles.publishing import WatchedPublisher
+from pipeline.settings import Settings
 
 KEY: Final = b"checkpoints"
 HARMLESS: Final = (None, Fault.REPEATED)
@@ -44,23 +46,24 @@ class Ledger:
     def __init__(
         self,
         topics: Topics,
-        process: Process,
+        codec: Codec,
+        settings: Settings,
         specs: Iterable[TopicSpec],
         publisher: Publishes,
         chain: AuditChain,
         clock: Callable[[], Millis] = now_ms,
     ) -> None:
         """Refused where a key can't be used; KafkaUnavailable where the newest checkpoint can't be read."""
-        section, demo = process.settings.audit, process.settings.demo
+        section, demo = settings.audit, settings.demo
         try:
             self._key = signing_key(section, demo)
             keys = public_keys(section, demo)
         except BadAuditKey as bad:
             raise Refused([str(bad)]) from None
-        self._topics, self._codec, self._publisher, self._chain, self._clock = topics, process.codec, publisher, chain, clock
+        self._topics, self._codec, self._publisher, self._chain, self._clock = topics, codec, publisher, chain, clock
         self._key_id, self._instance = section.key_id, f"auditor/{section.instance}"
         self._expiring = {spec.name: spec for spec in specs if class_of(spec.name) is not None}
-        self.newest, bad = newest_good(topics, process.codec, keys)
+        self.newest, bad = newest_good(topics, codec, keys)
         if bad:
             emit(lines.CHECKPOINT_BAD, count=bad)
             metrics.AUDIT_FAULTS.of(Fault.FORGED.value).inc(bad)
@@ -168,7 +171,7 @@ class AuditorRole:
         chain = AuditChain.continued(topics, process.codec, process.codec, f"auditor/{settings.audit.instance}")
         self._process = process
         self._publisher = WatchedPublisher(settings.kafka)
-        self._ledger = Ledger(topics, process, specs_of(settings), self._publisher, chain)
+        self._ledger = Ledger(topics, process.codec, settings, specs_of(settings), self._publisher, chain)
         self._began = False
 
     def checks(self) -> Mapping[str, Callable[[], bool]]:
