@@ -19,7 +19,8 @@ Assert = Annotated[bool, typer.Option("--assert", help="Exit 1 where the goal is
 @bench.command()
 def gate(
     peer: Annotated[
-        str | None, typer.Option(help="quix, or none: the whole worker on a real broker, beside this framework or alone.")
+        str | None,
+        typer.Option(help="quix, streams, or none: the whole worker on a real broker, beside this framework or alone."),
     ] = None,
     runs: Annotated[int, typer.Option(min=0, help="Alternating runs of each; the median counts.")] = 5,
     records: Annotated[int, typer.Option(min=100, help="Records measured in a run.")] = 60_000,
@@ -32,18 +33,21 @@ def gate(
     """Judge records: in processor time. Without --peer no broker, the decision alone, in this process.
 
     With it: a real broker, landing topics that are full already, one worker process, its own processor time; then the same
-    decision in Quix Streams, turn by turn, and both after a kill -9. The runs of --json are added to those that it holds.
+    decision in Quix Streams, or a port of it in Kafka Streams (Java, fetched at the first run), turn by turn, and both after a
+    kill -9. The runs of --json are added to those that it holds.
     """
     if peer is None:
         from pipeline.roles.bench import BENCHES
 
         _measure("gate", BENCHES["gate"], json_file, check)
-    from pipeline.local.bench_gate import NO_PEER, bench_gate_worker
+    from pipeline.local.bench_gate import NO_PEER, PEER_NAMES, bench_gate_worker
     from pipeline.local.bench_gate_report import Options
+    from pipeline.local.bench_gate_streams import STREAMS, WARM_UP
 
-    if peer not in (NO_PEER, "quix"):
-        fail(f"{peer}: there is no such peer; known: quix, none", 2)
-    options = Options(entities=entities, warm_up=5 * entities, records=records, kill_records=max(100, records // 2))
+    if peer not in (NO_PEER, *PEER_NAMES):
+        fail(f"{peer}: there is no such peer; known: {', '.join(PEER_NAMES)}, none", 2)
+    warm_up = WARM_UP if peer == STREAMS else 5 * entities
+    options = Options(entities=entities, warm_up=warm_up, records=records, kill_records=max(100, records // 2))
     raise typer.Exit(bench_gate_worker(options, peer, runs, kill, folder.resolve(), console, json_file, check))
 
 

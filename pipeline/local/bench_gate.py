@@ -15,8 +15,9 @@ from rich.text import Text
 
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local.bench_gate_load import by_cycle, one_by_one
-from pipeline.local.bench_gate_report import Alone, GateReport, Kill, Options, Run, joined, tell
+from pipeline.local.bench_gate_report import Alone, GateReport, Kill, Options, Run, Twin, joined, tell
 from pipeline.local.bench_gate_run import Bench, Made
+from pipeline.local.bench_gate_streams import STREAMS, twin_alone
 from pipeline.local.bench_gate_worker import Ours
 from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
@@ -27,6 +28,7 @@ NOT_RUN: Final = 2
 INTERRUPTED: Final = 130
 NO_PEER: Final = "none"
 ROOMS: Final = ("pipeline", "loadtest/peers")
+PEER_NAMES: Final = ("quix", STREAMS)
 LEFT_BY_US: Final = "kafka"
 
 
@@ -60,6 +62,7 @@ def _measure(
     done: list[Run] = []
     alone: list[Alone] = []
     kills: list[Kill] = []
+    twins: list[Twin] = []
     broker, policy = Broker(folder / LEFT_BY_US), load_policy()
     broker.start()
     try:
@@ -67,10 +70,11 @@ def _measure(
             for worker in workers:
                 with Bench(worker, str(number), broker, folder, policy, options) as bench:
                     run, made = bench.run()
+                    twins += [bench.twin()] if worker == STREAMS and not number else []
                 done.append(run)
                 console.print(f"{worker}: {run.us:.1f} µs per event, {run.records / run.wall_s:,.0f} events/s as it ran")
                 if worker == Ours.name:
-                    alone.append(_alone(made, run, bench))
+                    alone.append(_alone(made, run, bench, peer))
         for worker in workers if kill else ():
             with Bench(worker, "killed", broker, folder, policy, options) as bench:
                 kills.append(bench.killed())
@@ -84,14 +88,17 @@ def _measure(
         runs=tuple(done),
         alone=tuple(alone),
         kills=tuple(kills),
+        twins=tuple(twins),
     )
 
 
-def _alone(made: Made, run: Run, bench: Bench) -> Alone:
+def _alone(made: Made, run: Run, bench: Bench, peer: str) -> Alone:
     policy = load_policy()
+    folder = bench.stack.folder / STREAMS
+    twin_us = twin_alone(made.before, made.records, bench.stack.settings.kafka, policy, folder).us if peer == STREAMS else None
     single = one_by_one(made.before, made.records, bench.codec, policy)
     cycles = by_cycle(made.before, made.records, round(run.cycle), bench.codec, policy)
-    return Alone(one_by_one_us=single.us, by_cycle_us=cycles.us, head_bytes=single.head_bytes)
+    return Alone(one_by_one_us=single.us, by_cycle_us=cycles.us, head_bytes=single.head_bytes, twin_us=twin_us)
 
 
 def emptied(folder: Path) -> None:

@@ -14,6 +14,8 @@ TOTAL_GOAL: Final = 1.5
 FRAMEWORK_GOAL: Final = 3.0
 
 OURS: Final = "surgeline"
+WITH_GOALS: Final = frozenset({"quix"})
+"""Peers that the goals are about; beside the others the figures are reported."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,11 +43,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alone(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision by itself, µs per record: as the peer calls it, one by one, and as ours does, by cycles."""
+    """The decision by itself, µs per record: as the peer calls it, one by one, and as ours does, by cycles.
+
+    `twin_us` where the peer's decision is a port to another language.
+    """
 
     one_by_one_us: float
     by_cycle_us: float
     head_bytes: float
+    twin_us: float | None = None
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +65,25 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
     different: int
 
 
+class Twin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a port of the decision said, beside the decision: of so many landing positions those that differ, each counted once,
+    at the first of these in which it does."""
+
+    worker: str
+    positions: int
+    missing: int
+    verdict: int
+    revision: int
+    changed: int
+    lane: int
+    other: int
+
+    @property
+    def differences(self) -> int:
+        """All of them."""
+        return self.missing + self.verdict + self.revision + self.changed + self.lane + self.other
+
+
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     """All runs, in the order in which they were made."""
 
@@ -69,6 +94,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[Run, ...] = ()
     alone: tuple[Alone, ...] = ()
     kills: tuple[Kill, ...] = ()
+    twins: tuple[Twin, ...] = ()
 
     def us(self, worker: str) -> float:
         """Median over a worker's runs; 0 without any."""
@@ -76,7 +102,9 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def decision_us(self, worker: str) -> float:
         """Median of the decision by itself, as that worker calls it."""
-        return _median([each.by_cycle_us if worker == OURS else each.one_by_one_us for each in self.alone])
+        if worker == OURS:
+            return _median([each.by_cycle_us for each in self.alone])
+        return _median([each.one_by_one_us if each.twin_us is None else each.twin_us for each in self.alone])
 
     def framework_us(self, worker: str) -> float:
         """What is left of the total beside the decision."""
@@ -95,9 +123,10 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reached(self) -> bool:
-        """Whether both goals are reached, and nothing of ours was lost or told twice in two ways."""
+        """Whether the goals are reached, and nothing of ours was lost or told twice in two ways; a twin says the same as we."""
         safe = all(kill.lost == kill.different == 0 for kill in self.kills if kill.worker == OURS)
-        return self.total_ratio >= TOTAL_GOAL and self.framework_ratio >= FRAMEWORK_GOAL and safe
+        fast = self.total_ratio >= TOTAL_GOAL and self.framework_ratio >= FRAMEWORK_GOAL
+        return (fast or self.peer not in WITH_GOALS) and safe and not any(twin.differences for twin in self.twins)
 
 
 def joined(before: GateReport | None, after: GateReport) -> GateReport:
@@ -105,7 +134,11 @@ def joined(before: GateReport | None, after: GateReport) -> GateReport:
     if before is None or _measured(before) != _measured(after):
         return after
     return msgspec.structs.replace(
-        after, runs=before.runs + after.runs, alone=before.alone + after.alone, kills=before.kills + after.kills
+        after,
+        runs=before.runs + after.runs,
+        alone=before.alone + after.alone,
+        kills=before.kills + after.kills,
+        twins=before.twins + after.twins,
     )
 
 
@@ -158,9 +191,16 @@ def headline(report: GateReport) -> str:
 
 
 def verdict(report: GateReport) -> str:
-    """The two ratios against their goals; empty without a peer."""
+    """The two ratios against their goals, and whether a twin is one; empty without a peer."""
     if not report.us(report.peer):
         return ""
+    if report.peer not in WITH_GOALS:
+        positions = sum(twin.positions for twin in report.twins)
+        return (
+            f"Per processor second {report.total_ratio:.2f} times the events of {report.peer}, the framework alone "
+            f"{report.framework_ratio:.2f} times. Of {positions:,} verdicts of the twin "
+            f"{sum(twin.differences for twin in report.twins):,} differ from ours."
+        )
     return (
         f"Per processor second {report.total_ratio:.2f} times the events of {report.peer} (goal {TOTAL_GOAL:g}), "
         f"the framework alone {report.framework_ratio:.2f} times (goal {FRAMEWORK_GOAL:g})."

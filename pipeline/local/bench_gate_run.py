@@ -23,7 +23,8 @@ from pipeline.formats.avro import Codec
 from pipeline.kafka.client import LOG, Message
 from pipeline.kafka.epochs import read_epochs
 from pipeline.local.bench_gate_load import Landed, Landing
-from pipeline.local.bench_gate_report import Kill, Options, Run
+from pipeline.local.bench_gate_report import Kill, Options, Run, Twin
+from pipeline.local.bench_gate_streams import STREAMS, Streams, compared, expected, landed, told
 from pipeline.local.bench_gate_worker import COMMIT_INTERVAL_S, Held, Ours, Peer, Worker
 from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
@@ -89,9 +90,20 @@ class Bench:
     def _make(self) -> Worker:
         if self._name == Ours.name:
             return Ours(self.stack)
+        if self._name == STREAMS:
+            return Streams(self.stack, self._policy, self._epochs())
+        at_broker = {topology.topic(name, self._kafka.topic_prefix): epoch for name, epoch in self._epochs().items()}
+        return Peer(self._name, self.stack, self._policy, at_broker)
+
+    def _epochs(self) -> dict[str, int]:
+        """Epoch of each landing topic that is used, by its name on the map."""
         known = read_epochs(self._kafka, self.codec)
-        used = {topology.topic(name, self._kafka.topic_prefix) for name in self.landing.topics}
-        return Peer(self._name, self.stack, self._policy, {name: known[name].epoch for name in used})
+        return {name: known[topology.topic(name, self._kafka.topic_prefix)].epoch for name in self.landing.topics}
+
+    def twin(self) -> Twin:
+        """Whether a port of the decision said in this run what the decision says."""
+        ours = expected(landed(self._topics), self._epochs(), self.codec, self._policy)
+        return compared(self._name, ours, told(self._topics, self.codec), self.codec)
 
     def run(self) -> tuple[Run, Made]:
         """Measure once."""

@@ -20,6 +20,7 @@ from pipeline.local.jars import cache_folder
 from pipeline.local.provenance import REPOSITORY
 from pipeline.local.stack import SESSION_S, Stack
 from pipeline.roles.gate import PRODUCER_TUNING
+from pipeline.stream.outputs import LINGER_MS
 
 PEERS: Final = REPOSITORY / "loadtest" / "peers"
 INSTALL_TIMEOUT_S: Final = 300.0
@@ -89,21 +90,14 @@ class Ours:
         self._stack.stop(self._role)
 
 
-class Peer:
-    """The same decision in another framework: `loadtest/peers/<name>/gate.py`."""
+class Program:
+    """A peer that is one program."""
 
     group = PEER_GROUP
 
-    def __init__(self, name: str, stack: Stack, policy: Policy, epochs: Mapping[str, int]) -> None:
-        """`epochs` by the landing topic's name at the broker. Makes the peer's environment where there is none yet."""
+    def __init__(self, name: str, child: Child) -> None:
         self.name = name
-        folder = stack.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        job = folder / "job.json"
-        job.write_bytes(msgspec.json.encode(_job(stack, policy, epochs, folder)))
-        program = str(PEERS / name / "gate.py")
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-        self._child = Child(name, [str(python_of(name)), program, str(job)], folder, folder / "peer.log", environment)
+        self._child = child
 
     def start(self) -> None:
         """See `Worker`."""
@@ -125,6 +119,21 @@ class Peer:
     def stop(self) -> None:
         """See `Worker`."""
         self._child.stop(STOP_S)
+
+
+class Peer(Program):
+    """The same decision in another framework: `loadtest/peers/<name>/gate.py`."""
+
+    def __init__(self, name: str, stack: Stack, policy: Policy, epochs: Mapping[str, int]) -> None:
+        """`epochs` by the landing topic's name at the broker. Makes the peer's environment where there is none yet."""
+        folder = stack.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        job = folder / "job.json"
+        job.write_bytes(msgspec.json.encode(_job(stack, policy, epochs, folder)))
+        program = str(PEERS / name / "gate.py")
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
+        command = [str(python_of(name)), program, str(job)]
+        super().__init__(name, Child(name, command, folder, folder / "peer.log", environment))
 
 
 def refuse_ended(child: Child) -> None:
@@ -153,7 +162,7 @@ def _job(stack: Stack, policy: Policy, epochs: Mapping[str, int], folder: Path) 
     def at_broker(name: str) -> str:
         return topology.topic(name, kafka.topic_prefix)
 
-    producer = {**PRODUCER_TUNING, "acks": "all", "enable.idempotence": True}
+    producer = {**PRODUCER_TUNING, "linger.ms": LINGER_MS, "acks": "all", "enable.idempotence": True}
     return {
         "bootstrap": kafka.bootstrap_servers,
         "group": at_broker(PEER_GROUP),

