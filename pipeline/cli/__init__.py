@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.cli import bench, cluster, files, hl7, looking, modes, repairs, replay, roles, rules, trying
+from pipeline.cli import bench, budgets, cluster, evidence, files, hl7, looking, modes, reconcile, repairs, replay, roles, rules, trying
 from pipeline.cli.base import app
 
 __all__ = ["app", "main", "repairs", "trying"]
@@ -20,7 +20,10 @@ for name, group in (
     ("schemas", cluster.schemas),
     ("config", cluster.config),
     ("replay", replay.replay),
+    ("reconcile", reconcile.reconcile),
     ("files", files.files),
+    ("evidence", evidence.evidence),
+    ("budgets", budgets.budgets),
     ("mode", modes.mode),
     ("hl7", hl7.hl7),
     ("bench", bench.bench),

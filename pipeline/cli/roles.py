@@ -103,6 +103,16 @@ def run_downtime(config: Config = None) -> None:
     raise typer.Exit(run_role(settings_of(config, "downtime"), "downtime", "0", DowntimeRole))
 
 
+@run.command("reconcile")
+def run_reconcile(config: Config = None) -> None:
+    """Compare what we hold with what FHIR destinations show, and have drift repaired."""
+    from pipeline.roles.process import run_role
+    from pipeline.roles.reconcile import ReconcileRole
+
+    settings = settings_of(config, "reconcile")
+    raise typer.Exit(run_role(settings, "reconcile", settings.reconcile.instance, ReconcileRole))
+
+
 @run.command("timers")
 def run_timers(config: Config = None) -> None:
     """End what is valid until a time: a bed's promise or block, a diversion."""

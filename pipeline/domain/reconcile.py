@@ -111,10 +111,9 @@ def judge(
 ) -> Settled | Finding:
     """One verdict. `held` None: it carries our name or mark, and there is no head."""
     if held is None:
-        since = _moment(shown.updated_at if shown else None, Millis(0), now)
-        return Finding(
-            Drift.EXTRA, Rule.NEVER_DELETE, Remedy.REPORT, since, NO_REVISION, shown.revision if shown else NO_REVISION
-        )
+        since = _moment(shown.updated_at if shown else None, NEVER, now)
+        there = shown.revision if shown else NO_REVISION
+        return Finding(Drift.EXTRA, Rule.NEVER_DELETE, Remedy.REPORT, since, NO_REVISION, there)
     if shown is not None and shown.copies > 1:
         return _finding(Drift.DOUBLED, Rule.NEVER_DELETE, Remedy.REPORT, held, shown, now)
     if held.revision > told.confirmed:
@@ -170,7 +169,7 @@ def _finding(kind: Drift, rule: Rule, remedy: Remedy, held: Held, shown: Shown |
 
 
 def _moment(told: Millis | None, first: Millis, now: Millis) -> Millis:
-    """A time of another clock, within what ours allows: a system whose clock is wrong makes nothing older or younger than it is."""
+    """A time of another clock, within what ours allows: a wrong clock makes nothing older or younger than it can be."""
     return Millis(min(now, max(first, told))) if told is not None else first
 
 
@@ -190,7 +189,7 @@ def judge_snapshot(held: Held | None, words: Mapping[str, Word], recorded_at: Mi
 
     A snapshot never overrides anything by this: what it should have changed it has changed at the gate, or was not allowed to.
     """
-    since = _moment(recorded_at, Millis(0), now)
+    since = _moment(recorded_at, NEVER, now)
     if held is None or not held.revision:
         return Finding(Drift.MISSING, Rule.UNKNOWN_HERE, Remedy.REPORT, since, NO_REVISION)
     differing = sorted(
@@ -266,11 +265,6 @@ class Tally:
     def extra(self) -> int:
         """Resources with our name or mark, unknown here."""
         return sum(finding.kind is Drift.EXTRA for _, _, finding in self.found)
-
-    @property
-    def entities(self) -> int:
-        """Entities that were to be compared."""
-        return self.settled.total() + self.drifted + self.unread
 
     def counts(self) -> tuple[FindingCount, ...]:
         """Findings by kind, rule, remedy and entity type."""

@@ -245,6 +245,24 @@ INCIDENT_UNTOLD: Final = _line(
     "warning", "incident.untold", "destination cause reason count", "The webhook did not take a message about an incident."
 )
 
+# Reconciliation.
+RECONCILIATION_BEGUN: Final = _line("info", "reconciliation.begun", "destination cause mode", "A comparison begins; mode: scope.")
+RECONCILIATION_ENDED: Final = _line(
+    "info",
+    "reconciliation.ended",
+    "destination cause mode reason count duration_ms",
+    "A comparison of so many entities ended; reason: what broke it off or left something unread.",
+)
+DRIFT_FOUND: Final = _line(
+    "warning", "drift.found", "destination entity_type cause reason count", "Drift by its rule; see `surgeline reconcile show`."
+)
+DRIFT_ESCALATED: Final = _line(
+    "error",
+    "drift.escalated",
+    "destination entity_type subject cause",
+    "An entity was repaired as often as is allowed and drifted again: another system undoes it.",
+)
+
 # Audit, books, libraries.
 CHECKPOINT_SIGNED: Final = _line(
     "info", "checkpoint.signed", "count", "The heads of all audit chains (count) were joined by a signed checkpoint."

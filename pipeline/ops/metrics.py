@@ -18,6 +18,7 @@ from pipeline.domain.budgets import LOSS, IncidentKind
 from pipeline.domain.event import EntityType
 from pipeline.domain.file_life import FileReason, FileStatus
 from pipeline.domain.modes import Mode
+from pipeline.domain.reconcile_record import Drift, Rule, Scope
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
 from pipeline.topology import HEADS_TABLE, PENDING_TABLE
 
@@ -114,6 +115,11 @@ OBJECTIVE: Final = _label("objective", (LOSS, *(lane.value for lane in Lane)))
 WINDOW: Final = _label("window_s", ("300", "1800", "3600", "7200", "21600", "86400", "259200"))
 INCIDENT: Final = _label("kind", (kind.value for kind in IncidentKind))
 TOLD: Final = _label("result", ("taken", "refused", "no_answer", "given_up"))
+
+STOOD: Final = _label("stood", ("equal", "waiting", "parked", "shadowed", "drifted", "unread"))
+DRIFT: Final = _label("kind", (kind.value for kind in Drift))
+DRIFT_RULE: Final = _label("rule", (rule.value for rule in Rule))
+DRIFT_SCOPE: Final = _label("scope", (scope.value for scope in Scope))
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 """Ours; Faust's sensor and the process's own metrics are added to it by whoever runs them."""
@@ -345,6 +351,22 @@ BURN_RATE: Final = _gauge(
 )
 INCIDENTS_OPEN: Final = _gauge("surgeline_incident_open", "1 while an incident is open", DESTINATION, INCIDENT)
 INCIDENTS_TOLD: Final = _counter("surgeline_incident_told_total", "attempts to tell of an incident's begin or end", TOLD)
+
+# Reconciliation.
+RECONCILED: Final = _gauge(
+    "surgeline_reconciled_entities", "entities of the last comparison that came to its end, by how they stood", DESTINATION, STOOD
+)
+DRIFT_FOUND: Final = _gauge("surgeline_drift_found", "findings of the last comparison that came to its end", DESTINATION, DRIFT)
+DRIFT_REPAIRED: Final = _counter(
+    "surgeline_drift_repaired_total", "entities whose state was ordered to be sent again", DESTINATION, DRIFT_RULE
+)
+DRIFT_ESCALATED: Final = _counter(
+    "surgeline_drift_escalated_total", "findings that are repaired no more because it was done too often", DESTINATION
+)
+RECONCILED_AT: Final = _gauge(
+    "surgeline_reconciled_at_seconds", "when the last whole comparison began, seconds of the epoch", DESTINATION, DRIFT_SCOPE
+)
+RECONCILE_LEADS: Final = _gauge("surgeline_reconcile_leads", "1 while this process is the one that compares")
 
 # The process.
 AUDIT_FAULTS: Final = _counter(
