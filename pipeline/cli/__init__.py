@@ -5,7 +5,23 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
-from pipeline.cli import bench, budgets, cluster, evidence, files, hl7, looking, modes, reconcile, repairs, replay, roles, rules, trying
+from pipeline.cli import (
+    bench,
+    budgets,
+    cluster,
+    downtime,
+    evidence,
+    files,
+    hl7,
+    looking,
+    modes,
+    reconcile,
+    repairs,
+    replay,
+    roles,
+    rules,
+    trying,
+)
 from pipeline.cli.base import app
 
 __all__ = ["app", "main", "repairs", "trying"]
@@ -22,6 +38,7 @@ for name, group in (
     ("replay", replay.replay),
     ("reconcile", reconcile.reconcile),
     ("files", files.files),
+    ("downtime", downtime.downtime),
     ("evidence", evidence.evidence),
     ("budgets", budgets.budgets),
     ("mode", modes.mode),
