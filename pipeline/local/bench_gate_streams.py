@@ -25,7 +25,7 @@ from pipeline.formats.avro import Codec
 from pipeline.formats.avro.shipped import newest, shipped_schemas
 from pipeline.local.bench_gate_load import Landed
 from pipeline.local.bench_gate_report import Twin
-from pipeline.local.bench_gate_worker import COMMIT_INTERVAL_S, PEER_GROUP, PEERS, Program
+from pipeline.local.bench_gate_worker import COMMIT_INTERVAL_S, LINGER_MS, PEER_GROUP, PEERS, Program
 from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.jars import KAFKA_VERSION, Jars, cache_folder, class_path, compiled, java
@@ -265,7 +265,7 @@ def _serving(stack: Stack, folder: Path) -> dict[str, Any]:
         "session.timeout.ms": round(SESSION_S * 1000),
         "producer.acks": "all",
         "producer.enable.idempotence": "true",
-        "producer.linger.ms": str(PRODUCER_TUNING["linger.ms"]),
+        "producer.linger.ms": str(LINGER_MS),
         "producer.compression.type": str(PRODUCER_TUNING["compression.type"]),
         "producer.batch.size": BATCH_BYTES,
     }
