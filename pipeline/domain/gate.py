@@ -131,6 +131,10 @@ def _ignored(entity: EntityType | None, types: tuple[EventType, ...], source: st
     )
 
 
+_REQUIRED: Final = ("tenant", "facility", "source_system", "feed", "namespace", "entity_id")
+_HEX_DIGITS: Final = "0123456789abcdef"
+
+
 def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Broken | None:
     if event.entity_type is not at.entity_type:
         return Broken(
@@ -140,14 +144,14 @@ def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Bro
         return Broken(
             Reason.WRONG_TOPIC, "payload", "the payload is of the entity type", "send the payload that belongs to entity_type"
         )
-    for name in ("tenant", "facility", "source_system", "feed", "namespace", "entity_id"):
-        if not getattr(event, name):
-            return Broken(Reason.MISSING_FIELD, name, f"{name} is required", f"fill in {name} at the source, then replay")
+    if not (event.tenant and event.facility and event.source_system and event.feed and event.namespace and event.entity_id):
+        name = next(name for name in _REQUIRED if not getattr(event, name))
+        return Broken(Reason.MISSING_FIELD, name, f"{name} is required", f"fill in {name} at the source, then replay")
     if event.key.encode() != key:
         return Broken(
             Reason.KEY_MISMATCH, None, "the record's key is the event's entity key", "key the record tenant|type|namespace|id"
         )
-    if not _is_hex(event.event_id, 32) or not _is_hex(event.content_hash, 16):
+    if len(event.event_id) != 32 or len(event.content_hash) != 16 or (event.event_id + event.content_hash).strip(_HEX_DIGITS):
         return Broken(
             Reason.MISSING_FIELD, "event_id", "event_id has 32 hexadecimal digits, content_hash 16", "publish through a way in"
         )
@@ -161,21 +165,13 @@ def _check(at: Position, key: bytes | None, event: Event, policy: Policy) -> Bro
     return None
 
 
-_HEX_DIGITS: Final = "0123456789abcdef"
-
-
-def _is_hex(text: str, length: int) -> bool:
-    return len(text) == length and not text.strip(_HEX_DIGITS)
-
-
 def _merge(head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy) -> Verdict:
     role = policy.role_of(event.source_system)
     survivors: dict[str, object] = {}
     clocks = dict(head.clocks) if head is not None else {}
     dropped: list[Dropped] = []
     reset = False
-    for name in event.payload.__struct_fields__:
-        value = getattr(event.payload, name)
+    for name, value in zip(event.payload.__struct_fields__, msgspec.structs.astuple(event.payload), strict=True):
         if value is UNSET:
             continue
         rank = policy.rank(event.entity_type, name, role) if role is not None else None
@@ -185,10 +181,10 @@ def _merge(head: Head | None, at: Position, event: Event, seen: bytes, policy: P
         known = clocks.get(name)
         clock = clock_of(event, rank, known)
         late = older(clock, known)
-        if is_reset(clock, known):
+        if clock.sequence is not None and is_reset(clock, known):
             clock, reset = msgspec.structs.replace(clock, floor=clock.recorded), True
-        if late is None and head is not None:
-            late = _occupant_changed(head.state, name, value, event.event_type)
+        if late is None and head is not None and name == "occupancy":
+            late = _occupant_changed(head.state, value, event.event_type)
             head = _with_departure(head, value, clock) if late is not None else head
         if late is not None:
             dropped.append(Dropped(name, late))
@@ -223,7 +219,7 @@ def _none_survived(
 
 def _apply(head: Head | None, at: Position, event: Event, seen: bytes, policy: Policy, merged: _Merged) -> Verdict:
     before = head.state if head is not None else PAYLOADS[event.entity_type]()
-    changed = tuple(name for name, value in merged.survivors.items() if getattr(before, name) != value)
+    changed = tuple([name for name, value in merged.survivors.items() if getattr(before, name) != value])
     ring = _rung(head, seen)
     if not changed and head is not None and head.revision:
         noted = msgspec.structs.replace(moved(head, at), clocks=merged.clocks, ring=ring)
@@ -293,9 +289,9 @@ def _with_departure(head: Head, value: object, clock: Clock) -> Head:
 _CANCELS: Final = frozenset({EventType.CANCEL_ADMIT, EventType.CANCEL_TRANSFER, EventType.CANCEL_DISCHARGE})
 
 
-def _occupant_changed(state: Payload, name: str, value: object, event_type: EventType) -> Reason | None:
+def _occupant_changed(state: Payload, value: object, event_type: EventType) -> Reason | None:
     """A departure ends only the stay of its own patient, and a cancel never puts a patient into a bed given away since."""
-    if name != "occupancy" or not isinstance(state, Bed) or not isinstance(value, BedOccupancy) or value.encounter is None:
+    if not isinstance(state, Bed) or not isinstance(value, BedOccupancy) or value.encounter is None:
         return None
     now = state.occupancy
     held = isinstance(now, BedOccupancy) and now.status is Occupancy.OCCUPIED and now.encounter is not None

@@ -86,7 +86,7 @@ class Aliases:
 
     def resolver(self, at: Position, topic: str, tenant: str) -> Resolve:
         """Whom references mean at a position."""
-        if not self._has_any(topic):
+        if not self.has_any(topic):
             return as_it_stands
         return partial(self._meant, topic, tenant, revision_of(at.epoch, at.offset))
 
@@ -133,7 +133,8 @@ class Aliases:
             if key not in changed:
                 yield key, value
 
-    def _has_any(self, topic: str) -> bool:
+    def has_any(self, topic: str) -> bool:
+        """Whether a landing topic's partition knows of any alias; where it does not, all is meant as it stands."""
         if topic not in self._any:
             self._any[topic] = self._batch.db.get(ANY_KEY + topic.encode()) is not None
         return self._any[topic]

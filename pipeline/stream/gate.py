@@ -9,10 +9,10 @@ import msgspec
 from pipeline.domain.event import EntityType, Event
 from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Send, Suppress, decide
 from pipeline.domain.head import HEAD_VERSION, Head, decode_head, encode_head
-from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id, partition_of, revision_of
+from pipeline.domain.identifiers import EntityKey, derive_event_id, partition_of, revision_of
 from pipeline.domain.policy import Policy, decode_policy
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, Quarantined, Reason
-from pipeline.domain.referring import Resolve
+from pipeline.domain.referring import Resolve, as_it_stands
 from pipeline.domain.restating import PIPELINE
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.ops.log_catalogue import POLICY_APPLIED
@@ -101,6 +101,7 @@ class GateWork:
         self._codec = codec
         self._topics = topics
         self._landing = {entity_type: topic for topic, entity_type in topics.landing.items()}
+        self._places = {topic: (entity_type, topics.epochs[topic]) for topic, entity_type in topics.landing.items()}
         self._fallback = fallback
         self._encrypt = encrypt
         self._max_record_bytes = max_record_bytes
@@ -130,16 +131,17 @@ class GateWork:
         batch: PartitionBatch,
         outputs: Outputs,
     ) -> None:
-        entity_type = self._topics.landing[record.topic]
-        at = Position(entity_type, self._topics.epochs[record.topic], record.partition, record.offset, Millis(record.timestamp))
-        content = self._read(record)
+        entity_type, epoch = self._places[record.topic]
+        at = Position(entity_type, epoch, record.partition, record.offset, record.timestamp)
+        head = heads.get(record.key) if record.key else None
+        content = self._read(record, head is not None)
         if isinstance(content, Control) and content.kind is ControlKind.POLICY:
             content = policies.put(at, record.topic, content)
         if isinstance(content, Control) and content.kind is ControlKind.ALIAS and (retired := alias_of(record.key)):
             aliases.put(at, record.topic, retired, content)
         policy = policies.at(at, record.topic)
-        head = heads.get(record.key) if record.key else None
-        resolve = aliases.resolver(at, record.topic, _tenant_of(content, record.key))
+        is_any_merged = aliases.has_any(record.topic)
+        resolve = aliases.resolver(at, record.topic, _tenant_of(content, record.key)) if is_any_merged else as_it_stands
         verdict, encoded = self._verdict(head, at, record.key, content, policy, resolve)
         match verdict:
             case Redelivered():
@@ -159,8 +161,8 @@ class GateWork:
         if new is not None:
             heads[record.key] = new
 
-    def _read(self, record: Any) -> Event | Control | Broken:
-        """The record's content, or the rule that it breaks."""
+    def _read(self, record: Any, is_known: bool) -> Event | Control | Broken:
+        """The record's content, or the rule that it breaks. The key of an entity that is known is a good one."""
         if record.key is None:
             return Broken(Reason.NULL_KEY, "key", "a landing record has a key", "key it tenant|type|namespace|id, then replay")
         if len(record.key) > KEY_BOUND:
@@ -175,6 +177,8 @@ class GateWork:
             return Broken(error.reason, "value", "the value is Avro of a known schema", "register the schema, then replay")
         if not isinstance(content, (Event, Control)):
             return Broken(Reason.WRONG_TOPIC, "value", "a landing topic holds events and controls", "publish it elsewhere")
+        if is_known and type(content) is Event:
+            return content
         return _misplaced(record.key, content) or content
 
     def _verdict(
@@ -239,8 +243,11 @@ class _Policies:
 
     def at(self, at: Position, topic: str) -> Policy:
         """Policy under which a position is judged, at its first delivery and at every other."""
+        known = self._of(topic)
+        if not known:
+            return self._fallback
         position = revision_of(at.epoch, at.offset)
-        in_force = [p for p in self._of(topic) if p.since < position]
+        in_force = [p for p in known if p.since < position]
         return decode_policy(in_force[-1].text) if in_force else self._fallback
 
     def put(self, at: Position, topic: str, order: Control) -> Control | Broken:
