@@ -212,7 +212,7 @@ def _stay_cells(stay: StayLine | None, clock: Clock) -> str:
     )
     number = f"{escape(person.number)}<small>{escape(stay.visit)}</small>"
     admitted = escape(clock.both(stay.admitted_at))
-    return "".join(f"<td>{cell}</td>" for cell in (name, escape(born), number, admitted, leaving))
+    return f"<td>{name}</td>" + "".join(f'<td class="n">{cell}</td>' for cell in (escape(born), number, admitted, leaving))
 
 
 def state_notes(bed: Bed, clock: Clock) -> list[str]:

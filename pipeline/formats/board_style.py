@@ -24,7 +24,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{border:1px solid var(--line);padding:.2rem .4rem;text-align:left;vertical-align:top;overflow-wrap:break-word}
 thead th{background:var(--soft);font-size:.78rem}
 small{display:block;font-size:.82rem;color:var(--dim)}
-.state{white-space:nowrap}.state small{white-space:normal}.warn{color:var(--warn);font-weight:700}.none{color:var(--dim)}
+.state,.n{white-space:nowrap}.state small{white-space:normal}.warn{color:var(--warn);font-weight:700}.none{color:var(--dim)}
 .s-ready b,.s-blocked b,.s-closed b,.s-contaminated b{border-bottom:2px solid currentColor}
 .hand{min-width:5rem}.paper td{height:1.9rem}
 footer{margin-top:.8rem;font-size:.8rem;color:var(--dim)}
