@@ -25,7 +25,7 @@ from pipeline.formats.avro import Codec
 from pipeline.formats.avro.shipped import newest, shipped_schemas
 from pipeline.local.bench_gate_load import Landed
 from pipeline.local.bench_gate_report import Twin
-from pipeline.local.bench_gate_worker import COMMIT_INTERVAL_S, LINGER_MS, PEER_GROUP, PEERS, Program
+from pipeline.local.bench_gate_worker import COMMIT_INTERVAL_S, PEER_GROUP, PEERS, Program
 from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.jars import KAFKA_VERSION, Jars, cache_folder, class_path, compiled, java
@@ -33,6 +33,7 @@ from pipeline.local.stack import Stack
 from pipeline.ops.topics import Topics
 from pipeline.roles.gate import PRODUCER_TUNING
 from pipeline.settings_model import KafkaSettings
+from pipeline.stream.outputs import LINGER_MS
 
 STREAMS: Final = "streams"
 WARM_UP: Final = 100_000
