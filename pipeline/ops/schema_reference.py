@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.domain.budgets import BudgetsFile
 from pipeline.domain.mode_policy import ModesFile
 from pipeline.domain.policy import LanesFile, OwnershipFile
 from pipeline.formats.fhir.profile import Profile as EhrProfile
@@ -22,6 +23,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SHAPES: Final[dict[str, tuple[str, Any]]] = {
     "ownership": ("policies/ownership.yaml", OwnershipFile),
     "lanes": ("policies/lanes.yaml", LanesFile),
+    "budgets": ("policies/budgets.yaml", BudgetsFile),
     "modes": ("policies/modes.yaml", ModesFile),
     "hl7-profile": ("profiles/hl7/*.yaml", Hl7Profile),
     "hl7-out-profile": ("profiles/hl7-out/*.yaml", OutProfile),

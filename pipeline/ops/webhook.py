@@ -1,7 +1,7 @@
 """Telling somebody of an incident: a signed POST, sent once per call; who calls owns repetition and its bounds.
 
-`Surgeline-Signature: t=SECONDS,v1=HEX`: HMAC-SHA256 under the key of the settings over `SECONDS.` and the body's bytes. A receiver
-compares it, refuses old times, and knows a repeat by `Surgeline-Delivery`.
+`Surgeline-Signature: t=SECONDS,v1=HEX`: HMAC-SHA256 under the key of the settings over `SECONDS.` and the body's bytes. A
+receiver compares it, refuses old times, and knows a repeat by `Surgeline-Delivery`.
 """
 
 import enum

@@ -63,10 +63,10 @@ class Ledger:
         self._topics, self._codec, self._publisher, self._chain, self._clock = topics, codec, publisher, chain, clock
         self._key_id, self._instance = section.key_id, f"auditor/{section.instance}"
         self._expiring = {spec.name: spec for spec in specs if class_of(spec.name) is not None}
-        self.newest, bad = newest_good(topics, codec, keys)
-        if bad:
-            emit(lines.CHECKPOINT_BAD, count=bad)
-            metrics.AUDIT_FAULTS.of(Fault.FORGED.value).inc(bad)
+        self.newest, forged = newest_good(topics, codec, keys)
+        if forged:
+            emit(lines.CHECKPOINT_BAD, count=forged)
+            metrics.AUDIT_FAULTS.of(Fault.FORGED.value).inc(forged)
         said = self.newest.statement if self.newest else None
         self._heads = Heads.of(said) if said else Heads()
         self._ends = {int(partition): offset for partition, offset in said.ends.items()} if said else {}
@@ -116,8 +116,13 @@ class Ledger:
                 fault = self._heads.follow(entry) if isinstance(entry, Audit) else Fault.CHANGED
                 if fault not in HARMLESS:
                     metrics.AUDIT_FAULTS.of(fault.value).inc()
-                    where = {"partition": message.partition, "offset": message.offset}
-                    emit(lines.AUDIT_BROKEN, topic=topology.AUDIT, cause=fault.value, **where)
+                    emit(
+                        lines.AUDIT_BROKEN,
+                        topic=topology.AUDIT,
+                        partition=message.partition,
+                        offset=message.offset,
+                        cause=fault.value,
+                    )
         except LogTruncated:
             return  # it expired while it was read: the next look begins behind that
         self._ends = dict(end)
@@ -153,7 +158,7 @@ class Ledger:
     def _oldest_left(self, gone: Expired) -> Millis | None:
         """Landing time of the first record that is left; None where there is none."""
         end = self._topics.end(gone.topic).get(gone.partition, 0)
-        ends = {partition: 0 for partition in self._topics.end(gone.topic)} | {gone.partition: min(end, gone.until + 1)}
+        ends = dict.fromkeys(self._topics.end(gone.topic), 0) | {gone.partition: min(end, gone.until + 1)}
         try:
             for message in self._topics.read(gone.topic, {gone.partition: gone.until}, ends):
                 return Millis(message.timestamp_ms)

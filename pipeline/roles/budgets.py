@@ -148,8 +148,13 @@ class Incidents:
         metrics.INCIDENTS_TOLD.of(told.value).inc()
         records = [self._record(incident)]
         if told is not Told.TAKEN:
-            what = {"destination": incident.destination, "cause": incident.kind.value}
-            emit(lines.INCIDENT_UNTOLD, reason=told.value, count=telling.attempts, **what)
+            emit(
+                lines.INCIDENT_UNTOLD,
+                destination=incident.destination,
+                cause=incident.kind.value,
+                reason=told.value,
+                count=telling.attempts,
+            )
             if telling.done:
                 metrics.INCIDENTS_TOLD.of(GIVEN_UP).inc()
                 records.insert(0, self._entry(f"incident.untold.{stage}", incident, now))
@@ -313,7 +318,9 @@ class BudgetsRole:
         with self._lock:
             states = list(self._book.changed(now_ms()))
         records = [
-            OutRecord(topology.BUDGETS, f"state|{each.destination}|{each.objective}".encode(), self._process.codec.encode(each), 0)
+            OutRecord(
+                topology.BUDGETS, f"state|{each.destination}|{each.objective}".encode(), self._process.codec.encode(each), 0
+            )
             for each in states
         ]
         if records:

@@ -66,10 +66,8 @@ class EvidenceReader:
 
     def read(self, question: Question) -> Evidence:
         """All lines on what is asked for."""
-        if question.file_id is not None:
-            lines = list(self._of_file(question))
-        else:
-            lines = list(self._of_events(question))
+        read = self._of_file if question.file_id is not None else self._of_events
+        lines = list(read(question))
         events = ids_of(lines) if question.of in ("entity", "subject", "file") else frozenset({EventId(question.event_id or "")})
         lines += self._quarantined(events)
         lines += self._audited(question, events)

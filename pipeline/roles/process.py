@@ -120,7 +120,7 @@ def specs_of(settings: Settings) -> tuple[TopicSpec, ...]:
     """Declared topics, with a changelog for each configured writer, each kept for as long as the settings say for its class."""
     days = {"raw": settings.retention.raw_days, "quarantine": settings.retention.quarantine_days}
     return tuple(
-        msgspec.structs.replace(spec, retention_ms=kept * DAY_MS) if (kept := days.get(class_of(spec.name))) else spec
+        msgspec.structs.replace(spec, retention_ms=kept * DAY_MS) if (kept := days.get(class_of(spec.name) or "")) else spec
         for spec in load_specs(resources.topics_dir(), settings.destinations)
     )
 

@@ -59,8 +59,18 @@ def outcome(at: Millis, lag_ms: int, *, lane: Lane = Lane.CRITICAL, entity: str 
 
 
 def lag(at: Millis, *stuck: Stuck) -> LagReport:
-    figures = {"partitions": (), "pending": {}, "in_flight": 0, "parked": 0}
-    return LagReport(destination="ehr", instance="0", window_start=at, window_end=at, mode="outage", stuck=stuck, **figures)
+    return LagReport(
+        destination="ehr",
+        instance="0",
+        partitions=(),
+        window_start=at,
+        window_end=at,
+        mode="outage",
+        pending={},
+        in_flight=0,
+        parked=0,
+        stuck=stuck,
+    )
 
 
 def stuck(entity: str, since: Millis, lane: Lane = Lane.CRITICAL) -> Stuck:

@@ -1,4 +1,4 @@
-"""The auditor joins chains by signed checkpoints over its own restarts, tells what expired, and `verify` sees what was done since."""
+"""The auditor joins chains by signed checkpoints over its restarts and tells what expired; `verify` sees what was done since."""
 
 import asyncio
 from typing import Any, Final

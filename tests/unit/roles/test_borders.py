@@ -1,0 +1,113 @@
+"""Nothing of a tenant is asked of or sent to a place where its data may not be: no request is made at all."""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from pipeline.destinations.protocol import Absent, PendingWrite, Refused
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Reason
+from pipeline.domain.residency import Agreed, Borders, Place
+from pipeline.roles.borders import Bordered, BorderedEvery
+from pipeline.settings import Settings
+from pipeline.settings_evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
+from tests.support.changes import change
+
+RULES: Final = Borders({"t": Agreed(frozenset({"eu"}), frozenset({"treatment"}))})
+HOME: Final = Place("eu", "treatment")
+ABROAD: Final = Place("us", "treatment")
+PLANNING: Final = Place("eu", "planning")
+
+
+class Asked:
+    """A destination that notes each time it is touched."""
+
+    name, role, delivery, window = "ehr", "replica", "latest", 1
+    entity_types: frozenset[Any] = frozenset()
+
+    def __init__(self) -> None:
+        self.touched: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any) -> Any:
+            self.touched.append(name)
+            return Absent()
+
+        async def later(*_: Any) -> Any:
+            return call()
+
+        return later if name in ("read", "send", "read_back", "close") else call
+
+
+def write() -> PendingWrite:
+    return PendingWrite(change(1), None, None, 1, Millis(0))
+
+
+@pytest.mark.parametrize(("place", "reason"), [(ABROAD, Reason.RESIDENCY), (PLANNING, Reason.NO_CONSENT)])
+def test_what_may_not_go_is_refused_with_the_rule_before_a_question_is_asked(place: Place, reason: Reason) -> None:
+    inner: Any = Asked()
+    bordered = Bordered(inner, RULES, place)
+    assert asyncio.run(bordered.read(write())) == Refused(reason)
+    assert bordered.build(write(), Absent()) == Refused(reason)
+    assert BorderedEvery(inner, RULES, place).build(change(1)) == Refused(reason)
+    assert inner.touched == []
+
+
+def test_what_may_go_goes_and_another_tenant_s_does_not() -> None:
+    inner: Any = Asked()
+    bordered = Bordered(inner, RULES, HOME)
+    assert asyncio.run(bordered.read(write())) == Absent()
+    assert inner.touched == ["read"]
+    stranger = msgspec.structs.replace(change(1), tenant="someone")
+    assert asyncio.run(bordered.read(PendingWrite(stranger, None, None, 1, Millis(0)))) == Refused(Reason.RESIDENCY)
+    assert inner.touched == ["read"]
+
+
+def settings_with(writer: dict[str, Any], tenants: dict[str, Any]) -> Settings:
+    base = {"profile": "sekmet-owner", "role": "owner", "data_dir": "x", "base_url": "https://ehr.example.org/fhir"}
+    return Settings.model_validate({"writers": {"ehr": base | writer}, "tenants": tenants})
+
+
+TENANTS: Final = {
+    "north": {"regions": ["eu"], "purposes": ["treatment"]},
+    "south": {"regions": ["us"], "purposes": ["treatment"]},
+}
+
+
+def test_a_destination_is_refused_at_start_for_each_tenant_whose_data_may_not_go_there() -> None:
+    at = {"region": "eu", "purpose": "treatment"}
+    assert list(problems_of_tenants(settings_with({}, {}))) == []
+    assert {setting for setting, *_ in problems_of_tenants(settings_with({}, TENANTS))} == {
+        "writers.ehr.region",
+        "writers.ehr.purpose",
+    }
+    ((setting, wrong, _),) = problems_of_tenants(settings_with(at, TENANTS))
+    assert setting == "writers.ehr.tenants"
+    assert "south" in wrong
+    assert "region" in wrong
+    assert list(problems_of_tenants(settings_with(at | {"tenants": ["north"]}, TENANTS))) == []
+    ((_, wrong, _),) = problems_of_tenants(settings_with(at | {"tenants": ["west"]}, TENANTS))
+    assert "nothing says where" in wrong
+    ((_, wrong, _),) = problems_of_tenants(settings_with(at | {"tenants": ["north"], "purpose": "planning"}, TENANTS))
+    assert "purpose" in wrong
+    ((_, wrong, _),) = problems_of_tenants(settings_with({"tenants": ["north"]}, {}))
+    assert "none has rules" in wrong
+
+
+def test_an_auditor_needs_a_key_that_others_can_verify(tmp_path: Any) -> None:
+    assert [setting for setting, *_ in problems_of_audit(Settings(), "auditor")] == ["audit.key_file"]
+    assert list(problems_of_audit(Settings(), "gate")) == []
+    assert list(problems_of_audit(Settings(demo=True), "auditor")) == []
+    wrong = tmp_path / "audit.key"
+    wrong.write_text("no key")
+    settings = Settings.model_validate({"audit": {"key_file": str(wrong)}})
+    assert {setting for setting, *_ in problems_of_audit(settings, "auditor")} == {"audit.key_file", "audit.keys"}
+
+
+def test_a_webhook_s_key_is_long_and_its_address_is_private(tmp_path: Any) -> None:
+    key = tmp_path / "hook.key"
+    key.write_text("short")
+    settings = Settings.model_validate({"budgets": {"webhook": {"url": "http://pager.example.org/hook", "key_file": str(key)}}})
+    assert [setting for setting, *_ in problems_of_webhook(settings)] == ["budgets.webhook.url", "budgets.webhook.key_file"]
