@@ -26,8 +26,8 @@ NOT_RUN: Final = 2
 INTERRUPTED: Final = 130
 PEERS: Final = (PEER,)
 WARM_UP_S: Final = 2.0
-WARM_UP_MESSAGES: Final = 2_000
-WARM_UPS: Final = 10
+WARM_UP_MESSAGES: Final = 20_000
+WARM_UPS: Final = 12
 """Most times that WARM_UP_S is spent to come to WARM_UP_MESSAGES: a broker is compiled by what it is given to do."""
 KILL_AFTER_S: Final = 2.0
 ROOMS: Final = ("pipeline", "loadtest/peers")

@@ -3,6 +3,7 @@
 Each can be killed and started again on what it kept, and says then which messages it has.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -29,6 +30,7 @@ from pipeline.roles.intake import hl7_profile
 PEER: Final = "messagefoundry"
 PEER_START_S: Final = 60.0
 APPLY_TRIES: Final = 3
+MOST_PROCESSES: Final = 4
 TENANT: Final = "demo"
 PROFILE: Final = "default"
 
@@ -78,7 +80,7 @@ class Engine(Protocol):
 
 
 class Ours:
-    """`surgeline run mllp` as the shipped settings have it."""
+    """`surgeline run mllp` as the shipped settings have it, in a process for each core, which share the port."""
 
     name: ClassVar[str] = "surgeline"
     durability: ClassVar[str] = "Kafka's acknowledgement (acks=all) of the raw message, every event of it and its receipt"
@@ -87,7 +89,7 @@ class Ours:
         """Topics under `prefix` are made."""
         self._stack = Stack(folder, broker.bootstrap, (), prefix=prefix)
         self._broker = broker
-        self._role = ""
+        self._roles: list[str] = []
         self.port = self._stack.mllp_port
         self._stack.write_settings()
         self._make_topics()
@@ -105,8 +107,9 @@ class Ours:
 
     def start(self) -> None:
         """See `Engine`."""
-        self._role = self._stack.start("mllp")
-        self._stack.wait_ready(self._role)
+        shared = {"SURGELINE_MLLP__SHARE_PORT": "true"}
+        self._roles = [self._stack.start("mllp", instance=str(n), environment=shared) for n in range(processes())]
+        self._stack.wait_ready(*self._roles)
 
     def stop(self) -> None:
         """See `Engine`."""
@@ -114,11 +117,12 @@ class Ours:
 
     def kill(self) -> None:
         """See `Engine`."""
-        self._stack.kill(self._role)
+        for role in self._roles:
+            self._stack.kill(role)
 
     def cpu_s(self) -> float:
         """See `Engine`."""
-        return tree_cpu_s(self._stack.roles[self._role].pid)
+        return sum(tree_cpu_s(self._stack.roles[role].pid) for role in self._roles)
 
     def store_cpu_s(self) -> float:
         """See `Engine`."""
@@ -188,6 +192,11 @@ class MessageFoundry:
         with closing(sqlite3.connect(f"file:{self._folder / 'store.db'}?mode=ro", uri=True)) as store:
             kept = dict(store.execute("SELECT control_id, raw FROM messages"))
         return [number for number in numbers if kept.get(messages.control_id(number)) != messages.body(number).decode()]
+
+
+def processes() -> int:
+    """Processes of ours: one a core, at most MOST_PROCESSES. (The peer's SQLite store has one writer and one process.)"""
+    return min(MOST_PROCESSES, os.cpu_count() or 1)
 
 
 def tree_cpu_s(pid: int) -> float:

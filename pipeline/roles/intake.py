@@ -130,6 +130,7 @@ class MllpRole:
         self._source = MllpSource(
             host=section.host,
             port=section.port,
+            share_port=section.share_port,
             tenant=section.tenant or settings.tenant_default,
             profile=hl7_profile(section.profile or DEFAULT_PROFILE, section.facility, section.max_frame_bytes),
             tls=_tls(settings),

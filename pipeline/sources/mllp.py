@@ -94,6 +94,7 @@ class MllpSource:
         port: int,
         tenant: str,
         profile: Profile,
+        share_port: bool = False,
         tls: ssl.SSLContext | None = None,
         limits: MllpLimits | None = None,
         observer: Observer | None = None,
@@ -102,6 +103,7 @@ class MllpSource:
         self._host = host
         self._port = port
         self._profile = profile
+        self._share_port = share_port
         self._tls = tls
         self._limits = limits or MllpLimits()
         self._observer: Observer = observer or Silent()
@@ -127,6 +129,7 @@ class MllpSource:
             lambda reader, writer: self._connected(sink, reader, writer),
             self._host,
             self._port,
+            reuse_port=self._share_port,
             ssl=self._tls,
             ssl_handshake_timeout=self._limits.handshake_timeout_s if self._tls else None,
             limit=READ_BYTES,
