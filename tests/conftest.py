@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
 NO_KUSTOMIZE: Final = "neither kustomize nor kubectl is installed"
+NO_OBJECT_STORE: Final = "versitygw is not installed (make objects)"
 
 # Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
 # A test run tries the same examples each time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=long hunts.
@@ -36,7 +37,7 @@ def shared_data() -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud how many tests had no data or no tool, whatever the verbosity."""
-    for reason in (NO_SHARED_DATA, NO_KUSTOMIZE):
+    for reason in (NO_SHARED_DATA, NO_KUSTOMIZE, NO_OBJECT_STORE):
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
         if skipped:
             terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}", sep="!", red=True)

@@ -96,11 +96,12 @@ class FolderCarrier:
 
     def move(self, room: str, name: str, to_room: str, to_name: str, stamp: Stamp) -> bool:
         """See `Carrier`. What came in its place in the moment between looking and moving goes back."""
+        checked(name), checked(to_name)
         with self._within(room) as at, self._within(to_room) as to:
-            if _stamp_at(at, checked(name)) != stamp:
+            if _stamp_at(at, name) != stamp:
                 return False
             with contextlib.suppress(FileNotFoundError):
-                os.rename(name, checked(to_name), src_dir_fd=at, dst_dir_fd=to)
+                os.rename(name, to_name, src_dir_fd=at, dst_dir_fd=to)
                 if _stamp_at(to, to_name) == stamp:
                     return True
                 if _stamp_at(at, name) is None:

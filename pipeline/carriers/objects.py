@@ -173,7 +173,8 @@ class ObjectCarrier:
         return self._opened[1]
 
     def _path(self, room: str, name: str | None = None) -> str:
-        return "/".join(each for each in (self._bucket.prefix, checked(room), name and checked(name)) if each)
+        below = [checked(each) for each in (room, name) if each is not None]
+        return "/".join([self._bucket.prefix, *below])
 
     def lock_path(self) -> str:
         """Where the lock is: beside the rooms."""

@@ -42,6 +42,8 @@ __all__ = [
 ]  # fmt: skip
 
 HOUR_MS: Final = 3_600_000
+SETTLED: Final = (FileStatus.TAKEN, FileStatus.REPEATED, FileStatus.REFUSED)
+"""Where a file ends, and is put away."""
 NO_TIME: Final = Millis(0)
 
 
@@ -198,6 +200,8 @@ def look(seen: Seen, past: Past, now: Millis, rules: Rules) -> Glance:
             return Refuse(flaw_of(FileReason.NOT_A_FILE))
         if rules.schema is None:
             return Refuse(flaw_of(FileReason.UNKNOWN_NAME))
+    if past.own is not None and _is_remainder(seen, past.own):
+        return Again(past.own)
     incomplete = _incomplete(seen, now, rules)
     if incomplete is not None:
         return incomplete
@@ -238,6 +242,12 @@ def _whole(seen: Seen, manifest: Manifest, now: Millis, rules: Rules) -> Wait | 
     if stood_ms > rules.waits.partial_ms:
         return Refuse(flaw_of(FileReason.PARTIAL))
     return Wait(FileReason.PARTIAL, stood_ms > rules.waits.patience_ms)
+
+
+def _is_remainder(seen: Seen, own: FileState) -> bool:
+    """Whether manifest or signature alone was left behind when its file was put away, and we died or lost the place."""
+    is_whole = seen.data is not None or (seen.manifest is not None and seen.signature_since is not None)
+    return not is_whole and own.status in SETTLED and seen.since <= own.at
 
 
 def _is_left_over(seen: Seen, own: FileState) -> bool:

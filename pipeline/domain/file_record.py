@@ -45,6 +45,7 @@ class FileReason(Described):
     UNREADABLE = "UNREADABLE", "it is not in the form that its profile says"
     TOO_MANY_REJECTS = "TOO_MANY_REJECTS", "a greater part of its rows is broken than the profile allows"
     GONE = "GONE", "its sender took it away while its rows were being landed, and our copy is lost"
+    KEY_EXPIRED = "KEY_EXPIRED", "the manifest is signed with a key that was past its time when the signature came"
 
 
 class FileState(Redacted, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ _RULES: Final[dict[FileReason, tuple[str, str, str]]] = {
     FileReason.TOO_LARGE: ("bytes", "the file is no larger than was agreed", "send several files"),
     FileReason.FUTURE_TIME: ("created_at", "a file is not made in the future", "set the clock of the machine that makes it"),
     FileReason.OTHER_CONTENT: ("file", "each content has a name of its own", "send it under a new name"),
+    FileReason.KEY_EXPIRED: ("key_id", "a key is used within its time", "sign it with your present key, and send it again"),
     FileReason.GONE: ("", "a file stays where it is until it is acknowledged", "send it again"),
 }
 

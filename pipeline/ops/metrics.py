@@ -105,6 +105,7 @@ SERVER_ASKED: Final = _label("what", ("check", "status", "create", "restore", "f
 SERVER_DID: Final = _label("result", ("done", "failed", "absent", "unsupported"))
 
 PARTNER: Final = Label("partner", None)
+KEY_OF: Final = Label("key", None)
 WORKSTATION: Final = Label("workstation", None)
 FILE_STATUS: Final = _label("status", (status.value for status in FileStatus))
 FILE_REASON: Final = _label("reason", (reason.value for reason in FileReason))
@@ -242,6 +243,12 @@ FILES_ROWS: Final = _counter("surgeline_files_rows_total", "rows of managed file
 FILES_WAITING: Final = _gauge("surgeline_files_waiting", "files that stand at AWAITED, HELD or LANDING", PARTNER, FILE_STATUS)
 FILES_TAKEN_SECONDS: Final = _gauge(
     "surgeline_files_taken_seconds", "time since a file of the partner was last taken; -1 for never", PARTNER
+)
+FILES_KEY_SECONDS: Final = _gauge(
+    "surgeline_files_key_valid_seconds",
+    "time until a partner's key or our credential for its place is refused; negative once it is",
+    PARTNER,
+    KEY_OF,
 )
 FILES_SERVED: Final = _gauge("surgeline_files_folder_served", "1 while this process looks at the partner's folder", PARTNER)
 

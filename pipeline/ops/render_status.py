@@ -15,6 +15,7 @@ from pipeline.domain.identifiers import show_revision
 from pipeline.domain.modes import Cause
 from pipeline.domain.records import ModeOrder
 from pipeline.kafka.client import KafkaUnavailable
+from pipeline.ops.file_lines import FileLine
 from pipeline.ops.status import DestinationStatus, FeedStatus, Status, Verdict
 from pipeline.ops.subscriptions import SubscriptionLine
 from pipeline.ops.words import age_of, duration_of
@@ -44,6 +45,8 @@ def render_status(status: Status) -> Group:
     parts.append(_feeds(status.feeds, status.at))
     if status.subscriptions:
         parts.append(_subscriptions(status.subscriptions, status.at))
+    if status.files:
+        parts.append(_files(status.files, status.at))
     return Group(*parts)
 
 
@@ -167,6 +170,24 @@ def _subscriptions(lines: tuple[SubscriptionLine, ...], now: int) -> Table:
             str(line.missing),
             "–" if line.open_since is None else age_of(now, line.open_since),
             age_of(now, line.written_at),
+        )
+    return table
+
+
+def _files(lines: tuple[FileLine, ...], now: int) -> Table:
+    table = Table(title="Managed files", title_justify="left", caption="more of each: surgeline files show")
+    for column in ("partner", "waits for a part", "held", "being landed", "refused in a day", "oldest waits", "last taken"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        sign = "✘" if line.held else "▲" if line.awaited or line.refused_lately else "✔"
+        table.add_row(
+            f"{sign} {escape(line.partner)}",
+            str(line.awaited),
+            str(line.held),
+            str(line.landing),
+            str(line.refused_lately),
+            "–" if line.oldest_since is None else duration_of(max(0, now - line.oldest_since)),
+            "never" if line.last_taken_at is None else age_of(now, line.last_taken_at),
         )
     return table
 

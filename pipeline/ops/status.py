@@ -12,6 +12,7 @@ import msgspec
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.modes import Mode
 from pipeline.domain.records import LANES, RANK, Accepted, FeedState, LagReport, Lane, LaneWindow, ModeChange, ModeOrder, Stuck
+from pipeline.ops.file_lines import FileLine, read_file_lines
 from pipeline.ops.subscriptions import SubscriptionLine, newest_lines
 from pipeline.ops.topics import Decoder, Topics, decoded, tail
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, LAG, MODES, SUBSCRIPTIONS
@@ -106,6 +107,7 @@ class Status(msgspec.Struct, frozen=True):
     destinations: tuple[DestinationStatus, ...]
     feeds: tuple[FeedStatus, ...]
     subscriptions: tuple[SubscriptionLine, ...] = ()
+    files: tuple[FileLine, ...] = ()
 
 
 def assemble(
@@ -269,7 +271,7 @@ def _worst(one: LaneWindow, other: LaneWindow) -> LaneWindow:
 
 
 def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], clock: Callable[[], Millis]) -> Status:
-    """Read the tails of `lag`, `modes`, `events.accepted` and `intake.subscriptions`, and assemble.
+    """Read the tails of `lag`, `modes`, `events.accepted`, `intake.subscriptions` and `files`, and assemble.
 
     KafkaUnavailable where they can't be read. Reads no group and commits nothing; safe to repeat as often as wanted.
     """
@@ -292,4 +294,5 @@ def read_status(topics: Topics, decoder: Decoder, destinations: Sequence[str], c
                 case _:
                     continue
     status = assemble(clock(), reports, modes, feeds, destinations, orders)
-    return msgspec.structs.replace(status, subscriptions=newest_lines(states))
+    files = read_file_lines(topics, decoder, status.at)
+    return msgspec.structs.replace(status, subscriptions=newest_lines(states), files=files)

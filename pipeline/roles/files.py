@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from importlib.resources import files as package_files
 from typing import Any, Final
@@ -68,6 +69,8 @@ class FilesRole:
         self._source = FilesSource(desks, observer, section.poll_s)
         for partner in partners:
             self._watch(partner.name)
+            for key, until in expiries_of(section.partners[partner.name]).items():
+                metrics.FILES_KEY_SECONDS.of(partner.name, key).set_function(partial(_seconds_until, until))
 
     def _watch(self, partner: str) -> None:
         known = self._ledger.known(partner)
@@ -236,7 +239,22 @@ def partner_of(settings: Settings, name: str, section: FilePartner) -> Partner:
             settle_ms=DEFAULT_WAITS.settle_ms,
         ),
         must_encrypt=section.must_encrypt,
+        valid_until={each.key_id: millis(each.valid_until) for each in section.signers if each.valid_until is not None},
     )
+
+
+def expiries_of(section: FilePartner) -> dict[str, Millis]:
+    """Until when what is taken: a key of the partner by its id, or what we enter its place with, as `place`."""
+    found = {each.key_id: millis(each.valid_until) for each in section.signers if each.valid_until is not None}
+    for access in (section.sftp, section.objects):
+        if access is not None and access.valid_until is not None:
+            found["place"] = millis(access.valid_until)
+    return found
+
+
+def millis(at: datetime) -> Millis:
+    """A moment as the ledger writes it."""
+    return Millis(round(at.timestamp() * 1000))
 
 
 def place_of(settings: Settings, partner: str) -> Carrier:
@@ -286,6 +304,10 @@ def file_profile(name: str) -> FileProfile:
 
 def _count(known: Files, status: FileStatus) -> float:
     return len(known.every(status))
+
+
+def _seconds_until(until: Millis) -> float:
+    return (until - now_ms()) / 1000
 
 
 def _since_taken(known: Files) -> float:

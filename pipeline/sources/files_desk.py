@@ -130,7 +130,7 @@ class Desk:
         seen = self._seen(arrival)
         kind = self._partner.kind_of(arrival.name)
         state = self._state(seen, kind)
-        past = self._files.past(state.file_id, state.name_digest, state.sha256)
+        past = self._past(seen, state)
         rules = self._partner.rules(kind, arrival.name)
         now = self._clock()
         match life.look(seen, past, now, rules):
@@ -150,12 +150,23 @@ class Desk:
                 assert_never(unknown)
         return None
 
+    def _past(self, seen: Seen, state: FileState) -> Past:
+        """What is known of it; of a manifest that lies there alone, what is known of the file that it speaks of."""
+        past = self._files.past(state.file_id, state.name_digest, state.sha256)
+        if seen.data is not None or seen.signature_since is not None or not isinstance(seen.manifest, Manifest):
+            return past
+        spoken_of = self._files.get(file_id_of(state.tenant, state.partner, state.name_digest, seen.manifest.sha256))
+        return past if spoken_of is None else Past(spoken_of, past.same_name, past.same_content)
+
     def _seen(self, arrival: Arrival) -> Seen:
         manifest = None if arrival.manifest is None else read_manifest(arrival.manifest)
         forged: Flaw | None = None
         if isinstance(manifest, Manifest) and arrival.manifest is not None and arrival.signature is not None:
             signature = arrival.signature if len(arrival.signature) <= MAX_SIGNATURE_BYTES else b""
             forged = check_signature(arrival.manifest, signature, manifest.key_id, self._partner.keys())
+            until = self._partner.valid_until.get(manifest.key_id)
+            if forged is None and until is not None and max(arrival.signature_since or 0, arrival.watched_since) > until:
+                forged = life.flaw_of(FileReason.KEY_EXPIRED)
         return Seen(
             name=arrival.name,
             data=arrival.data,

@@ -25,6 +25,8 @@ ENCRYPTED: Final = ".age"
 
 TEMPORARY: Final = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp", ".lock", "~")
 """Endings that programs give to what they are still writing; so do names that begin with a dot or ~."""
+PUT_AWAY: Final = ("", SIGNATURE_SUFFIX, MANIFEST_SUFFIX)
+"""In this order a file is put away: of what is left when we die amid it the manifest still tells which file it was."""
 MAX_NAMES: Final = 10_000
 """Most names that are looked at in one round; the others wait for the next, as the first are put away."""
 MAX_ACK_BYTES: Final = 1 << 20
@@ -218,8 +220,9 @@ class Folder:
         if any(carrier.stamp(INCOMING, name + kind) not in (None, stamp) for kind, stamp in arrival.stamps.items()):
             return
         free = self._free_name(to, name)
-        for kind, stamp in arrival.stamps.items():
-            carrier.move(INCOMING, name + kind, to, free + kind, stamp)
+        for kind in PUT_AWAY:
+            if kind in arrival.stamps:
+                carrier.move(INCOMING, name + kind, to, free + kind, arrival.stamps[kind])
 
     def _free_name(self, room: str, name: str) -> str:
         """A name that is free there, for the file and what belongs to it."""

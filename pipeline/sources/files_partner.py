@@ -1,7 +1,7 @@
 """Who sends files: what they are called, what their rows mean, and what proves that they come from there."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joserfc.jwk import OKPKey
 
@@ -35,6 +35,8 @@ class Partner:
     """Keyed digest of a file's name, which may be one that must not be shown."""
     waits: Waits = DEFAULT_WAITS
     must_encrypt: bool = False
+    valid_until: Mapping[str, Millis] = field(default_factory=dict)
+    """Keys that are taken for a time only, by id: what is signed with one counts if its signature came by then."""
 
     def kind_of(self, name: str) -> Kind | None:
         """The kind that a file's name stands for; None where it stands for none, or should be encrypted and is not."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ def fragile(folder: Folder, bomb: Bomb) -> Folder:
     """A folder that may be left between any two of its changes."""
     for name in ("copy", "acknowledge", "put_away", "drop"):
         setattr(folder, name, _between(getattr(folder, name), bomb))
+    folder._carrier.move = _between(folder._carrier.move, bomb)  # type: ignore[method-assign]
     return folder
 
 
@@ -121,6 +123,7 @@ class World:
         self.log = Log(self.bomb)
         self.office = Office(root)
         self.office.ledger = FragileLedger(self.bomb)
+        self.office.now = Millis(time.time_ns() // 1_000_000 + 60_000)
         self.expected: dict[str, tuple[str, int, int]] = {}
 
     def send(self, number: int, sent: Sent) -> None:
@@ -250,7 +253,7 @@ def _judge(world: World, sent: list[Sent], kills: list[int], later_kills: list[i
     assert all(state.rows_done == state.records == state.landed + state.rejected for state in taken)
     assert world.log.conflicts == 0
     assert world.office.ledger.files.every(FileStatus.LANDING) == ()
-    left = set(world.office.names("incoming"))
+    left = {name.removesuffix(".jws").removesuffix(".manifest") for name in world.office.names("incoming")}
     assert not {name for name in left if world.expected.get(name, ("held",))[0] != "held" and name in world.expected}
     assert list(world.office.copies.iterdir()) == []
 

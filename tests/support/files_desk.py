@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from pipeline.carriers.folder import FolderCarrier
+from pipeline.carriers.protocol import Carrier
 from pipeline.domain.file_life import Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import profile_of
@@ -101,10 +103,13 @@ class Office:
         self.copies = root / copies
         self.ledger, self.observed, self.now = MemoryLedger(), Observed(), NOW
         self.keys = {KEY_ID: PUBLIC}
+        self.valid_until: dict[str, Millis] = {}
         self.rows_per_s = 1e9
         self.must_encrypt = False
         self._kinds, self._waits = kinds or (kind("census-snapshot"),), waits
         self.decrypt: Any = None
+        self.carrier: Callable[[], Carrier] = lambda: FolderCarrier(self.root)
+        """What reaches the place; a new one for each process."""
 
     def desk(self, instance: str = "0") -> Desk:
         partner = Partner(
@@ -117,8 +122,9 @@ class Office:
             digest=digest,
             waits=self._waits,
             must_encrypt=self.must_encrypt,
+            valid_until=self.valid_until,
         )
-        folder = Folder(FolderCarrier(self.root), self.copies)
+        folder = Folder(self.carrier(), self.copies)
         return Desk(partner, folder, self.ledger, self.observed, self.clock, self.rows_per_s, instance)
 
     def clock(self) -> Millis:

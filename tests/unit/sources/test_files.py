@@ -17,7 +17,7 @@ from pipeline.sources.errors import Oversize
 from pipeline.sources.files_ack import safe
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.files_desk import Observed, Office, kind, run_once
-from tests.support.files_in import HEADER, NAME, census, manifest_of, place, put
+from tests.support.files_in import HEADER, KEY_ID, NAME, census, manifest_of, place, put
 
 SECRET = "Zzyzx-Jane"
 
@@ -514,3 +514,20 @@ async def test_a_fault_in_one_sender_s_folder_holds_up_no_other(tmp_path: Path, 
 
 def test_no_spreadsheet_takes_what_we_write_for_a_formula() -> None:
     assert [safe(text) for text in ("=1+1", "+1", "-1", "@x", "\tx", "Unit")] == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "Unit"]
+
+
+async def test_what_is_signed_with_a_key_past_its_time_is_refused_and_what_came_before_counts(tmp_path: Path) -> None:
+    office, other = Office(tmp_path / "a"), Office(tmp_path / "b")
+    for each in (office, other):
+        put(each.incoming, census(3), manifest_of(census(3)))
+        each.aged()
+    came = max(os.lstat(path).st_ctime_ns // 1_000_000 for path in office.incoming.iterdir())
+    office.valid_until, other.valid_until = {KEY_ID: Millis(came + 5_000)}, {KEY_ID: Millis(came - 60_000)}
+    sink = Sink()
+    await run_once(office, sink)
+    await run_once(other, sink)
+    kept, refused = office.ack(NAME), other.ack(NAME)
+    assert kept is not None
+    assert refused is not None
+    assert kept["outcome"] == "taken", "its signature came in time, though we looked later"
+    assert (refused["outcome"], refused["reason"], refused["field"]) == ("refused", "KEY_EXPIRED", "key_id")
