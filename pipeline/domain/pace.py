@@ -61,8 +61,18 @@ in as many times the pause where that was longer than a second."""
 GROWTH_PER_S: Final = 0.05
 """Growth of a rate just after it was cut, until the next cut or the rate that the settings allow.
 
-It is as much more as seconds have passed: close to the limit the rate creeps, far below it the rate runs.
+It is as much more as seconds have passed: close to the limit the rate creeps, far below it the rate runs. Seconds in which
+nothing was asked don't count: an outage tells of no limit.
 """
+
+UNUSED_MS: Final = 2_500
+"""Who asks for nothing so long doesn't use the rate: longer than between two turns at the lowest, shorter than between probes."""
+
+TOLD_S: Final = 1.0
+HEADROOM: Final = 1.04
+HELD_S: Final = 10.0
+"""What was taken from one 429 to the next, at least TOLD_S later, is the limit, whatever it lends: it had lent all at both. For
+HELD_S the rate goes no further beyond it than HEADROOM: so a second's worth, with its burst, stays within a tenth over it."""
 
 MOST_GROWTH: Final = 20.0
 
@@ -91,6 +101,11 @@ class Pace:
         self._base = most_per_s
         """The rate when it last began to grow."""
         self._cut_at: Millis | None = None
+        self._grows_from = Millis(0)
+        """The last cut, and as much later as the rate was not used since."""
+        self._started_at = Millis(0)
+        self._told: float | None = None
+        """The limit, as far as 429s without a time told it."""
         self._resumes_at = Millis(0)
         self._patience, self._unsure, self._unsure_s = 1.0, 0.0, UNSURE_S
         self._free_at_ms = 0.0
@@ -104,7 +119,9 @@ class Pace:
         self._sustained: tuple[float, float] | None = None
         """At which rate it worked before the pause before, and what came of it over work and pause."""
         self._count = 0
-        """Taken since the last pause was judged."""
+        """Taken since the last pause was judged, or since `_counts_from`."""
+        self._counts_from: Millis | None = None
+        """The last 429 without a time, where no pause came after it."""
 
     def per_s(self, now: Millis) -> float:
         """Requests that may start in a second."""
@@ -112,10 +129,14 @@ class Pace:
             self._judge(*self._refused)
         if self._base >= self._most:
             return self._most
-        grown_s = max(0, now - max(self._cut_at or 0, self._resumes_at)) / 1000
+        grown_s = max(0, now - max(self._grows_from, self._resumes_at)) / 1000
         slow_s = grown_s / self._patience
-        growth = GROWTH_PER_S * (slow_s + slow_s**2 / 2) + self._unsure * min(1.0, grown_s / self._unsure_s)
-        return min(self._most, self._base * math.exp(min(MOST_GROWTH, growth)))
+        growth = _growth(slow_s) + self._unsure * min(1.0, grown_s / self._unsure_s)
+        rate = self._base * math.exp(min(MOST_GROWTH, growth))
+        if self._told is not None:
+            beyond = math.exp(min(MOST_GROWTH, _growth(max(0.0, grown_s - HELD_S))))
+            rate = min(rate, max(self._base, HEADROOM * self._told) * beyond)
+        return min(self._most, rate)
 
     def wait_ms(self, now: Millis, critical: bool = False, ahead: int = 0) -> float:
         """Until the next request may start, as things are; 0.0 for at once. `ahead`: so many others will have started by then."""
@@ -127,7 +148,17 @@ class Pace:
     def start(self, now: Millis) -> None:
         """A request starts."""
         self._asked.add(now, 1)
+        if now - self._started_at > UNUSED_MS:
+            self._leave_out(Millis(now - self._started_at))
+        self._started_at = now
         self._free_at_ms = max(self._free_at_ms, float(now)) + 1000 / self.per_s(now)
+
+    def _leave_out(self, unused: Millis) -> None:
+        """Time in which nothing was asked, up to now."""
+        end = Millis(self._started_at + unused)
+        self._grows_from = Millis(min(end, self._grows_from + unused))
+        if self._counts_from is not None:
+            self._counts_from = Millis(min(end, self._counts_from + unused))
 
     def reserve(self, now: Millis) -> float:
         """Take the next turn in any case, for whom nobody overtakes; seconds until it comes."""
@@ -160,15 +191,18 @@ class Pace:
         rate, has_pause = self.per_s(now), self._resumes_at > now
         if self._refused is not None or (self._cut_at is not None and now - self._cut_at < CUT_EVERY_MS):
             return 0.0
-        self._cut_at = now
+        self._cut_at = self._grows_from = now
         if not self._took_some:
             self._refused_all += 1
             return 0.0 if has_pause else next_delay(self._refused_all, 0.5).total_seconds()
         self._took_some = False
         before = rate if rate < self._most else min(rate, max(FIRST_GUESS_PER_S, self._asked.per_s(now)))
         if has_pause:
-            self._refused = now, before
+            self._refused, self._told = (now, before), None
             return 0.0
+        if self._counts_from is not None and now - self._counts_from >= TOLD_S * 1000:
+            self._told = self._count * 1000 / (now - self._counts_from)
+        self._counts_from, self._count = now, 0
         self._patience, self._unsure, self._works_from = 1.0, 0.0, None
         self._base = max(self._floor, min(rate, max(CUT * self._taken.peak_per_s(now), DEEPEST_CUT * before)))
         return 0.0
@@ -183,7 +217,7 @@ class Pace:
         self._base = max(self._floor, BELOW * min(was, limit))
         above = BELOW * was / self._base
         self._unsure = math.log(above) if above > UNSURE and not is_sure else 0.0
-        self._works_from, self._count = self._resumes_at, 0
+        self._works_from, self._counts_from, self._count = self._resumes_at, None, 0
 
     def _limit(self, start: Millis, at: Millis, was: float) -> tuple[float, bool]:
         """The limit, and whether two pauses agree on it.
@@ -199,6 +233,11 @@ class Pace:
             if before is not None and _apart(before[0], worked) >= DIFFERS and _apart(before[1], sustained) <= AGREES:
                 return sustained, True
         return max(self._taken.lent_per_s(start, at), math.sqrt(sustained * was)), False
+
+
+def _growth(seconds: float) -> float:
+    """Exponent by which a rate has grown."""
+    return GROWTH_PER_S * (seconds + seconds**2 / 2)
 
 
 def _apart(one: float, other: float) -> float:

@@ -1,5 +1,6 @@
 """Retries, concurrency and the breaker."""
 
+import bisect
 import heapq
 
 import pytest
@@ -209,6 +210,40 @@ def test_a_limit_that_is_answered_with_429_alone_is_learnt_within_a_band(
     late = [each for each in ended if each[0] >= SETTLED_MS]
     assert taken_per_s(ended, SETTLED_MS) >= LOWEST_SHARE * reachable
     assert sum(not each[2] for each in late) <= max(refused_share * len(late), 2)
+
+
+class Told(Pace):
+    """Remembers when what started."""
+
+    def __init__(self, most_per_s: float) -> None:
+        super().__init__(most_per_s)
+        self.starts: list[Millis] = []
+
+    def start(self, now: Millis) -> None:
+        self.starts.append(now)
+        super().start(now)
+
+
+@pytest.mark.parametrize("cap_per_s", [100, 400, 2_000])
+def test_once_a_limit_is_learnt_no_second_has_a_tenth_more_than_it(cap_per_s: int) -> None:
+    pace = Told(100_000.0)
+    ended = drive(Counting(cap_per_s, bucket=cap_per_s / 4), AdaptiveLimiter(16), pace, 0, 60_000)
+    late = [at for at in pace.starts if at >= SETTLED_MS]
+    assert max(bisect.bisect_left(late, at + 1_000) - number for number, at in enumerate(late)) <= 1.1 * cap_per_s
+    assert taken_per_s(ended, SETTLED_MS) >= 0.97 * cap_per_s
+
+
+def test_an_outage_unlearns_no_limit() -> None:
+    """Ten minutes in which only probes go out; then all that waited wants to."""
+    server, limiter, pace = Counting(100, bucket=25), AdaptiveLimiter(16), Told(100_000.0)
+    drive(server, limiter, pace, 0, 60_000)
+    learnt = pace.per_s(Millis(60_000))
+    for number in range(150):
+        pace.start(Millis(64_000 + 4_000 * number))
+    back = pace.starts[-1] + 4_000
+    drive(server, limiter, pace, back, 20_000)
+    late = [at for at in pace.starts if at >= back]
+    assert max(bisect.bisect_left(late, at + 1_000) - number for number, at in enumerate(late)) <= 1.1 * max(learnt, 104)
 
 
 @pytest.mark.parametrize(("before", "after"), [(400, 800), (800, 400), (50, 2_000)])
