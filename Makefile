@@ -17,6 +17,9 @@ PER_ROLE ?= 0
 BROKER   ?= 0
 EVENTS   ?= 20000
 MINUTES  ?= 45
+# `make soak MINUTES=5 RATE=200` is a short one; an hour at 500 events a second without.
+RATE     ?= 500
+SOAK_MINUTES = $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),60)
 # What `make load` sends: steady-day, mass-casualty, retry-storm, slow-ehr, outage, worst-day
 PROFILE ?= steady-day
 
@@ -25,7 +28,7 @@ FAST      := tests/unit tests/property tests/conformance
 PYTEST    := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit hapi foreign hazards chaos load lint format bench clean distclean
+.PHONY: help install demo test unit hapi foreign registry hazards chaos soak load lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -55,8 +58,11 @@ unit: $(READY) ## tests that need neither broker nor EHR
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi
 
-foreign: $(READY) ## the MLLP way in before clients that are not ours: python-hl7, Node, HAPI, Camel (fetches 20 MB, once)
+foreign: $(READY) ## MLLP before clients that are not ours, and the gate beside its twin in Java (fetches 115 MB, once)
 	$(PYTEST) tests/foreign
+
+registry: $(READY) ## schemas at a real registry, Apicurio: rules, its own client, life without it (fetches 110 MB, once)
+	$(PYTEST) tests/registry
 
 hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) --numprocesses 2 --dist loadfile tests/hazards
@@ -64,6 +70,9 @@ hazards: $(READY) ## one test per way to lose, double or reorder, named by it
 chaos: $(READY) ## kill processes at random while events flow, then balance the books
 	$(BIN)/python -m tests.chaos --seed $(SEED) --kills $(KILLS) --kills-per-role $(PER_ROLE) --broker-kills $(BROKER) \
 		--events $(EVENTS) --minutes $(MINUTES) $(ARGS)
+
+soak: $(READY) ## an hour of events while nothing is killed: memory, descriptors, disk and lag must stand still
+	$(BIN)/python -m tests.chaos.soak --minutes $(SOAK_MINUTES) --rate $(RATE) $(ARGS)
 
 load: $(READY) ## a surge by Locust, judged by thresholds; PROFILE=mass-casualty and others, see docs
 	$(BIN)/python -m loadtest.here --profile $(PROFILE) $(ARGS)
