@@ -22,6 +22,7 @@ QUARANTINE: Final = "quarantine"
 RECEIPTS: Final = "intake.receipts"
 SUBSCRIPTIONS: Final = "intake.subscriptions"
 FILES: Final = "files"
+FILES_OUT: Final = "files.out"
 RECONCILIATIONS: Final = "reconciliations"
 CHECKPOINTS: Final = "checkpoints"
 BUDGETS: Final = "budgets"
@@ -116,6 +117,13 @@ STAGES: Final[tuple[Stage, ...]] = (
         command="surgeline run timers",
     ),
     Stage(
+        name="files-out",
+        does="makes the files that partners get, and waits until each is acknowledged",
+        consumes=(*_LANDING, GATE_CHANGELOG, AUDIT, FILES_OUT, EPOCHS),
+        produces=(FILES_OUT, AUDIT),
+        command="surgeline run files-out",
+    ),
+    Stage(
         name="downtime",
         does="writes bed boards for the workstations that work when nothing else does",
         consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
@@ -182,6 +190,7 @@ STAGES: Final[tuple[Stage, ...]] = (
             OUTCOMES,
             QUARANTINE,
             FILES,
+            FILES_OUT,
             RECONCILIATIONS,
             AUDIT,
             CHECKPOINTS,

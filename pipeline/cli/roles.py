@@ -94,6 +94,16 @@ def run_budgets(config: Config = None) -> None:
     raise typer.Exit(run_role(settings, "budgets", settings.budgets.instance, BudgetsRole))
 
 
+@run.command("files-out")
+def run_files_out(config: Config = None) -> None:
+    """Make the files that partners get, and wait until each is acknowledged."""
+    from pipeline.roles.files_out import FilesOutRole
+    from pipeline.roles.process import run_role
+
+    settings = settings_of(config, "files-out")
+    raise typer.Exit(run_role(settings, "files-out", settings.files_out.instance, FilesOutRole))
+
+
 @run.command("downtime")
 def run_downtime(config: Config = None) -> None:
     """Write bed boards and census for downtime workstations, every quarter of an hour, whatever else is down."""

@@ -146,6 +146,17 @@ BOARDS_NOT_WRITTEN: Final = _line(
     "warning", "boards.not_written", "source reason", "A workstation's place can't be written; it is tried again soon."
 )
 
+FILE_OUT: Final = _line("info", "file_out", "destination file cause count", "A file for a partner was made, sent or taken.")
+FILE_OUT_LATE: Final = _line(
+    "warning",
+    "file_out.late",
+    "destination file cause reason",
+    "A file for a partner is not acknowledged in time, refused or lost. See `surgeline report sent`.",
+)
+FILE_OUT_FAILED: Final = _line(
+    "warning", "file_out.failed", "destination reason", "A partner's files can't be made or put there now; it is tried again."
+)
+
 # Kafka.
 PARTITIONS_ASSIGNED: Final = _line("info", "partitions.assigned", "topic count", "Partitions came to this process.")
 PARTITIONS_REVOKED: Final = _line("info", "partitions.revoked", "topic count", "Partitions left this process.")

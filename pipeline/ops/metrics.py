@@ -17,6 +17,7 @@ from pipeline.domain.audit import Fault
 from pipeline.domain.budgets import LOSS, IncidentKind
 from pipeline.domain.event import EntityType
 from pipeline.domain.file_life import FileReason, FileStatus
+from pipeline.domain.file_out import OutStatus
 from pipeline.domain.modes import Mode
 from pipeline.domain.reconcile_record import Drift, Rule, Scope
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
@@ -109,6 +110,7 @@ KEY_OF: Final = Label("key", None)
 WORKSTATION: Final = Label("workstation", None)
 FILE_STATUS: Final = _label("status", (status.value for status in FileStatus))
 FILE_REASON: Final = _label("reason", (reason.value for reason in FileReason))
+OUT_STATUS: Final = _label("status", (status.value for status in OutStatus))
 ROW_RESULT: Final = _label("result", ("landed", "rejected"))
 
 FAULT: Final = _label("fault", (fault.value for fault in Fault))
@@ -251,6 +253,13 @@ FILES_KEY_SECONDS: Final = _gauge(
     KEY_OF,
 )
 FILES_SERVED: Final = _gauge("surgeline_files_folder_served", "1 while this process looks at the partner's folder", PARTNER)
+
+# Files that go out.
+FILES_OUT: Final = _gauge("surgeline_files_out", "files for a partner, by where they stand", PARTNER, OUT_STATUS)
+FILES_OUT_SERVED: Final = _gauge("surgeline_files_out_served", "1 while this process serves a partner's place", PARTNER)
+FILES_OUT_FAILED: Final = _counter(
+    "surgeline_files_out_failed_total", "rounds in which a partner's files could not be made or put there", PARTNER
+)
 
 # Boards for downtime.
 BOARD_AGE_SECONDS: Final = _gauge(

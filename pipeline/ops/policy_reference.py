@@ -10,7 +10,7 @@ from typing import Final
 
 import yaml
 
-from pipeline.domain import bed, budgets, census_lines, event, evidence, file_life, modes, records, subscription_state
+from pipeline.domain import bed, budgets, census_lines, event, evidence, file_life, file_out, modes, records, subscription_state
 from pipeline.domain.event import Described
 from pipeline.domain.policy import LaneRule, Policy, policy_from
 from pipeline.formats import json_shapes
@@ -85,6 +85,7 @@ GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
     ),
     "Boards for downtime": (census_lines.BedWord, census_lines.Disagreement),
     "Managed files": (file_life.FileStatus, file_life.FileReason),
+    "Files that go out": (file_out.OutKind, file_out.OutStatus, file_out.OutReason),
     "Error budgets and evidence": (budgets.IncidentKind, evidence.Stage),
     "Refused at a way in": (
         json_shapes.Rule,

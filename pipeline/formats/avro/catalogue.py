@@ -26,6 +26,7 @@ from pipeline.domain.event import (
     TransferStage,
 )
 from pipeline.domain.file_life import FileReason, FileState, FileStatus
+from pipeline.domain.file_out import FileOutState, OutKind, OutReason, OutStatus
 from pipeline.domain.reconcile_record import Cause, Drift, Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
 from pipeline.domain.records import (
     Accepted,
@@ -68,6 +69,7 @@ Record = (
     | Receipt
     | FeedState
     | FileState
+    | FileOutState
     | SignedCheckpoint
     | BudgetState
     | Incident
@@ -120,6 +122,7 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
     Entry("mode_order", ModeOrder, "ModeOrder", ()),
     Entry("file_state", FileState, "FileState", ("files",)),
+    Entry("file_out_state", FileOutState, "FileOutState", ("files.out",)),
     Entry("signed_checkpoint", SignedCheckpoint, "SignedCheckpoint", ("checkpoints",)),
     Entry("budget_state", BudgetState, "BudgetState", ("budgets",)),
     Entry("incident", Incident, "Incident", ()),
@@ -152,6 +155,9 @@ ENUM_DEFAULTS: Final[dict[type[Described], Described]] = {
     Reason: Reason.INTERNAL,  # somebody looks at it; no rule acts on it
     OutcomeKind: OutcomeKind.FAILED,  # closes nothing: the change stays open
     Would: Would.HOLD,  # claims no change at the destination
+    OutKind: OutKind.CAPACITY,  # says least
+    OutStatus: OutStatus.SENT,  # promises nothing, and is asked after
+    OutReason: OutReason.NONE,
     FileStatus: FileStatus.AWAITED,  # promises nothing, and somebody looks at it
     FileReason: FileReason.NONE,
     IncidentKind: IncidentKind.BURNING_SLOWLY,  # wakes nobody, and somebody looks at it
