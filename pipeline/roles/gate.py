@@ -5,11 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipeline import topology
-from pipeline.domain.gate import Redelivered
-from pipeline.domain.records import Accepted, Decision, DecisionKind, Reason
-from pipeline.ops import log_catalogue as lines
-from pipeline.ops import metrics
-from pipeline.ops.logs import code_of, emit
+from pipeline.roles.gate_counts import Counts
 from pipeline.roles.policies import load_policy
 from pipeline.roles.process import Process, or_die
 from pipeline.roles.tables import table_hooks
@@ -31,6 +27,7 @@ class GateRole:
         settings = process.settings
         self._process = process
         landing = {process.topic(name): entity_type for entity_type, name in topology.LANDING.items()}
+        counts = Counts()
         work = GateWork(
             process.codec,
             Destinations(
@@ -44,7 +41,8 @@ class GateRole:
             load_policy(),
             process.seal,
             settings.gate.max_record_bytes,
-            _observe,
+            counts.observe,
+            counts.tell,
         )
         spec = AppSpec(
             app_id=process.topic(topology.GATE_APP),
@@ -81,34 +79,3 @@ class GateRole:
 
     async def _recovered(self, _partitions: frozenset[int]) -> None:
         """Nothing more to do: heads are read from the store as they are needed."""
-
-
-def _observe(verdict: Accepted | Decision | Redelivered) -> None:
-    match verdict:
-        case Redelivered():
-            metrics.GATE_REDELIVERED.of().inc()
-        case Accepted():
-            metrics.GATE_DECISIONS.of(metrics.ACCEPTED, Reason.NONE, verdict.entity_type).inc()
-            metrics.GATE_ACCEPTED.of(verdict.lane, verdict.entity_type).inc()
-            if verdict.sequence_reset:
-                metrics.GATE_SEQUENCE_RESETS.of().inc()
-                emit(
-                    lines.SEQUENCE_RESET,
-                    source=code_of(verdict.source_system),
-                    topic=topology.LANDING[verdict.entity_type],
-                    partition=verdict.partition,
-                    offset=verdict.offset,
-                )
-        case Decision():
-            entity_type = verdict.topic.removeprefix("landing.")
-            metrics.GATE_DECISIONS.of(verdict.kind, verdict.reason, entity_type).inc()
-            if verdict.kind is DecisionKind.QUARANTINED:
-                emit(
-                    lines.GATE_QUARANTINED,
-                    topic=verdict.topic,
-                    partition=verdict.partition,
-                    offset=verdict.offset,
-                    reason=verdict.reason.value,
-                )
-            elif verdict.kind is DecisionKind.CONFLICT:
-                emit(lines.GATE_CONFLICT, topic=verdict.topic, partition=verdict.partition, offset=verdict.offset)

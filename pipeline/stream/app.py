@@ -1,6 +1,7 @@
 """A Faust app as the recipe wants it: one agent, one table, nothing declared at run time, nothing acknowledged early."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from pipeline.stream.transport import BatchConsumer, BatchTransport, FlowControl
 
 REQUEST_TIMEOUT_S: Final = 90.0
 WATCH_S: Final = 1.0
+GC_THRESHOLDS: Final = (10_000, 20, 20)
+"""Of Python's collector: a poll alone is thousands of records, which reference counts free, so seven hundred is often."""
 FETCH_BYTES: Final = 1 << 20
 
 
@@ -85,6 +88,7 @@ class Worker:
         self.runner = made or BatchRunner(self.app, self.table, cast(Work, work), outputs, spec.cycle)
         self.assigned: frozenset[int] = frozenset()
         self.ready = False
+        self._is_settled = False
         self._hooks = hooks
         self._set_consumer(hooks)
         source = self.app.topic(
@@ -130,6 +134,7 @@ class Worker:
             if self._is_present():
                 await self._hooks.recovered(present)
             if self._is_present():
+                self._settle()
                 self.assigned = present
                 self.ready = True
                 if not self.app.consumer.assignment():
@@ -137,6 +142,14 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - whatever it is, a table that is not recovered must not be served
             report(error)
             die(EXIT_NOT_DURABLE)
+
+    def _settle(self) -> None:
+        """Once: what was made until now stays, and Python's collector needs not walk all of it at each of its full rounds."""
+        if not self._is_settled:
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
+            self._is_settled = True
 
     async def _revoked(self, _app: Any, /, *revoked: Any, **_kwargs: Any) -> None:
         self.ready = False

@@ -97,7 +97,9 @@ class GateWork:
         encrypt: Callable[[bytes, bytes], bytes],
         max_record_bytes: int,
         observe: Callable[[Accepted | Decision | Redelivered], None],
+        stored: Callable[[], None] = lambda: None,
     ) -> None:
+        """`observe` is told of each verdict as it falls, `stored` once what was observed is in the table."""
         self._codec = codec
         self._topics = topics
         self._landing = {entity_type: topic for topic, entity_type in topics.landing.items()}
@@ -106,6 +108,7 @@ class GateWork:
         self._encrypt = encrypt
         self._max_record_bytes = max_record_bytes
         self._observe = observe
+        self._stored = stored
 
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
         """Verdicts of one partition's records; heads that several records touch are stored once, with the last."""
@@ -120,7 +123,8 @@ class GateWork:
             outputs.send(topic, batch.partition, key, self._codec.encode(_repointing(key, alias)))
 
     def after(self, batches: Sequence[PartitionBatch]) -> None:
-        """Nothing: a verdict has no further effect in this process."""
+        """Tell that the verdicts are stored: they have no further effect in this process."""
+        self._stored()
 
     def _one(
         self,

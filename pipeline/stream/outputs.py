@@ -38,29 +38,40 @@ class Outputs:
 
     def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
         both = {"message.max.bytes": MAX_RECORD_BYTES, "linger.ms": LINGER_MS, **config}
-        self._producer = Producer({**both, "delivery.report.only.error": True}, logger=LOG)
-        self._log = Producer(both, logger=LOG)
+        told = {**both, "on_delivery": self._delivered}
+        self._producer = Producer({**told, "delivery.report.only.error": True}, logger=LOG)
+        self._log = Producer(told, logger=LOG)
+        self._produce, self._produce_log = self._producer.produce, self._log.produce
         self._failed = 0
         self._failure: PublishError | None = None
         self._offsets: dict[tuple[str, int], list[int]] = {}
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
         """Queue one output; waits while the queue is full."""
-        self._queue(self._producer, topic, partition, key, value)
+        try:
+            self._produce(topic, value, key, partition)
+        except (BufferError, KafkaException) as error:
+            self._queue(self._producer, topic, partition, key, value, error)
 
     def log(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
         """Queue one changelog record; waits while the queue is full."""
-        self._queue(self._log, topic, partition, key, value)
+        try:
+            self._produce_log(topic, value, key, partition)
+        except (BufferError, KafkaException) as error:
+            self._queue(self._log, topic, partition, key, value, error)
 
-    def _queue(self, producer: Producer, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
-        while True:
+    def _queue(
+        self, producer: Producer, topic: str, partition: int, key: bytes | None, value: bytes, error: BufferError | KafkaException
+    ) -> None:
+        """What the client did not take at once. Ends the process where it never will."""
+        while isinstance(error, BufferError):
+            producer.poll(0.05)
             try:
-                producer.produce(topic, value, key, partition, on_delivery=self._delivered)
+                producer.produce(topic, value, key, partition)
                 return
-            except BufferError:
-                producer.poll(0.05)
-            except KafkaException as error:
-                self._fail(reason_of(error.args[0]), 1)
+            except (BufferError, KafkaException) as again:
+                error = again
+        self._fail(reason_of(error.args[0]), 1)
 
     def flush(self) -> None:
         """Wait until all outputs are durable. Ends the process where one is not."""
