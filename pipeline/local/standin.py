@@ -20,10 +20,12 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qs, unquote
 
 import msgspec
+import uvloop
 from aiohttp import web
 
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.local.ports import HOST
+from pipeline.local.standin_pages import Pages
 
 Body = dict[str, Any]
 Mode = Literal["queue", "refuse"]
@@ -108,10 +110,16 @@ class Store:
         return 201, key
 
     def search(self, resource_type: str, token: str) -> list[str]:
-        """`type/id` of what carries an identifier."""
+        """`type/id` of what carries an identifier, or one of several with commas between."""
         self.counts.reads += 1
-        system, value = _parts(token)
-        return sorted(self.by_identifier.get((resource_type, system, value), ()))
+        found = (self.by_identifier.get((resource_type, *_parts(each)), set()) for each in _tokens(token))
+        return sorted(set[str]().union(*found))
+
+    def forget(self, key: str) -> None:
+        """Delete a resource, as somebody else may."""
+        _, body = self.resources.pop(key, (0, None))
+        for each in body.get("identifier", ()) if body is not None else ():
+            self.by_identifier.get((key.partition("/")[0], each.get("system", ""), each.get("value", "")), set()).discard(key)
 
     def keep(self, key: str, body: Body, version: int) -> int:
         """Store a version."""
@@ -124,6 +132,18 @@ class Store:
         for each in body.get("identifier", ()):
             self.by_identifier.setdefault((resource_type, each.get("system", ""), each.get("value", "")), set()).add(key)
         return version
+
+
+def _tokens(text: str) -> list[str]:
+    """At commas that no backslash stands before; what is escaped stays so."""
+    tokens, escaped = [""], False
+    for character in text:
+        if character == "," and not escaped:
+            tokens.append("")
+        else:
+            tokens[-1] += character
+        escaped = character == "\\" and not escaped
+    return tokens
 
 
 def _parts(token: str) -> tuple[str, str]:
@@ -167,6 +187,7 @@ class StandIn:
     def __init__(self, singles_per_s: float, resources_per_s: float, mode: Mode) -> None:
         self.store = Store()
         self._arrivals: dict[int, list[int]] = {}
+        self._pages = Pages(lambda: self.store)
         self.behave(Behaviour(singles_per_s, resources_per_s, mode))
 
     def behave(self, behaviour: Behaviour) -> None:
@@ -177,7 +198,7 @@ class StandIn:
 
     def app(self) -> web.Application:
         """Serves `/fhir`; `/stats` has the counts, `/witness` all that it saw, `/seed` takes a list of resources outside the
-        caps, `/behave` a `Behaviour`."""
+        caps and `/forget` a list of `type/id`, `/behave` a `Behaviour`."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [
@@ -186,6 +207,8 @@ class StandIn:
                 web.get("/witness", self._tell),
                 web.post("/behave", self._change),
                 web.post("/seed", self._seed),
+                web.post("/forget", self._forget),
+                web.get("/fhir/{type}", self._paged),
                 web.post("/fhir", self._bundle),
                 web.post("/fhir/{type}/_search", self._search),
                 web.get("/fhir/{type}/{id}", self._read),
@@ -213,6 +236,17 @@ class StandIn:
         for body in msgspec.json.decode(await request.read()):
             self.store.keep(f"{body['resourceType']}/{body['id']}", body, 1)
         return web.json_response({"resources": len(self.store.resources)})
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        for key in msgspec.json.decode(await request.read()):
+            self.store.forget(key)
+        return web.Response(status=204)
+
+    async def _paged(self, request: web.Request) -> web.Response:
+        if (refusal := await self._refusal(request, self._singles, 1)) is not None:
+            return refusal
+        self.store.counts.reads += 1
+        return _answer(200, self._pages.page(f"http://{request.host}/fhir", request.match_info["type"], request.query))
 
     async def _read(self, request: web.Request) -> web.Response:
         if (refusal := await self._refusal(request, self._singles, 1)) is not None:
@@ -363,4 +397,4 @@ if __name__ == "__main__":
     parser.add_argument("--singles", type=float, default=400.0, help="requests in a second that are no bundle")
     parser.add_argument("--resources", type=float, default=2_000.0, help="resources in bundles in a second")
     parser.add_argument("--mode", choices=("queue", "refuse"), default="queue", help="what happens beyond that")
-    asyncio.run(_main(parser.parse_args()))
+    uvloop.run(_main(parser.parse_args()))

@@ -58,6 +58,10 @@ class StandInChild:
         for start in range(0, len(resources), SEED_AT_ONCE):
             self._ask("seed", msgspec.json.encode(resources[start : start + SEED_AT_ONCE]))
 
+    def forget(self, names: list[str]) -> None:
+        """Delete resources by `type/id`, as somebody else may."""
+        self._ask("forget", msgspec.json.encode(names))
+
     def _answers(self) -> bool:
         try:
             self.counts()

@@ -65,7 +65,7 @@ class ReconcileRole:
             name: access_to(f"writers.{name}", name, settings.writers[name], self._profiles[name]) for name in self._names
         }
         self._topics = KafkaTopics(settings.kafka)
-        self._chain = AuditChain.continued(self._topics, process.codec, process.codec, f"reconcile/{section.instance}")
+        self._chain: AuditChain | None = None
         by_value = any(profile.revision == "none" for profile in self._profiles.values())
         self._holdings = Holdings(self._topics, self._names, keeps_heads=by_value)
         self._repairs = Repairs(section.repairs_of_one, round(section.repairs_window_s * 1000))
@@ -107,9 +107,19 @@ class ReconcileRole:
         while True:
             if self._leader.failure is not None:
                 raise self._leader.failure
-            if self._leader.leads and self._is_current() and (due := self._watch.due(now_ms())) is not None:
+            if not self._leader.leads:
+                self._chain = None  # whoever leads now may continue it
+            elif self._is_current() and (due := self._watch.due(now_ms())) is not None:
                 await self._begin(due)
             await asyncio.sleep(LOOK_S)
+
+    async def _audit(self) -> AuditChain:
+        """Continued where this process begins to lead: until then another of its name may have written it."""
+        if self._chain is None:
+            name = f"reconcile/{self._process.settings.reconcile.instance}"
+            codec = self._process.codec
+            self._chain = await asyncio.to_thread(AuditChain.continued, self._topics, codec, codec, name)
+        return self._chain
 
     # -- one run
 
@@ -145,7 +155,7 @@ class ReconcileRole:
     async def _carried_out(self, record: Reconciliation) -> Reconciliation:
         """The record at its end, whatever happened; only a fault of ours and a cancellation come through."""
         self._now, stopped_by = record, ""
-        survey, run = self._built(record)
+        survey, run = self._built(record, await self._audit(), await asyncio.to_thread(in_force, self._topics, load_policy()))
         stage = Stage.BROKEN_OFF
         try:
             async with asyncio.timeout(MAX_RUN_S):
@@ -167,7 +177,7 @@ class ReconcileRole:
             figures_of(record, run), stage=stage, stopped_by=stopped_by, ended_at=now_ms(), changed_until=run.changed_until
         )
 
-    def _built(self, record: Reconciliation) -> tuple[Survey, Run]:
+    def _built(self, record: Reconciliation, chain: AuditChain, policy: Policy) -> tuple[Survey, Run]:
         settings, section, name = self._process.settings, self._process.settings.reconcile, record.destination
         writer, profile, access = settings.writers[name], self._profiles[name], self._access[name]
         digest_key = settings.digest_key()
@@ -176,7 +186,7 @@ class ReconcileRole:
         survey = Survey(http, builder, section.page_count, section.requests_at_once, section.request_timeout_s)
         orders = Orders(
             self._process.codec,
-            self._chain,
+            chain,
             self._publisher.publish,
             lambda: self._may_go(name),
             section.repairs_per_s,
@@ -192,7 +202,7 @@ class ReconcileRole:
             dry_run=record.dry_run,
             max_repairs=min(section.max_repairs, MAX_REPAIRED),
         )
-        view = View(builder, adoptable(settings, in_force(self._topics, load_policy()), name))
+        view = View(builder, adoptable(settings, policy, name))
         run = Run(ports, self._holdings, view, name, self._repairs, meant)
 
         async def noted() -> None:
@@ -230,7 +240,7 @@ class ReconcileRole:
         """The run on its topic, and in the audit log. PublishFailed ends the process: the next one begins the run anew."""
         counts = {name: str(getattr(run, name)) for name in ("entities", "equal", "drifted", "repaired", "extra", "unread")}
         detail = {"run": run.run, "scope": run.scope.value, "stage": run.stage.value} | (counts if stage == "ended" else {})
-        entry = self._chain.append(
+        entry = (await self._audit()).append(
             at=run.ended_at or run.begun_at,
             actor=actor,
             action=f"reconcile.{stage}",

@@ -72,6 +72,8 @@ class View:
 
     def is_ours(self, entity_type: EntityType, body: Body) -> bool:
         """Whether a resource carries our mark, or an identifier under a system of our own making."""
+        if body.get("resourceType") != RESOURCE_TYPE[entity_type]:
+            return False
         try:
             if self._builder.mark_in(body) is not None:
                 return True
