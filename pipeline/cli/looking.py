@@ -137,8 +137,8 @@ def audit_verify(
     ] = None,
 ) -> None:
     """Verify every chain: a changed, missing or reordered entry, a cut end, a forged checkpoint is named. Exit code 1 then."""
-    from pipeline.ops.audit import as_json as encoded
     from pipeline.ops.audit import Verified, read_entries, render_verified, verify_all
+    from pipeline.ops.audit import as_json as encoded
     from pipeline.ops.checkpoints import BadAuditKey, imported, judged, public_keys, read_checkpoints
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.process import codec_of
@@ -169,7 +169,10 @@ def audit_verify(
 
 
 @audit.command("checkpoint")
-def audit_checkpoint(config: Config = None) -> None:
+def audit_checkpoint(
+    config: Config = None,
+    save: Annotated[Path | None, typer.Option(help="Write it to a file that is not there yet.", dir_okay=False)] = None,
+) -> None:
     """Print the newest signed checkpoint, to be kept where nobody of this cluster can write; exit code 1 if there is none."""
     from pipeline.ops.checkpoints import export, read_checkpoints
     from pipeline.ops.topics import KafkaTopics
@@ -179,4 +182,11 @@ def audit_checkpoint(config: Config = None) -> None:
     signed = of_kafka(lambda: list(read_checkpoints(KafkaTopics(settings.kafka), codec_of(settings))))
     if not signed:
         fail("There is no checkpoint: is `surgeline run auditor` running?")
-    sys.stdout.buffer.write(export(signed[-1]))
+    if save is None:
+        sys.stdout.buffer.write(export(signed[-1]))
+        return
+    try:
+        with save.open("xb") as out:
+            out.write(export(signed[-1]))
+    except FileExistsError:
+        fail(f"{save} is there already", 2)

@@ -64,7 +64,9 @@ class BudgetsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_least: Annotated[int, Meta(ge=1, le=1_000_000, description="changes in the long window; fewer say nothing")]
     burn: Annotated[tuple[Burn, ...], Meta(min_length=1)]
     calm_s: Annotated[int, Meta(ge=60, le=86_400, description="an incident ends once it was calm for so long")]
-    reconcile_every_s: Annotated[int, Meta(ge=60, le=7 * 86_400, description="an incident starts a reconciliation at most so often")]
+    reconcile_every_s: Annotated[
+        int, Meta(ge=60, le=7 * 86_400, description="an incident starts a reconciliation at most so often")
+    ]
 
     def share_of(self, objective: str) -> float:
         """Share that an objective asks for; `objective` is a lane or LOSS."""
@@ -124,9 +126,7 @@ class Tally:
 
     def within(self, now: Millis, window_s: float) -> Count:
         """What ended in the window before `now`, whole minutes or hours."""
-        counts, unit_ms = (
-            (self._minutes, MINUTE_MS) if window_s <= MINUTES_KEPT_S else (self._hours, HOUR_MS)
-        )
+        counts, unit_ms = (self._minutes, MINUTE_MS) if window_s <= MINUTES_KEPT_S else (self._hours, HOUR_MS)
         first = (now - int(window_s * 1000)) // unit_ms
         picked = [count for unit, count in counts.items() if first < unit <= now // unit_ms]
         return Count(sum(each.total for each in picked), sum(each.bad for each in picked))
@@ -142,7 +142,9 @@ class Tally:
 
     def encode(self) -> bytes:
         """For the state: JSON, two lists of [unit, total, bad]."""
-        said = [[[unit, each.total, each.bad] for unit, each in sorted(counts.items())] for counts in (self._minutes, self._hours)]
+        said = [
+            [[unit, each.total, each.bad] for unit, each in sorted(counts.items())] for counts in (self._minutes, self._hours)
+        ]
         return msgspec.json.encode(said)
 
     @classmethod

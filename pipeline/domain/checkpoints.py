@@ -131,9 +131,7 @@ def _place(head: Checkpoint) -> tuple[str, int, str]:
     return head.chain, head.sequence, head.hash
 
 
-def verify_checkpoints(
-    checkpoints: Sequence[Read], entries: Iterable[Audit] = (), kept: Sequence[Read] = ()
-) -> list[Finding]:
+def verify_checkpoints(checkpoints: Sequence[Read], entries: Iterable[Audit] = (), kept: Sequence[Read] = ()) -> list[Finding]:
     """Every fault of the checkpoints themselves, by sequence: forged, changed, missing, forked, repeated.
 
     `entries`: the audit log, whose `checkpoint.signed` entries tell of checkpoints that must be there; `kept`: what somebody
@@ -151,8 +149,7 @@ def verify_checkpoints(
         else:
             known[each.digest] = each
     good = {
-        sequence: {digest: each.statement for digest, each in known.items() if each.statement}
-        for sequence, known in at.items()
+        sequence: {digest: each.statement for digest, each in known.items() if each.statement} for sequence, known in at.items()
     }
     for sequence, statements in good.items():
         if len(statements) > 1:

@@ -1,4 +1,4 @@
-"""Whether a tenant's data may leave to a place: its region must be one of the tenant's, its purpose one that was agreed to. Pure."""
+"""Whether data of a tenant may leave for a place: its region is one of the tenant's, its purpose one that was agreed to. Pure."""
 
 import enum
 from collections.abc import Collection, Mapping

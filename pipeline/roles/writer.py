@@ -40,6 +40,9 @@ FETCH_MAX_RECORDS: Final = 500
 BUFFER_MAX_MESSAGES: Final = 64
 WITHIN_S: Final = 0.004
 FAUST_KEYS: Final = b"__faust"
+LEDGER_LINGER_MS: Final = 5
+"""An outcome ends its lag before it is told: what is told goes in company, which costs broker and writer less."""
+
 PRODUCER_TUNING: Final[dict[str, str | int | float | bool]] = {"compression.type": "lz4"}
 
 
@@ -55,7 +58,7 @@ class WriterRole:
         self._process = process
         self._name = name
         self._destination = Timed(destination_of(name, section, settings.digest_key()))
-        self._publisher = WatchedPublisher(settings.kafka)
+        self._publisher = WatchedPublisher(settings.kafka, linger_ms=LEDGER_LINGER_MS)
         chain = AuditChain.continued(
             KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{name}/{section.instance}"
         )

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pipeline import settings_rules
 from pipeline.settings import DEMO_KEY, DEMO_TOKEN, Settings, SettingsError, load, masked
+from tests.support.secrets import secret_content
 from tests.support.token_server import ec_key, jwk, pem, rsa_key
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -88,7 +89,7 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
     elif isinstance(value, dict):
         for name, inner in value.items():
             here = prefix if inside_writers else f"{prefix}.{name}" if prefix else name
-            yield from names_in(inner, here, name in ("writers", "feeds", "hl7_out", "partners"))
+            yield from names_in(inner, here, name in ("writers", "feeds", "hl7_out", "partners", "tenants"))
     else:
         yield prefix
 
@@ -97,7 +98,7 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
 def example(tmp_path: Path) -> Path:
     """The shipped example, with every file that it names."""
     for _, file in settings_rules.files(Settings.model_validate(yaml.safe_load(EXAMPLE.read_text()))):
-        content = SMART_KEY if file.name == "smart.key" else hashlib.sha256(file.name.encode()).hexdigest()
+        content = SMART_KEY if file.name == "smart.key" else secret_content(file.name)
         secret(tmp_path, str(file), content)
     path = tmp_path / "surgeline.yaml"
     path.write_text(EXAMPLE.read_text())

@@ -128,7 +128,9 @@ def told(topics: Any) -> Any:
     topics.put("landing.bed", partition_of(OTHER.encode(), 8), OTHER.encode(), event(EventId("c" * 32), 1_500, OTHER))
     topics.put("events.accepted", mine, key, accepted(FIRST, 1, 1_000))
     topics.put("outcomes", mine, key, outcome(FIRST, 1, 2_000, OutcomeKind.PARKED, Reason.REFUSED_INVALID))
-    order = Control(kind=ControlKind.REASSERT, event_id=SECOND, actor="operator:rosa", reason="mended at the EHR", at=Millis(3_000))
+    order = Control(
+        kind=ControlKind.REASSERT, event_id=SECOND, actor="operator:rosa", reason="mended at the EHR", at=Millis(3_000)
+    )
     topics.put("landing.bed", mine, key, order)
     topics.put("events.accepted", mine, key, accepted(SECOND, 2, 3_000))
     topics.put("outcomes", mine, key, outcome(SECOND, 2, 4_000, OutcomeKind.CONFIRMED))
