@@ -179,7 +179,7 @@ class MllpSettings(Section):
     host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
     port: Annotated[Port, Field(description="port to listen at; 0 takes a free one")] = 2575
     share_port: Annotated[
-        bool, Field(description="several processes of this role on one machine listen at the same port; the kernel spreads senders")
+        bool, Field(description="several processes of this role on one machine share the port; the kernel spreads senders")
     ] = False
     tls_cert_file: Annotated[File | None, Field(description="the server's certificate, PEM")] = None
     tls_key_file: Annotated[File | None, Field(description="key of the certificate, PEM")] = None
