@@ -10,6 +10,7 @@ import msgspec
 from pipeline.domain.event import Event, Provenance
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Quarantined, Raw, Receipt
+from pipeline.kafka import groups
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.producer import OutRecord, Position, PublishFailed
 from pipeline.kafka.receipts import Receipts
@@ -38,12 +39,8 @@ _FARTHEST: Final = (2**31 - 1, 2**63 - 1)
 """Partition and offset whose encoding is the longest: an event that fits with them fits wherever its raw bytes go."""
 
 
-class Publishing(Protocol):
+class Publishing(groups.Publishing, Protocol):
     """What the sink needs of a producer."""
-
-    async def publish(self, records: Sequence[OutRecord]) -> Sequence[Position]:
-        """Return where each record lies, after all were acknowledged; `PublishFailed` otherwise."""
-        ...
 
     def pressure(self) -> float:
         """How full the producer is, 0 to 1."""
@@ -61,7 +58,8 @@ class Encoder(Protocol):
 class KafkaSink:
     """Takes messages in durably (`pipeline.sources.protocol.Sink`).
 
-    Order: `raw.<channel>`, then landing and `quarantine`, then `intake.receipts`, each acknowledged before the next begins. A
+    Order: `raw.<channel>`, then landing and `quarantine`, then `intake.receipts`, each acknowledged before the next begins;
+    messages that come together go together (`groups.Groups`). A
     crash or a cancellation in between leaves records whose ids a repeat derives again, so the gate sees duplicates and no promise
     was given. Equal messages that come at the same time wait for each other: one set of events.
     Until the receipts have been read to their end it answers `Unavailable`: an older answer could not be found yet.
@@ -84,6 +82,7 @@ class KafkaSink:
     ) -> None:
         """`ready` says whether `receipts` holds the topic's content; `clock` gives the receipts' time."""
         self._publisher = publisher
+        self._groups = groups.Groups(publisher)
         self._encoder = encoder
         self._cipher = cipher
         self._receipts = receipts
@@ -162,13 +161,14 @@ class KafkaSink:
         for item, event in enumerate(events if len(raw.body) * ROOMY > self._max_event_bytes else ()):
             self._check_event(item, event, Provenance(raw_topic, *_FARTHEST))
 
-        position = (await self._publisher.publish([OutRecord(raw_topic, key, raw_value)]))[0]
-        provenance = Provenance(raw_topic, position.partition, position.offset)
-        made = [self._landing(event, provenance) for event in events]
-        made += [self._quarantined(part, position, place) for place, part in enumerate(broken)]
-        if made:
-            await self._publisher.publish(made)
-        await self._publisher.publish([OutRecord(RECEIPTS, key, receipt_value)])
+        def landing(position: Position) -> list[OutRecord]:
+            provenance = Provenance(raw_topic, position.partition, position.offset)
+            made = [self._landing(event, provenance) for event in events]
+            made += [self._quarantined(part, position, place) for place, part in enumerate(broken)]
+            return made
+
+        stages = groups.Stages(OutRecord(raw_topic, key, raw_value), landing, OutRecord(RECEIPTS, key, receipt_value))
+        await self._groups.carry(stages)
         self._receipts.put(receipt)
         return Stored(answer)
 
