@@ -24,6 +24,9 @@ _PAYLOADS: Final = frozenset(PAYLOADS.values())
 _ONE_BYTE_SYMBOLS: Final = 64
 """An enum of so many symbols has indices of one byte."""
 
+MAX_RUN: Final = 4
+"""Fields that are looked at together for being null. Of most records most are: a change of a bed states one field of thirteen."""
+
 _PRIMITIVES: Final = {
     "long_bytes": wire.long_bytes,
     "read_long": wire.read_long,
@@ -81,7 +84,8 @@ class _Module:
         reading = [f"def read_{name}(data, at):"]
         for field, kind in fields.items():
             writing += [f"    value = record.{field}", *_indented(self._write_field(field, kind, payload))]
-            reading += _indented(self._read_field(f"v_{field}", kind, payload))
+        for some in _runs(fields):
+            reading += _indented(self._read_run({f"v_{field}": fields[field] for field in some}, payload))
         if payload:
             writing += _indented(self._write(_STRINGS, "cleared"))
             reading += [*_indented(self._read(_STRINGS, "cleared")), f"    result = {name}({_arguments(fields)})"]
@@ -137,6 +141,20 @@ class _Module:
                 return [f"mark, write = {self._branches(types, 'write')}[type({value})]", "out += mark", f"write({value}, out)"]
             case _:
                 raise TypeError(f"a record field has no Avro form: {kind}")
+
+    def _read_run(self, targets: dict[str, inspect.Type], payload: bool) -> list[str]:
+        """Fields in a row: where all of them may be null and are, they are looked at together."""
+        each = [line for target, kind in targets.items() for line in self._read_field(target, kind, payload)]
+        if len(targets) == 1:
+            return each
+        null, absent = bytes(len(targets)), "UNSET" if payload else None
+        return [
+            f"if data[at:at + {len(targets)}] == {null!r}:",
+            f"    {' = '.join(targets)} = {absent}",
+            f"    at += {len(targets)}",
+            "else:",
+            *_indented(each),
+        ]
 
     def _read_field(self, target: str, kind: inspect.Type, payload: bool) -> list[str]:
         inner = _nullable(kind)
@@ -232,6 +250,18 @@ def _nullable(kind: inspect.Type) -> inspect.Type | None:
         return None
     (inner,) = (_unwrapped(each) for each in kind.types if not isinstance(each, inspect.NoneType))
     return inner
+
+
+def _runs(fields: dict[str, inspect.Type]) -> list[list[str]]:
+    """The fields in their order; neighbours that may be null together, at most `MAX_RUN`."""
+    runs: list[list[str]] = []
+    for field, kind in fields.items():
+        joins = runs and len(runs[-1]) < MAX_RUN and _nullable(kind) is not None and _nullable(fields[runs[-1][-1]]) is not None
+        if joins:
+            runs[-1].append(field)
+        else:
+            runs.append([field])
+    return runs
 
 
 def _indented(lines: list[str]) -> list[str]:
