@@ -53,6 +53,12 @@ def problems_of_tenants(settings: Settings) -> Iterator[Found]:
     for kind, named in sections.items():
         for name, section in named.items():
             yield from _of_place(borders, f"{kind}.{name}", section)
+    for name, receiver in settings.files_out.receivers.items():
+        tenant = receiver.tenant or settings.tenant_default
+        rule = borders.refuses(tenant, Place(receiver.region, receiver.purpose))
+        if rule is not None:
+            what = f"files about {tenant} may not go there: {rule.value}"
+            yield f"files_out.receivers.{name}", what, "Write region and purpose of the receiver, and the tenant's under tenants"
 
 
 def _of_place(borders: Borders, where: str, section: Leaving) -> Iterator[Found]:

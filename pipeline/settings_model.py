@@ -417,6 +417,8 @@ class FileReceiver(FilePlace):
     """One partner that files are sent to; of its folder only acks/ need be writable to it."""
 
     tenant: Annotated[Name | None, Field(description="organisation that the files are about; tenant_default if left out")] = None
+    region: Annotated[Name | None, Field(description="region that it is in; needed once there are rules of tenants")] = None
+    purpose: Annotated[Name | None, Field(description="what it gets data for; needed once there are rules of tenants")] = None
     facilities: Annotated[tuple[str, ...], Field(description="sites that it is told of", min_length=1, max_length=100)]
     sends: Annotated[
         tuple[Literal["capacity", "audit", "safr"], ...],

@@ -3,21 +3,22 @@
 import asyncio
 from typing import Final
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.protocol import Absent, Current, PendingWrite
+from pipeline.destinations.protocol import Absent, Current, Destination, PendingWrite, Refused
 from pipeline.domain.books import Books
 from pipeline.domain.event import PAYLOADS, EntityType, EventType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis
-from pipeline.domain.records import Accepted, Lane
+from pipeline.domain.records import Accepted, Lane, Reason
 from pipeline.formats.avro import Codec
 from pipeline.ops.books import Asked, BooksReader, Shown, Waiting, ask_destination
 from pipeline.ops.logs import subject
 from pipeline.ops.status import Status, read_status
 from pipeline.ops.topics import KafkaTopics
+from pipeline.roles.borders import Bordered
 from pipeline.roles.destinations import destination_of
 from pipeline.roles.process import codec_of, now_ms
 from pipeline.roles.receivers import expected_at
 from pipeline.settings import Settings
+from pipeline.settings_evidence import borders_of, place_of
 
 ASK_TIMEOUT_S: Final = 10.0
 ASK_TRIES: Final = 3
@@ -46,7 +47,8 @@ def books_reader(settings: Settings, codec: Codec) -> BooksReader:
 async def _ask_all(settings: Settings, reader: BooksReader) -> list[Asked]:
     asked = []
     for name, section in settings.writers.items():
-        destination = destination_of(name, section, settings.digest_key())
+        known = destination_of(name, section, settings.digest_key())
+        destination = Bordered(known, borders_of(settings), place_of(section))
         try:
             asked.append(await ask_destination(reader.ledger, name, _Asker(destination).show))
         finally:
@@ -55,7 +57,7 @@ async def _ask_all(settings: Settings, reader: BooksReader) -> list[Asked]:
 
 
 class _Asker:
-    def __init__(self, destination: FhirDestination) -> None:
+    def __init__(self, destination: Destination) -> None:
         self._destination = destination
 
     async def show(self, key: EntityKey, entity_type: EntityType) -> Shown | None:
@@ -65,8 +67,8 @@ class _Asker:
             match await self._destination.read(PendingWrite(_named(key, entity_type), None, None, 1, deadline)):
                 case Current(revision=revision, state_hash=state_hash):
                     return Shown(revision, state_hash)
-                case Absent():
-                    return None
+                case Absent() | Refused(reason=Reason.RESIDENCY | Reason.NO_CONSENT):
+                    return None  # of what may not go there not even a question goes
                 case _:
                     continue
         raise Unanswered

@@ -162,7 +162,8 @@ class Place:
         self._write("/etc/surgeline/surgeline.yaml", text, 0o644)
         for name, value in config_of(manifests, "surgeline-site").items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("SURGELINE_AUDIT__KEY_FILE", raising=False)
+        for name in ("SURGELINE_AUDIT__KEY_FILE", "SURGELINE_RECONCILE__SIGN_KEY_FILE"):
+            monkeypatch.delenv(name, raising=False)
         for each in container_of(workload)["env"]:
             assert each["name"].startswith("SURGELINE_") or each["name"] == "LOGNAME", "no other variable is known"
             if each["name"] not in ("SURGELINE_CONFIG", "LOGNAME"):
@@ -213,7 +214,13 @@ def test_an_instance_is_the_pods_stable_name_and_its_table_lies_on_the_pods_own_
         if workload["kind"] != "StatefulSet":
             continue
         settings = Place(tmp_path, manifests, workload, monkeypatch).load(role_name(arguments))
-        sections = {"gate": settings.gate, "fhir": settings.fhir, "files": settings.files, "auditor": settings.audit, "budgets": settings.budgets}
+        sections = {
+            "gate": settings.gate,
+            "fhir": settings.fhir,
+            "files": settings.files,
+            "auditor": settings.audit,
+            "budgets": settings.budgets,
+        }
         section: Any = settings.writers[arguments[2]] if arguments[1] == "writer" else sections[arguments[1]]
         assert section.instance == f"{workload['metadata']['name']}-0"
         (named,) = [each for each in container["env"] if each["name"].endswith("__INSTANCE")]

@@ -7,7 +7,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 
 def secret_content(name: str) -> str:
-    """A signing key for `smart.key`, a pair for the audit; for any other name 64 hexadecimal digits, which serve as key, token and password."""
+    """A signing key for `smart.key`, a pair for the audit.
+
+    For any other name 64 hexadecimal digits, which serve as key, token and password.
+    """
     if name in ("audit-1.key", "audit-1.pub"):
         signing = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"audit").digest())
         public = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -96,6 +96,20 @@ def test_a_destination_is_refused_at_start_for_each_tenant_whose_data_may_not_go
     assert "none has rules" in wrong
 
 
+def test_a_receiver_of_files_is_refused_where_its_tenant_s_data_may_not_go() -> None:
+    receiver = {"folder": "out", "facilities": ["MAIN"], "sends": ["capacity"], "key_id": "k", "key_file": "k.key"}
+
+    def found(more: dict[str, Any]) -> list[str]:
+        document = {"files_out": {"receivers": {"region-co": receiver | {"tenant": "north"} | more}}, "tenants": TENANTS}
+        return [wrong for _, wrong, _ in problems_of_tenants(Settings.model_validate(document))]
+
+    assert found({"region": "eu", "purpose": "treatment"}) == []
+    assert "region" in found({"region": "us", "purpose": "treatment"})[0]
+    assert "purpose" in found({"region": "eu", "purpose": "planning"})[0]
+    assert "region" in found({})[0]
+    assert "nothing says where" in found({"tenant": "west", "region": "eu", "purpose": "treatment"})[0]
+
+
 def test_an_auditor_needs_a_key_that_others_can_verify(tmp_path: Any) -> None:
     assert [setting for setting, *_ in problems_of_audit(Settings(), "auditor")] == ["audit.key_file"]
     assert list(problems_of_audit(Settings(), "gate")) == []
