@@ -40,14 +40,24 @@ class Cell(Protocol):
         ...
 
 
+class _Held(msgspec.Struct):
+    owner: str
+    beat: int
+
+
 class Lease:
-    """Holds a cell for as long as this process lives. `owner` names it, and must be no other's."""
+    """Holds a cell for as long as this process lives. `owner` is INSTANCE/MORE, and must be no other's.
+
+    An instance has one process at a time: what one of the same instance held before us is taken at our first look.
+    """
 
     def __init__(self, cell: Cell, owner: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._cell = cell
         self._owner = owner
         self._clock = clock
         self._beat = 0
+        self._beaten_at = 0.0
+        self._has_looked = False
         self._ours: bytes | None = None
         self._seen: tuple[bytes, float] | None = None
         self._turn = threading.Lock()
@@ -55,6 +65,8 @@ class Lease:
 
     def hold(self) -> bool:
         """Take the cell, or keep it; see `Carrier.hold`."""
+        if self._ours is not None and self._clock() - self._beaten_at > LEASE_S:
+            self.beat()  # it may be another's by now
         with self._turn:
             return True if self._ours is not None else self._take()
 
@@ -75,19 +87,23 @@ class Lease:
             if self._ours is not None:
                 content = self._next()
                 self._ours = content if self._cell.replace(content, self._ours) else None
+                self._beaten_at = self._clock()
 
     def _take(self) -> bool:
         found = self._cell.read()
         content = self._next()
+        is_first, self._has_looked = not self._has_looked, True
         if found is None:
             is_taken = self._cell.create(content)
+        elif is_first and self._instance_of(found) == self._owner.partition("/")[0]:
+            is_taken = self._cell.replace(content, found)
         elif self._seen is None or self._seen[0] != found:
             self._seen = (found, self._clock())
             return False
         else:
             is_taken = self._clock() - self._seen[1] > LEASE_S and self._cell.replace(content, found)
         if is_taken:
-            self._ours, self._seen = content, None
+            self._ours, self._seen, self._beaten_at = content, None, self._clock()
             self._ended = threading.Event()
             threading.Thread(target=self._keep, args=(self._ended,), name="lease", daemon=True).start()
         return is_taken
@@ -101,4 +117,11 @@ class Lease:
 
     def _next(self) -> bytes:
         self._beat += 1
-        return msgspec.json.encode({"owner": self._owner, "beat": self._beat})
+        return msgspec.json.encode(_Held(self._owner, self._beat))
+
+    @staticmethod
+    def _instance_of(found: bytes) -> str | None:
+        try:
+            return msgspec.json.decode(found, type=_Held).owner.partition("/")[0]
+        except msgspec.DecodeError:
+            return None

@@ -163,6 +163,34 @@ def release(file: FileId, reason: Why = "", yes: Yes = False, config: Config = N
     typer.echo("released: it is landed as soon as its folder is looked at" if yes else "would be released; --yes does it")
 
 
+@files.command("link")
+def link(
+    file: FileId,
+    reason: Why = "",
+    seconds: Annotated[float, typer.Option(min=1, max=900, help="How long the address works.")] = 300.0,
+    config: Config = None,
+) -> None:
+    """Print an address from which the partner can fetch the acknowledgement of one file, for a while.
+
+    Only where its place is object storage. Whoever has the address can fetch it: send it to the partner alone.
+    """
+    from pipeline.carriers.protocol import Unreachable
+    from pipeline.roles import files_repair
+    from pipeline.roles.process import Refused
+
+    settings, codec, reader = _reader(config)
+    state = _one(reader, file)
+    if not reason or state.partner not in settings.files.partners:
+        fail("say why (--reason), of a file of a partner of the settings", WRONG_USE)
+    try:
+        address = of_kafka(lambda: files_repair.link(settings, codec, state, seconds, actor(), reason))
+    except (Refused, Unreachable) as error:
+        fail(str(error))
+    if address is None:
+        fail("the partner's place gives no such address", WRONG_USE)
+    typer.echo(address)
+
+
 def _reader(config: Path | None) -> "tuple[Settings, Codec, FilesReader]":
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.files_report import FilesReader

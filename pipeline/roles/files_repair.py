@@ -1,4 +1,4 @@
-"""`surgeline files replay` and `release`: rejected rows, corrected, through the same gate under the file's own identity."""
+"""`surgeline files replay`, `release` and `link`: corrected rows go through the same gate under the file's own identity."""
 
 import asyncio
 import hashlib
@@ -10,6 +10,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pipeline import topology
+from pipeline.carriers.protocol import MAX_LINK_S
 from pipeline.domain.event import Event
 from pipeline.domain.file_life import FileReason, FileState, FileStatus
 from pipeline.formats.avro import Codec
@@ -20,12 +21,13 @@ from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.kafka.receipts import Receipts
 from pipeline.kafka.sink import KafkaSink
-from pipeline.roles.files import file_profile, key_of, kind_of
+from pipeline.roles.files import file_profile, key_of, kind_of, place_of
 from pipeline.roles.operator_log import CLOSE_S, operator_chain
 from pipeline.roles.process import now_ms
 from pipeline.settings import Settings
 from pipeline.sources.errors import Oversize
-from pipeline.sources.files_ack import summary
+from pipeline.sources.files_ack import ack_name, summary
+from pipeline.sources.files_folder import ACKS
 from pipeline.sources.files_landing import CONTENT_TYPES, identity_of
 from pipeline.sources.files_partner import origin_of
 from pipeline.sources.protocol import RawMessage, Repeated, Stored
@@ -131,6 +133,38 @@ def release(settings: Settings, codec: Codec, state: FileState, actor: str, reas
 
     assert (state.status, state.why) == (FileStatus.HELD, FileReason.TOO_MANY_REJECTS)
     return asyncio.run(run())
+
+
+def link(settings: Settings, codec: Codec, state: FileState, lifetime_s: float, actor: str, reason: str) -> str | None:
+    """An address from which a partner can fetch its acknowledgement for a while; audited before it is given.
+
+    None where the partner's place gives none. `Refused`, `Unreachable`, KafkaUnavailable.
+    """
+
+    async def note() -> None:
+        publisher = Publisher(settings.kafka)
+        try:
+            chain = await asyncio.to_thread(operator_chain, settings, codec, actor)
+            detail = {"seconds": str(round(min(lifetime_s, MAX_LINK_S)))}
+            entry = chain.append(
+                at=now_ms(),
+                actor=actor,
+                action="file.link",
+                subject=state.file_id,
+                destination=state.partner,
+                reason=reason,
+                detail=detail,
+            )
+            await publisher.publish([entry])
+        except PublishFailed as failed:
+            raise KafkaUnavailable(f"it was not acknowledged: {failed.reason.value}") from None
+        finally:
+            await publisher.close(CLOSE_S)
+
+    address = place_of(settings, state.partner).link(ACKS, ack_name(state), lifetime_s)
+    if address is not None:
+        asyncio.run(note())
+    return address
 
 
 async def _tell(

@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 import asyncssh
 
 from pipeline.carriers.sftp_session import SftpAddress
-from pipeline.domain.identifiers import Millis
 
 T = TypeVar("T")
 BOUND_S: Final = 60.0
@@ -33,6 +32,8 @@ class SftpServer:
         self.cut_at: Callable[[str], bool] = lambda _: False
         """Asked before each step, by its name; the connection is cut there where it says so."""
         self.logins = 0
+        self.at_end: list[Callable[[], None]] = []
+        """Done before the server goes away: clients let go."""
         self.connections: list[asyncssh.SSHServerConnection] = []
         self._loop = asyncio.new_event_loop()
         self._acceptor: asyncssh.SSHAcceptor | None = None
@@ -43,6 +44,9 @@ class SftpServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.cut_at = lambda _: False
+        for each in self.at_end:
+            each()
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -68,9 +72,6 @@ class SftpServer:
             "key": lambda: USER_KEY.export_private_key(),
         }
         return SftpAddress(**{**plain, **said})
-
-    def now(self) -> Millis:
-        return Millis(0)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(BOUND_S)

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -36,7 +37,13 @@ def office(server: SftpServer, tmp_path: Path) -> Office:
     """A partner's place at the server; its processes look at it by SFTP."""
     made = Office(server.root)
     made.copies = tmp_path / "copies"
-    made.carrier = lambda: SftpCarrier(server.address("/epic"), secrets.token_hex(4), made.clock)
+
+    def carrier() -> SftpCarrier:
+        found = SftpCarrier(server.address("/epic"), secrets.token_hex(4), made.clock)
+        server.at_end.append(found.let_go)
+        return found
+
+    made.carrier = carrier
     return made
 
 
@@ -44,9 +51,11 @@ def log() -> Log:
     return Log(Bomb())
 
 
-def by_sftp(server: SftpServer, **said: object) -> SftpCarrier:
+def by_sftp(server: SftpServer, owner: str | None = None, **said: Any) -> SftpCarrier:
     (server.root / "place").mkdir(exist_ok=True)
-    return SftpCarrier(server.address(**said), secrets.token_hex(4))  # type: ignore[arg-type]
+    made = SftpCarrier(server.address(**said), owner or secrets.token_hex(4))
+    server.at_end.append(made.let_go)
+    return made
 
 
 async def test_a_file_is_taken_and_acknowledged(office: Office) -> None:
@@ -252,7 +261,7 @@ def test_a_name_that_is_no_text_stops_nobody_elses_file(server: SftpServer) -> N
 
 def test_a_lease_is_taken_only_once_it_stood_still_and_its_former_holder_finds_out(server: SftpServer) -> None:
     now = [0.0]
-    first, second = (Lease(by_sftp(server)._lock, name, lambda: now[0]) for name in ("first", "second"))
+    first, second = (Lease(by_sftp(server)._lock, name, lambda: now[0]) for name in ("first/1", "second/1"))
     assert first.hold()
     assert not second.hold()
     now[0] = LEASE_S + 1
@@ -275,3 +284,11 @@ def test_a_holder_whose_connection_is_away_lets_nobody_wait_for_it_for_ever(serv
     server.start()
     assert not by_sftp(server).hold(), "it is taken once it stood still"
     assert lease_module.BEAT_S * 3 < LEASE_S
+
+
+def test_a_process_takes_at_once_what_the_one_before_it_held_but_only_at_its_start(server: SftpServer) -> None:
+    first, second = by_sftp(server, "files-0/1/x"), by_sftp(server, "files-0/2/y")
+    assert first.hold()
+    assert second.hold(), "an instance has one process at a time: the first is dead"
+    first._lease.beat()
+    assert not first.hold(), "it is none that starts"
