@@ -194,6 +194,20 @@ def surge(
     raise typer.Exit(bench_surge(options, part or tuple(PARTS), folder.resolve(), console, json_file, check))
 
 
+@bench.command()
+def reconcile(
+    beds: Annotated[int, typer.Option(min=100, help="Beds.")] = 10_000,
+    encounters: Annotated[int, typer.Option(min=0, help="Stays.")] = 100_000,
+    latency_ms: Annotated[float, typer.Option(min=0, help="What the stand-in takes for an answer.")] = 5.0,
+    json_file: JsonFile = None,
+    check: Assert = False,
+) -> None:
+    """Measure a full comparison with a FHIR server of many resources: a stand-in, of which one in a hundred has drifted."""
+    from pipeline.local.bench_reconcile import bench_reconcile
+
+    _measure("reconcile", lambda: bench_reconcile(beds, encounters, latency_ms), json_file, check)
+
+
 def _measure(what: str, measure: Callable[[], Any], json_file: Path | None, check: bool) -> None:
     figures = measure()
     table = Table("figure", "value", title=f"bench {what}")

@@ -197,7 +197,7 @@ def test_each_role_starts_from_its_settings_with_its_own_secrets_and_has_no_othe
     for workload, role in judged:
         place = Place(tmp_path, manifests, workload, monkeypatch)
         settings = place.load(role)
-        kind, _, destination = role.partition("-")
+        kind, _, destination = role.partition("-") if role not in SECTIONS_OF_ROLE else (role, "", "")
         wanted = {
             place.inside(path)
             for setting, path in files(settings)
@@ -218,6 +218,7 @@ def test_an_instance_is_the_pods_stable_name_and_its_table_lies_on_the_pods_own_
             "gate": settings.gate,
             "fhir": settings.fhir,
             "files": settings.files,
+            "files-out": settings.files_out,
             "auditor": settings.audit,
             "budgets": settings.budgets,
         }
@@ -233,7 +234,7 @@ def test_an_instance_is_the_pods_stable_name_and_its_table_lies_on_the_pods_own_
 
 
 def test_every_role_and_every_destination_has_a_workload() -> None:
-    for overlay, missing in (("demo", {"fhir", "files"}), ("production", set[str]())):
+    for overlay, missing in (("demo", {"fhir", "files", "files-out", "downtime"}), ("production", set[str]())):
         manifests = rendered(f"overlays/{overlay}")
         run = [arguments for _, _, arguments in roles(manifests)]
         assert {each[1] for each in run} == ROLES - missing

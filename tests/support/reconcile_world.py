@@ -28,6 +28,7 @@ from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis,
 from pipeline.domain.pending import EMPTY, Pending, encode_pending
 from pipeline.domain.reconcile import Repairs
 from pipeline.domain.records import Accepted, Lane, Reason
+from pipeline.domain.ring import EMPTY_RING
 from pipeline.formats.fhir.naming import RESOURCE_TYPE, Ident
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.resource import carries
@@ -101,7 +102,7 @@ def head_of(accepted: Accepted) -> Head:
         facility=accepted.facility,
         state=accepted.state,
         clocks=dict.fromkeys(accepted.changed, clock),
-        ring=(),
+        ring=EMPTY_RING,
         event_id=accepted.event_id,
         content_hash=accepted.content_hash,
         recorded_at=accepted.recorded_at,
