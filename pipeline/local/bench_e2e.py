@@ -105,7 +105,7 @@ async def _measure(options: Options, folder: Path, console: Console) -> E2eRepor
     load = Load(options.entities, options.seed)
     mix = Mix(*(share * options.rate for share in SHARES))
     async with laboratory(folder, load, WRITER) as lab:
-        await asyncio.to_thread(_open_http, lab)
+        await asyncio.to_thread(open_http, lab)
         await asyncio.to_thread(lab.standin.behave, HEALTHY)
         async with HttpSender(load, lab.stack.http_url, lab.stack.token) as sender:
             console.print(f"warm-up: {options.entities:,} entities, then {options.warm_up_s:g} s of the load")
@@ -136,7 +136,7 @@ async def _measure(options: Options, folder: Path, console: Console) -> E2eRepor
     )
 
 
-def _open_http(lab: Lab) -> None:
+def open_http(lab: Lab) -> None:
     """The way in, for a client that may speak for both systems of the load."""
     stack = lab.stack
     client = {

@@ -1,0 +1,1 @@
+"""The schema registry for real: Apicurio Registry on this machine."""
