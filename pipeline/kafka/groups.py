@@ -96,7 +96,8 @@ class Groups:
 
     def _depart(self) -> None:
         self._is_departing = False
-        group, size = [], 0
+        group: list[_Passenger] = []
+        size = 0
         while self._waiting and len(group) < self._max_messages and size < MAX_BYTES:
             passenger = self._waiting.popleft()
             if not passenger.arrived.done():

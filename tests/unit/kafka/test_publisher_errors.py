@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
+from pipeline.kafka.loop_publisher import LoopPublisher
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
 from pipeline.settings import KafkaSettings
 
 RECORD = OutRecord("landing.bed", b"key", b"value")
 
 
-@pytest.fixture
-async def publisher() -> AsyncIterator[Publisher]:
+@pytest.fixture(params=[Publisher, LoopPublisher])
+async def publisher(request: pytest.FixtureRequest) -> AsyncIterator[Publisher]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{unused.getsockname()[1]}", delivery_timeout_s=1)
-        made = Publisher(settings, max_records=10, max_bytes=10_000)
+        made: Publisher = request.param(settings, max_records=10, max_bytes=10_000)
         yield made
         await made.close(0.1)
 
