@@ -89,7 +89,7 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
     elif isinstance(value, dict):
         for name, inner in value.items():
             here = prefix if inside_writers else f"{prefix}.{name}" if prefix else name
-            yield from names_in(inner, here, name in ("writers", "feeds", "hl7_out", "partners", "tenants"))
+            yield from names_in(inner, here, name in ("writers", "feeds", "hl7_out", "partners", "receivers", "workstations", "tenants"))
     else:
         yield prefix
 

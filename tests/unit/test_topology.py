@@ -39,7 +39,7 @@ def test_every_topic_of_the_seams_is_declared() -> None:
     expected |= {f"raw.{name}" for name in ("http", "mllp", "fhir", "files")}
     expected |= {*COUNTED, "audit", "quarantine", "intake.receipts", "intake.subscriptions", "files", "lag", "modes", "epochs"}
     expected |= {"checkpoints", "budgets"}
-    expected |= {"reconciliations"}
+    expected |= {"reconciliations", "files.out"}
     expected |= {"surgeline-gate-heads-changelog", "surgeline-writer-<destination>-pending-changelog"}
     assert set(BY_NAME) == expected
 
