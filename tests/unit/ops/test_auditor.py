@@ -166,3 +166,30 @@ def test_without_a_key_the_auditor_does_not_start_where_it_is_no_demo(topics: An
     chain = AuditChain.continued(topics, topics.codec, topics.codec, "auditor/0")
     with pytest.raises(Refused, match=r"audit\.key_file"):
         Ledger(topics, topics.codec, Settings(), (), Published(topics), chain)
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_crash_between_a_checkpoint_and_the_word_of_it_leaves_the_logs_whole(world: World, taken: int) -> None:
+    world.write(3)
+    world.sign()
+    world.write(2)
+
+    class Crashing(Published):
+        def __init__(self, topics: Any) -> None:
+            super().__init__(topics)
+            self.left = taken
+
+        async def publish(self, records: list[OutRecord], /) -> None:
+            if not self.left:
+                raise ConnectionError
+            self.left -= 1
+            await super().publish(records)
+
+    world.ledger._publisher = Crashing(world.topics)
+    with pytest.raises(ConnectionError):
+        world.sign()
+    world.ledger = world.started()
+    world.sign()
+    verified = world.verified()
+    assert verified.whole, verified.findings
+    assert verified.checkpoints == 2 + taken
