@@ -26,8 +26,9 @@ NEVER: Final = Millis(0)
 class Held:
     """What we hold of one entity: its head. `since` is the receipt of its last event, by our clock.
 
-    `at` is the position of the head: of two records of an entity the greater is the later. `head` is the head itself, kept only
-    where a destination carries no mark, so that values have to be compared.
+    `moved_at` is when this revision was first seen in the gate's table, which is later where an order made it. `at` is the
+    position of the head: of two records of an entity the greater is the later. `head` is the head itself, kept only where a
+    destination carries no mark, so that values have to be compared.
     """
 
     revision: Revision
@@ -36,6 +37,7 @@ class Held:
     facility: str = ""
     at: Revision = NO_REVISION
     head: bytes | None = None
+    moved_at: Millis = NEVER
 
     def __repr__(self) -> str:
         return f"Held(revision={self.revision}, <redacted>)"
@@ -128,7 +130,7 @@ def _unconfirmed(held: Held, told: Told, shown: Shown | None, now: Millis, settl
     if told.shadowed >= held.revision:
         return Settled.SHADOWED
     is_known = told.newest >= held.revision
-    until = max(told.deadline, held.since) if is_known and told.deadline else held.since + settle_ms
+    until = told.deadline if is_known and told.deadline else max(held.since, held.moved_at) + settle_ms
     if now <= until:
         return Settled.WAITING
     if shown is not None and (shown.revision, shown.state_hash) == (held.revision, held.state_hash) and not shown.changed:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from pipeline.domain.head import Head, UnknownHeadVersion, decode_head
+from pipeline.domain.identifiers import Millis
 from pipeline.domain.pending import Pending, UnknownPendingVersion, decode_pending
 from pipeline.domain.reconcile import Held, Told
 from pipeline.kafka.client import Message
@@ -94,6 +95,9 @@ class Holdings:
             return  # nothing was accepted yet, or a zombie's late record
         if known is None:
             self.order.append(key)
+        # A no-op stores the head anew and moves nothing.
+        same = known is not None and known.revision == head.revision
+        moved_at = known.moved_at if known is not None and same else Millis(max(0, message.timestamp_ms))
         self.held[key] = Held(
             head.revision,
             head.state_hash,
@@ -101,6 +105,7 @@ class Holdings:
             sys.intern(head.facility),
             head.at,
             message.value if self._keeps_heads else None,
+            moved_at,
         )
 
     def _on_pending(self, told: dict[bytes, Told], message: Message) -> None:

@@ -165,7 +165,7 @@ class ReconcileRole:
             stage = Stage.PARTIAL if run.unread_because is not None or run.left else Stage.DONE
             stopped_by = run.unread_because.value if run.unread_because else "REPAIRS_LEFT" if run.left else ""
         except StoppedByMode:
-            stopped_by = "MODE"
+            stopped_by = "MODE" if self._leader.leads else "ANOTHER_LEADS"
         except KafkaUnavailable:
             stopped_by = "KAFKA"
         except TimeoutError:

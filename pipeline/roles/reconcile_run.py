@@ -168,7 +168,7 @@ class Run:
             if entity_type not in types:
                 continue
             is_seen = key in self._seen or key in self._suspects
-            if not is_seen and not every and held.since < self.meant.here_since:
+            if not is_seen and not every and max(held.since, held.moved_at) < self.meant.here_since:
                 continue
             self.entities += 1
             if is_seen:

@@ -36,6 +36,7 @@ class View:
         }
         self._keys: dict[bytes, bytes] = {}
         self._own_systems: set[tuple[EntityType, str]] = set()
+        self._known_systems: set[tuple[EntityType, str]] = set()
         self._tenants: set[str] = set()
         self._learnt = 0
 
@@ -71,15 +72,21 @@ class View:
         return next((key for name in _names(entity_type, body) if (key := self._keys.get(name)) is not None), None)
 
     def is_ours(self, entity_type: EntityType, body: Body) -> bool:
-        """Whether a resource carries our mark, or an identifier under a system of our own making."""
+        """Whether a resource carries an identifier under a system of our own making, or our mark and one under any that we use.
+
+        A mark alone may be that of another pipeline, for another organisation at the same server.
+        """
         if body.get("resourceType") != RESOURCE_TYPE[entity_type]:
             return False
+        systems = {
+            (entity_type, system) for each in elements(body, "identifier") if isinstance(system := each.get("system"), str)
+        }
+        if not self._own_systems.isdisjoint(systems):
+            return True
         try:
-            if self._builder.mark_in(body) is not None:
-                return True
+            return not self._known_systems.isdisjoint(systems) and self._builder.mark_in(body) is not None
         except _UNSHAPED:
             return False
-        return any((entity_type, each.get("system")) in self._own_systems for each in elements(body, "identifier"))
 
     def rights(self, entity_type: EntityType) -> Rights:
         """What may be done there."""
@@ -114,6 +121,7 @@ class View:
         for entity_type in self._rights:
             # No authority has an empty name: so this is the system of our own names.
             self._own_systems.add((entity_type, naming.entity(entity_type, "", "").system))
+            self._known_systems |= {(entity_type, system) for system in self._profile.resources[entity_type].authorities.values()}
 
 
 def updated(body: Body) -> Millis | None:

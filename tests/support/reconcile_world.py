@@ -139,10 +139,10 @@ class Logs:
     def __init__(self) -> None:
         self._records: dict[str, list[Message]] = {}
 
-    def add(self, topic: str, key: bytes, value: bytes) -> None:
+    def add(self, topic: str, key: bytes, value: bytes, at: Millis = LONG_AGO) -> None:
         """Append a record."""
         log = self._records.setdefault(topic, [])
-        log.append(Message(topic, 0, len(log), NOW, key, value, ()))
+        log.append(Message(topic, 0, len(log), at, key, value, ()))
 
     def begin(self, topic: str) -> Mapping[int, int]:
         """See `pipeline.kafka.holdings.Logs`."""
@@ -226,7 +226,7 @@ class World:
         turn = int(before.event_id[16:], 16) + 1 if before else 0
         accepted = accepted_of(number, turn, self._offset, at)
         self.newest[number] = accepted
-        self.logs.add(GATE_CHANGELOG, accepted.key.encode(), encode_head(head_of(accepted)))
+        self.logs.add(GATE_CHANGELOG, accepted.key.encode(), encode_head(head_of(accepted)), at)
         return accepted
 
     def tell(self, number: int, **changes: Any) -> None:

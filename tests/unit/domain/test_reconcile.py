@@ -101,6 +101,11 @@ def test_a_state_that_its_writer_never_heard_of_is_sent_again_and_one_that_it_ho
     assert (first.kind, first.rule, first.remedy) == (Drift.MISSING, Rule.NEVER_WRITTEN, Remedy.REASSERT)
 
 
+def test_a_revision_that_an_order_made_of_an_old_event_has_its_own_time_to_reach_the_writer() -> None:
+    moved = Held(NEWEST, "h9", Millis(1_000_000), moved_at=Millis(NOW - 1))
+    assert verdict(moved, Told(newest=OLD, confirmed=OLD), Shown(OLD, "h7")) is Settled.WAITING
+
+
 @pytest.mark.parametrize(("clock", "since"), [(5_000_000, 5_000_000), (99_000_000, NOW), (3, 1_000_000)])
 def test_a_wrong_clock_of_another_system_makes_nothing_older_or_younger_than_it_can_be(clock: int, since: int) -> None:
     found = verdict(HELD, DONE, Shown(OLD, "h7", updated_at=Millis(clock)))
