@@ -68,6 +68,12 @@ class BatchStore(Store):
         database.set_write_options(unlogged)
         return database
 
+    async def stop(self) -> None:
+        """As Faust's; what is still in memory is written out, so that the next start need not recover it."""
+        for database in self._dbs.values():
+            database.flush()
+        await super().stop()
+
     def handle(self, partition: int) -> Rdict:
         """The partition's database. Call on the loop's thread only, where no rebalance is under way."""
         database: Rdict = self._db_for_partition(partition)
