@@ -10,7 +10,19 @@ from typing import Final
 
 import yaml
 
-from pipeline.domain import bed, budgets, census_lines, event, evidence, file_life, file_out, modes, records, subscription_state
+from pipeline.domain import (
+    bed,
+    budgets,
+    census_lines,
+    event,
+    evidence,
+    file_life,
+    file_out,
+    modes,
+    reconcile_record,
+    records,
+    subscription_state,
+)
 from pipeline.domain.event import Described
 from pipeline.domain.policy import LaneRule, Policy, policy_from
 from pipeline.formats import json_shapes
@@ -85,6 +97,14 @@ GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
     ),
     "Boards for downtime": (census_lines.BedWord, census_lines.Disagreement),
     "Managed files": (file_life.FileStatus, file_life.FileReason),
+    "Reconciliation": (
+        reconcile_record.Drift,
+        reconcile_record.Rule,
+        reconcile_record.Remedy,
+        reconcile_record.Stage,
+        reconcile_record.Scope,
+        reconcile_record.Cause,
+    ),
     "Files that go out": (file_out.OutKind, file_out.OutStatus, file_out.OutReason),
     "Error budgets and evidence": (budgets.IncidentKind, evidence.Stage),
     "Refused at a way in": (
