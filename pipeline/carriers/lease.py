@@ -46,7 +46,7 @@ class _Held(msgspec.Struct):
 
 
 class Lease:
-    """Holds a cell for as long as this process lives. `owner` is INSTANCE/MORE, and must be no other's.
+    """Holds a cell for as long as this process lives. `owner` is INSTANCE/PROCESS/MORE, and must be no other's.
 
     An instance has one process at a time: what one of the same instance held before us is taken at our first look.
     """
@@ -95,7 +95,7 @@ class Lease:
         is_first, self._has_looked = not self._has_looked, True
         if found is None:
             is_taken = self._cell.create(content)
-        elif is_first and self._instance_of(found) == self._owner.partition("/")[0]:
+        elif is_first and _instance_of(found) == _instance(self._owner):
             is_taken = self._cell.replace(content, found)
         elif self._seen is None or self._seen[0] != found:
             self._seen = (found, self._clock())
@@ -119,9 +119,13 @@ class Lease:
         self._beat += 1
         return msgspec.json.encode(_Held(self._owner, self._beat))
 
-    @staticmethod
-    def _instance_of(found: bytes) -> str | None:
-        try:
-            return msgspec.json.decode(found, type=_Held).owner.partition("/")[0]
-        except msgspec.DecodeError:
-            return None
+
+def _instance(owner: str) -> str:
+    return owner.rsplit("/", 2)[0]
+
+
+def _instance_of(found: bytes) -> str | None:
+    try:
+        return _instance(msgspec.json.decode(found, type=_Held).owner)
+    except msgspec.DecodeError:
+        return None

@@ -15,11 +15,12 @@ from pipeline.roles.process import Refused
 from pipeline.settings import Settings
 from pipeline.settings_files import problems_of_partners
 from tests.support.files_in import KEY, KEY_ID, NOW, PUBLIC
+from tests.support.sftp_server import HOST_KEY, USER_KEY
 
 CODEC = Codec.shipped()
 
 
-def settings(folder: Path, **said: Any) -> Settings:
+def settings(folder: Path, /, **said: Any) -> Settings:
     (folder / "k.pub").write_bytes(PUBLIC.as_pem(private=False))
     partner = {
         "folder": str(folder / "epic"),
@@ -126,3 +127,86 @@ def test_the_ledger_is_read_back_in_any_order_and_forgets_what_was_dropped() -> 
     role.apply(message(None), CODEC, of)
     assert of("epic").get("f1") is None
     assert role.key_of(taken) == b"north|epic|f1"
+
+
+SFTP = {"host_keys": [HOST_KEY.export_public_key().decode().strip()]}
+OBJECTS = {"access_key_id": "north", "endpoint": "https://s3.example"}
+
+
+def at_a_server(folder: Path, address: str, **access: Any) -> Settings:
+    """A partner whose place is elsewhere; keys of ours lie in the folder."""
+    (folder / "ssh.key").write_bytes(USER_KEY.export_private_key())
+    (folder / "s3.key").write_text("secret")
+    said: dict[str, Any] = {"folder": address}
+    if "sftp" in access:
+        said["sftp"] = {"key_file": str(folder / "ssh.key"), **access["sftp"]}
+    if "objects" in access:
+        said["objects"] = {"secret_key_file": str(folder / "s3.key"), **access["objects"]}
+    return settings(folder, **said)
+
+
+@pytest.mark.parametrize(
+    ("address", "access", "setting"),
+    [
+        ("sftp://u@h/p", {}, "sftp"),
+        ("sftp://u@h/p", {"sftp": SFTP, "objects": OBJECTS}, "objects"),
+        ("sftp://u:secret@h/p", {"sftp": SFTP}, "folder"),
+        ("sftp://h/p", {"sftp": SFTP}, "folder"),
+        ("sftp://u@h", {"sftp": SFTP}, "folder"),
+        ("sftp://u@h/p/../q", {"sftp": SFTP}, "folder"),
+        ("sftp://u@h:99999/p", {"sftp": SFTP}, "folder"),
+        ("sftp://u@h/p", {"sftp": {"host_keys": ["h ssh-ed25519 AAAA"]}}, "sftp.host_keys.0"),
+        ("s3://bucket/p", {}, "objects"),
+        ("s3://bucket", {"objects": OBJECTS}, "folder"),
+        ("s3://u@bucket/p", {"objects": OBJECTS}, "folder"),
+        ("s3://bucket/p", {"objects": {**OBJECTS, "endpoint": "http://s3.example"}}, "objects.endpoint"),
+        ("ftp://h/p", {}, "folder"),
+        ("/tmp/p", {"sftp": SFTP}, "sftp"),
+    ],
+)
+def test_what_a_place_may_not_say_is_named_and_shows_no_secret(
+    tmp_path: Path, address: str, access: dict[str, Any], setting: str
+) -> None:
+    found = list(problems_of_partners(at_a_server(tmp_path, address, **access).files))
+    assert [where for where, _, _ in found] == [f"files.partners.epic.{setting}"]
+    assert "secret" not in "".join(wrong + remedy for _, wrong, remedy in found)
+
+
+@pytest.mark.parametrize(
+    ("address", "access"),
+    [
+        ("sftp://u@h:2222/p", {"sftp": SFTP}),
+        ("s3://bucket/p", {"objects": OBJECTS}),
+        ("s3://bucket/p", {"objects": {**OBJECTS, "endpoint": "http://127.0.0.1:9000"}}),
+    ],
+)
+def test_a_place_elsewhere_gets_its_carrier_without_asking_it(tmp_path: Path, address: str, access: dict[str, Any]) -> None:
+    made = at_a_server(tmp_path, address, **access)
+    assert list(problems_of_partners(made.files)) == []
+    assert role.place_of(made, "epic").scheme == address.partition(":")[0]
+
+
+@pytest.mark.parametrize("wrong", [{"host_keys": ["ssh-ed25519 AAAA"]}, {"key_file": "/dev/null"}], ids=["host", "ours"])
+def test_a_key_that_is_none_stops_the_start(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    made = at_a_server(tmp_path, "sftp://u@h/p", sftp={**SFTP, **wrong})
+    with pytest.raises(Refused, match=r"files\.partners\.epic\.sftp\."):
+        role.place_of(made, "epic")
+
+
+@pytest.mark.parametrize("pair", [("sftp://a@h/p", "sftp://b@H/p/q"), ("s3://bucket/p", "s3://bucket/p/")])
+def test_no_partner_sees_another_s_place_at_a_server(tmp_path: Path, pair: tuple[str, str]) -> None:
+    access = {"sftp": SFTP} if pair[0].startswith("sftp") else {"objects": OBJECTS}
+    made = at_a_server(tmp_path, pair[0], **access)
+    other = made.files.partners["epic"].model_copy(update={"folder": pair[1]})
+    both = made.files.model_copy(update={"partners": {**made.files.partners, "other": other}})
+    assert {where for where, _, _ in problems_of_partners(both)} == {"files.partners.other.folder"}
+
+
+def test_until_when_keys_are_taken_is_told(tmp_path: Path) -> None:
+    signer = {"key_id": KEY_ID, "public_file": str(tmp_path / "k.pub"), "valid_until": "2027-01-01T00:00:00Z"}
+    made = settings(tmp_path, signers=[signer])
+    (partner,) = role.partners_of(made)
+    assert partner.valid_until == role.expiries_of(made.files.partners["epic"]) == {KEY_ID: Millis(1_798_761_600_000)}
+    access = {**SFTP, "valid_until": "2027-01-01T00:00:00Z"}
+    elsewhere = at_a_server(tmp_path, "sftp://u@h/p", sftp=access)
+    assert role.expiries_of(elsewhere.files.partners["epic"]) == {"place": Millis(1_798_761_600_000)}
