@@ -26,6 +26,7 @@ from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import free_ports, is_listening
 from pipeline.local.stack import Stack
 from pipeline.roles.intake import hl7_profile
+from pipeline.settings_model import KafkaSettings
 
 PEER: Final = "messagefoundry"
 PEER_START_S: Final = 60.0
@@ -127,6 +128,11 @@ class Ours:
     def store_cpu_s(self) -> float:
         """See `Engine`."""
         return tree_cpu_s(self._broker.pid)
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """Where what it acknowledged is."""
+        return self._stack.settings.kafka
 
     def missing(self, messages: Messages, numbers: Iterable[int]) -> list[int]:
         """See `Engine`: what is not on `raw.mllp`, or whose patient or stay is not on landing."""

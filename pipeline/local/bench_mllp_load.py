@@ -31,8 +31,7 @@ _ADT: Final = "\r".join(
         + "|" * 25
         + "20260101080000+0000",
         "NK1|1|TESTER^NEXT^OF|SPO^SPOUSE^HL70063|1 BENCH STREET^^SPRINGFIELD^IL^62701^US|5550101",
-        "NTE|1||{pad}",
-        "",
+        "NTE|1||",
     )
 )
 
@@ -54,8 +53,8 @@ class Messages:
         """One transfer of one of PATIENTS patients, of MESSAGE_BYTES."""
         n = number % PATIENTS
         values = {"at": self.at, "id": self.control_id(number), "n": n, "room": number % 97}
-        bare = len(_ADT.format(**values, pad=""))
-        return _ADT.format(**values, pad="x" * (MESSAGE_BYTES - bare)).encode()
+        text = _ADT.format(**values)
+        return (text + "x" * (MESSAGE_BYTES - len(text) - 1) + "\r").encode()
 
 
 @dataclass(slots=True)
