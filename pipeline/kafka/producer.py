@@ -133,7 +133,12 @@ class Publisher:
     """
 
     def __init__(
-        self, settings: KafkaSettings, client_id: str = "surgeline", max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES
+        self,
+        settings: KafkaSettings,
+        client_id: str = "surgeline",
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        linger_ms: int = LINGER_MS,
     ) -> None:
         self._prefix: Final = settings.topic_prefix
         self._wait_s: Final = settings.delivery_timeout_s
@@ -149,7 +154,7 @@ class Publisher:
         self._refusal: PublishError | None = None
         self._stop = threading.Event()
         self._flush_s = 0.0
-        config = _config(settings, client_id, max_records, max_bytes)
+        config = _config(settings, client_id, max_records, max_bytes) | {"linger.ms": linger_ms}
         self._producer: Final = Producer({**config, "error_cb": self._on_error}, logger=LOG)
         self._thread: Final = threading.Thread(target=self._poll, name="surgeline-publisher", daemon=True)
         self._thread.start()
