@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.settings_files import problems_of_place
 from pipeline.settings_model import Settings
 
 Found = Iterator[tuple[str, str, str]]
@@ -26,6 +27,7 @@ def problems_of_files_out(settings: Settings) -> Found:
     folders: dict[Path, str] = {settings.files_out.data_dir: "files_out.data_dir"}
     for name, receiver in settings.files_out.receivers.items():
         where = f"files_out.receivers.{name}"
+        yield from problems_of_place(where, receiver)
         if receiver.path is not None:
             yield from _apart(folders, receiver.path, f"{where}.folder")
         if receiver.recipients_file is None and not settings.demo:
