@@ -4,7 +4,7 @@ A change that is confirmed late is late once, though it was seen to be late whil
 while it lasts, not only once it is over.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from pipeline.domain.budgets import LOSS, BudgetsFile, BudgetState, Tally, Verdict, judge
@@ -115,6 +115,11 @@ class BudgetBook:
                     late={subject: int(since) for subject, since in each.late.items()},
                     at=now,
                 )
+
+    def unsaved(self, states: Iterable[BudgetState]) -> None:
+        """States that were given out and did not become durable: they are given out again."""
+        for state in states:
+            self._of[state.destination, state.objective].changed = True
 
     def _objective(self, destination: str, objective: str) -> _Objective:
         return self._of.setdefault((destination, objective), _Objective())

@@ -94,6 +94,8 @@ class Incidents:
         self._reconciled = frozenset(reconciled)
         self._watches: dict[str, Watch] = {}
         self._known: dict[str, Incident] = {}
+        self._turn = asyncio.Lock()
+        """Whoever changes an incident: one after the other, or one would undo what the other made durable."""
 
     def take_up(self, incident: Incident) -> None:
         """What an earlier process left, newest state only."""
@@ -107,9 +109,10 @@ class Incidents:
 
     async def judge(self, verdicts: Mapping[str, list[Verdict]], now: Millis) -> None:
         """Open and end incidents by these verdicts. PublishFailed ends the process: the audit chain would have a hole."""
-        for destination, of_it in verdicts.items():
-            for incident in self._watch(destination).judge(self._policy, of_it, now):
-                await self._changed(incident, now)
+        async with self._turn:
+            for destination, of_it in verdicts.items():
+                for incident in self._watch(destination).judge(self._policy, of_it, now):
+                    await self._changed(incident, now)
         for watch in self._watches.values():
             for kind in IncidentKind:
                 metrics.INCIDENTS_OPEN.of(watch.destination, kind.value).set(float(kind in watch.open))
@@ -139,7 +142,8 @@ class Incidents:
                 continue
             shown = incident if stage == "end" else msgspec.structs.replace(incident, closed_at=None)
             told = await self._webhook.tell(message_of(shown), now)
-            await self._attempted(incident.incident_id, stage, told, now)
+            async with self._turn:
+                await self._attempted(incident.incident_id, stage, told, now)
 
     async def _attempted(self, incident_id: str, stage: str, told: Told, now: Millis) -> None:
         incident = self._known[incident_id]  # it may have ended meanwhile
@@ -323,9 +327,13 @@ class BudgetsRole:
             )
             for each in states
         ]
-        if records:
-            with contextlib.suppress(PublishFailed):  # the publisher has told of it
-                await self._publisher.publish(records)
+        if not records:
+            return
+        try:
+            await self._publisher.publish(records)
+        except PublishFailed:  # the publisher has told of it
+            with self._lock:
+                self._book.unsaved(states)
 
 
 def show(verdicts: Mapping[str, Iterable[Verdict]]) -> None:

@@ -175,6 +175,8 @@ def test_a_restart_forgets_nothing_counts_nothing_twice_and_opens_nothing_again(
     (opened,) = [each for each in world.told if each.kind is IncidentKind.BURNING_FAST]
     states = list(world.book.changed(world.now))
     assert list(world.book.changed(world.now)) == []
+    world.book.unsaved(states)
+    assert list(world.book.changed(world.now)) == states
     again = World()
     again.now = world.now
     for state in states:

@@ -162,6 +162,33 @@ def test_who_does_not_answer_is_asked_a_bounded_number_of_times_and_that_is_audi
     asyncio.run(run())
 
 
+def test_an_incident_that_ends_while_its_begin_is_being_told_stays_ended() -> None:
+    async def run() -> None:
+        log = Log()
+
+        class Slow(Receiver):
+            async def tell(self, message: Message, now: Millis, /) -> Told:
+                told = await super().tell(message, now)
+                if len(self.heard) == 1:
+                    await incidents.judge(CALM, T0)
+                    await incidents.judge(CALM, Millis(T0 + POLICY.calm_s * 1000))
+                return told
+
+        receiver = Slow()
+        incidents = started(log, receiver)
+        await incidents.judge(BURNING, T0)
+        await incidents.tell(T0)
+        assert incidents.open == ()
+        await incidents.tell(Millis(T0 + 1_000))
+        assert [each.rpartition("-")[2] for each in receiver.heard] == ["begin", "end"]
+        (incident,) = log.incidents()
+        assert incident.closed_at is not None
+        assert incident.start.done
+        assert incident.end.done
+
+    asyncio.run(run())
+
+
 def test_nobody_to_tell_leaves_nothing_waiting() -> None:
     log = Log()
     asyncio.run(started(log, None).judge(BURNING, T0))
