@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from pipeline.formats.avro import SchemaIds
 from pipeline.formats.avro.catalogue import BY_NAME
 from pipeline.formats.avro.shipped import Shipped, shipped_schemas
+from pipeline.kafka.registry_ids import KeptIds
 
 LOG: Final = logging.getLogger("surgeline.registry")
 
@@ -92,12 +93,22 @@ def connect(config: RegistryConfig) -> Client:
 class Registry:
     """One worker's view of the registry. Blocking: call `registration` from a thread at start; `resolve` is the codec's."""
 
-    def __init__(self, client: Client, *, prefix: str, auto_register: bool, now: Callable[[], float] = time.monotonic) -> None:
-        """`prefix` is that of the topics; `now` is in seconds and only ever compared with itself."""
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str,
+        auto_register: bool,
+        now: Callable[[], float] = time.monotonic,
+        kept: KeptIds | None = None,
+    ) -> None:
+        """`prefix` is that of the topics; `now` is in seconds and only ever compared with itself; `kept`: where the ids are kept
+        for a start while the registry is away."""
         self._client = client
         self._prefix = prefix
         self._auto_register = auto_register
         self._now = now
+        self._kept = kept
         self._misses: dict[int, float] = {}
         self._away_until = float("-inf")
 
@@ -116,6 +127,10 @@ class Registry:
                 case int(number):
                     registered.setdefault(number, (schema.name, schema.version))
         self._say(missing, away)
+        if self._kept is not None and away:
+            registered = {**self._kept.read(), **registered}
+        elif self._kept is not None:
+            self._kept.keep(registered)
         return Registration(SchemaIds.shipped().with_registered(registered), tuple(missing), away)
 
     def resolve(self, number: int) -> str | None:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -24,6 +25,7 @@ from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.epochs import read_epochs
 from pipeline.kafka.registry import Registry, RegistryConfig, connect
+from pipeline.kafka.registry_ids import KeptIds
 from pipeline.kafka.specs import TopicSpec, load_specs
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.health import Health, HealthServer, Heartbeat
@@ -125,13 +127,17 @@ def specs_of(settings: Settings) -> tuple[TopicSpec, ...]:
     )
 
 
-def codec_of(settings: Settings) -> Codec:
-    """Codec with ids of the registry, where there is one; else with the shipped ids."""
+def codec_of(settings: Settings, folder: Path | None = None) -> Codec:
+    """Codec with ids of the registry, where there is one; else with the shipped ids.
+
+    In `folder` the registry's are kept: a role that has one reads what was written with them while the registry is away.
+    """
     section = settings.schema_registry
     if section.url is None:
         return Codec.shipped()
     config = RegistryConfig(section.url, username=section.username, password_file=section.password_file, ca_file=section.ca_file)
-    registry = Registry(connect(config), prefix=settings.kafka.topic_prefix, auto_register=config.auto_register)
+    kept = KeptIds(folder, section.url) if folder is not None else None
+    registry = Registry(connect(config), prefix=settings.kafka.topic_prefix, auto_register=config.auto_register, kept=kept)
     return Codec(registry.registration().ids, registry.resolve)
 
 
@@ -173,8 +179,16 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _folder_of(settings: Settings, role: str) -> Path | None:
+    """Where a role that keeps a table keeps it."""
+    folders = {"gate": settings.gate.data_dir}
+    for sections in (settings.writers, settings.hl7_out):
+        folders |= {f"writer-{name}": section.data_dir for name, section in sections.items()}
+    return folders.get(role)
+
+
 def _prepare(settings: Settings, role: str, instance: str) -> Process:
-    codec = codec_of(settings)
+    codec = codec_of(settings, _folder_of(settings, role))
     problems = admin.check(settings.kafka, specs_of(settings), codec)
     if problems:
         for problem in problems:

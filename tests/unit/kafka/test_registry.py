@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from pipeline.domain.records import Control
 from pipeline.formats.avro import Codec, SchemaIds
 from pipeline.formats.avro.shipped import SHIPPED_ID_BASE, newest, shipped_schemas
 from pipeline.kafka.registry import ASK_AGAIN_AFTER_S, MAX_MISSES, Client, Registry, RegistryConfig, connect, subjects_of
+from pipeline.kafka.registry_ids import FILE_NAME, KeptIds
 from pipeline.resources import schemas_dir
 
 NO_EXTRA = "confluent-kafka's extra `schemaregistry` is not installed: the schema registry's client is NOT tested"
@@ -161,3 +163,33 @@ def test_subjects_follow_the_topics_and_landing_goes_by_record_name() -> None:
 
 def test_the_registrys_address_is_not_shown() -> None:
     assert "secret" not in repr(RegistryConfig(url="http://user:secret@registry"))
+
+
+@needs_extra
+def test_started_while_the_registry_is_away_a_worker_still_reads_what_was_written_with_its_ids(
+    client: Client, tmp_path: Path
+) -> None:
+    kept = KeptIds(tmp_path / "gate", "http://registry")
+    before = Registry(client, prefix="", auto_register=True, kept=kept).registration()
+    again = Registry(FakeRegistry(down=True), prefix="", auto_register=True, kept=kept).registration()
+    assert again.away
+    assert again.ids == before.ids
+    assert Codec(again.ids).decode(Codec(before.ids).encode(CONTROL)) == CONTROL
+
+
+@needs_extra
+def test_ids_of_another_registry_or_of_a_broken_file_are_not_taken_for_this_one_s(client: Client, tmp_path: Path) -> None:
+    Registry(client, prefix="", auto_register=True, kept=KeptIds(tmp_path, "http://one")).registration()
+    assert KeptIds(tmp_path, "http://one").read()
+    assert KeptIds(tmp_path, "http://other").read() == {}
+    (tmp_path / FILE_NAME).write_bytes(b"{")
+    assert KeptIds(tmp_path, "http://one").read() == {}
+
+
+def test_a_disk_that_takes_nothing_is_no_reason_not_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    kept = KeptIds(tmp_path / "file", "http://user:secret@one")
+    kept.keep({1: ("control", "1.0.0")})
+    assert kept.read() == {}
+    assert "can not be kept" in caplog.text
+    assert "secret" not in caplog.text
