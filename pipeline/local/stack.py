@@ -188,7 +188,9 @@ def wait_for(condition: Any, timeout_s: float, what: str, poll_s: float = 0.1) -
 
 
 def _stop_order(name: str) -> int:
-    return ("http", "mllp", "fhir", "files", "reconcile", "timers", "auditor", "budgets", "gate", "writer").index(name.split("-")[0])
+    return ("http", "mllp", "fhir", "files", "reconcile", "timers", "auditor", "budgets", "downtime", "gate", "writer").index(
+        name.split("-")[0]
+    )
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

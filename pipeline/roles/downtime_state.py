@@ -66,8 +66,12 @@ class Standing:
             await asyncio.to_thread(self.look)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_S)
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Follow no more. Blocks until the thread has ended; what is known stays."""
         if self._follower is not None:
-            await asyncio.to_thread(self._follower.stop)
+            self._follower.stop()
 
     def boards(self, units: Iterable[Unit], now: Millis) -> dict[Unit, UnitBoard]:
         """Boards of these units."""

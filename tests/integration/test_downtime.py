@@ -1,0 +1,136 @@
+"""Paper, board, report and files out through a real broker and gate: what is typed in shows, what is sent is true and taken."""
+
+import csv
+import datetime
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pyrage
+import pytest
+from joserfc.jwk import OKPKey
+
+from pipeline.domain.file_life import Manifest
+from pipeline.domain.file_out import FileOutState, OutStatus
+from pipeline.domain.records import Audit
+from pipeline.formats.manifest import check_signature, read_manifest
+from pipeline.local.broker import Broker
+from pipeline.local.stack import Stack, wait_for
+from tests.support.stacks import ANSWER_S, records, stack_at, stopped_at_end, surgeline
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+KEY: Final = OKPKey.generate_key("Ed25519")
+DESK: Final = pyrage.x25519.Identity.generate()
+EVERY_S: Final = 2
+
+
+@pytest.fixture(scope="module")
+def stood(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A gate, boards for one workstation, and files for one receiver."""
+    folder = tmp_path_factory.mktemp("downtime")
+    for name in ("desk", "region"):
+        (folder / name).mkdir()
+    (folder / "desk.recipients").write_text(str(DESK.to_public()))
+    (folder / "desk.key").write_text(str(DESK))
+    (folder / "sign.key").touch(mode=0o600)
+    (folder / "sign.key").write_bytes(KEY.as_pem(private=True))
+    keys = {"recipients_file": str(folder / "desk.recipients")}
+    desk = {"folder": str(folder / "desk"), "facility": "MAIN", "units": ["ICU"], **keys}
+    region = {
+        "folder": str(folder / "region"),
+        "facilities": ["MAIN"],
+        "sends": ["capacity"],
+        "every_s": EVERY_S,
+        "key_id": "k1",
+        "key_file": str(folder / "sign.key"),
+        "patience_s": 1,
+        "max_sends": 50,
+        **keys,
+    }
+    sections = {
+        "downtime": {"every_s": EVERY_S, "keep": 3, "workstations": {"icu-desk": desk}},
+        "files_out": {"data_dir": str(folder / "spool"), "poll_s": 0.2, "receivers": {"region": region}},
+    }
+    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides=sections)) as stack:
+        stack.wait_ready(stack.start("gate"), stack.start("downtime"), stack.start("files-out"))
+        yield stack
+
+
+def type_in(stack: Stack, *rows: str) -> None:
+    """Enter a paper."""
+    paper = stack.folder / f"paper-{time.time_ns()}.csv"
+    paper.write_text("\n".join(["Time,Facility,Unit,Room,Bed,Cleaning,Service,Service reason", *rows, ""]))
+    done = surgeline(stack, "downtime", "enter", str(paper), "--facility", "MAIN", "--reason", "test", "--yes")
+    assert done.returncode == 0, done.stderr
+
+
+def ago(minutes: int) -> str:
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=minutes)
+    return at.isoformat(timespec="seconds")
+
+
+def page(stack: Stack) -> str:
+    """The newest board, as the workstation opens it; empty where there is none."""
+    to = stack.folder / "board.html"
+    done = surgeline(
+        stack, "downtime", "open", str(stack.folder / "desk"), "--key", str(stack.folder / "desk.key"), "--to", str(to)
+    )
+    return to.read_text() if done.returncode == 0 else ""
+
+
+def outgoing(stack: Stack) -> list[Path]:
+    return sorted((stack.folder / "region" / "outgoing").glob("*.csv.age"))
+
+
+def ledger(stack: Stack) -> list[FileOutState]:
+    return list({each.file_id: each for each in records(stack, "files.out") if isinstance(each, FileOutState)}.values())
+
+
+def test_what_was_on_paper_is_on_the_board_with_the_newer_word_kept(stood: Stack) -> None:
+    type_in(stood, f"{ago(5)},MAIN,ICU,4,A,clean,,", f"{ago(5)},MAIN,ICU,5,A,dirty,blocked,leak")
+    type_in(stood, f"{ago(30)},MAIN,ICU,4,A,contaminated,,")
+    wait_for(lambda: "leak" in page(stood), ANSWER_S * 2, "the board shows what was typed in", poll_s=0.5)
+    shown = page(stood)
+    assert "Contaminated" not in shown, "an older paper takes nothing back"
+    assert "Blocked" in shown
+    wait_for(lambda: len(list((stood.folder / "desk" / "ICU").glob("*.html.age"))) <= 3, ANSWER_S, "old boards go")
+    assert {path.suffix for path in (stood.folder / "desk" / "ICU").iterdir() if not path.name.startswith(".")} == {".age"}
+    assert any(each.action == "downtime.entered" for each in records(stood, "audit") if isinstance(each, Audit))
+
+
+def test_killed_amid_its_work_a_file_is_sent_again_as_it_was_until_it_is_taken(stood: Stack) -> None:
+    wait_for(lambda: bool(outgoing(stood)), ANSWER_S * 2, "a capacity extract is there")
+    stood.kill("files-out-0")
+    first = outgoing(stood)[0]
+    before = {ending: first.with_name(f"{first.name}{ending}").read_bytes() for ending in ("", ".manifest", ".manifest.jws")}
+    first.unlink()
+    stood.wait_ready(stood.start("files-out"))
+    wait_for(first.exists, ANSWER_S * 2, "it is sent again")
+    after = {ending: first.with_name(f"{first.name}{ending}").read_bytes() for ending in before}
+    assert before == after
+    manifest = read_manifest(after[".manifest"])
+    assert isinstance(manifest, Manifest)
+    public = {"k1": OKPKey.import_key(KEY.as_pem(private=False))}
+    assert check_signature(after[".manifest"], after[".manifest.jws"], "k1", public) is None
+    rows = list(csv.DictReader(io.StringIO(pyrage.decrypt(after[""], [DESK]).decode("utf-8-sig"), newline="")))
+    assert [(row["Unit"], row["Room"], row["State"]) for row in rows][:1] == [("ICU", "4", "UNKNOWN")] or rows == []
+    name = first.name.removesuffix(".age")
+    acks = stood.folder / "region" / "acks"
+    acks.mkdir(exist_ok=True)
+    (acks / f"{name}.ack.json").write_text(json.dumps({"file": name, "sha256": manifest.sha256, "outcome": "taken"}))
+    wait_for(lambda: not first.exists(), ANSWER_S, "what is taken is cleared away")
+    assert {each.status for each in ledger(stood) if each.name == name} == {OutStatus.TAKEN}
+    listed = json.loads(surgeline(stood, "report", "sent", "--json", "--limit", "1000").stdout)
+    assert "TAKEN" in {each["status"] for each in listed if each["name"] == name}
+
+
+def test_the_safr_report_counts_what_the_gate_has_judged(stood: Stack) -> None:
+    done = surgeline(stood, "report", "safr", "--facility", "MAIN")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)["entry"][2]["resource"]
+    assert report["resourceType"] == "MeasureReport"
+    assert surgeline(stood, "report", "safr", "--facility", "NOWHERE").returncode == 2
