@@ -121,6 +121,7 @@ class Receiver:
         patience = Patience(round(section.patience_s * 1000), section.max_sends)
         self._desk = OutDesk(self._carrier, spool, ledger, patience, now_ms, process.instance)
         self._held = False
+        self._trouble = ""
         self.counts: Counter[OutStatus] = Counter()
 
     def turn(self) -> None:
@@ -136,6 +137,7 @@ class Receiver:
             for made in self._maker.due(self._ledger.files()):
                 self._desk.add(made)
             self._desk.round()
+            self._trouble = ""
         except Unmakable as error:
             self._failed(error.reason)
         except BadRecipients:
@@ -159,8 +161,11 @@ class Receiver:
         return self._held
 
     def _failed(self, reason: str) -> None:
+        """Counted each time, told once for each reason until a round goes well."""
         metrics.FILES_OUT_FAILED.of(self.name).inc()
-        emit(lines.FILE_OUT_FAILED, destination=self.name, reason=reason)
+        if reason != self._trouble:
+            emit(lines.FILE_OUT_FAILED, destination=self.name, reason=reason)
+        self._trouble = reason
 
 
 class FilesOutRole:

@@ -1,10 +1,8 @@
 """Paper, board, report and files out through a real broker and gate: what is typed in shows, what is sent is true and taken."""
 
 import csv
-import datetime
 import io
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,67 +17,21 @@ from pipeline.domain.records import Audit
 from pipeline.formats.manifest import check_signature, read_manifest
 from pipeline.local.broker import Broker
 from pipeline.local.stack import Stack, wait_for
+from tests.support.downtime import DESK, ago, page, sections, type_in
 from tests.support.stacks import ANSWER_S, records, stack_at, stopped_at_end, surgeline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 KEY: Final = OKPKey.generate_key("Ed25519")
-DESK: Final = pyrage.x25519.Identity.generate()
-EVERY_S: Final = 2
 
 
 @pytest.fixture(scope="module")
 def stood(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A gate, boards for one workstation, and files for one receiver."""
     folder = tmp_path_factory.mktemp("downtime")
-    for name in ("desk", "region"):
-        (folder / name).mkdir()
-    (folder / "desk.recipients").write_text(str(DESK.to_public()))
-    (folder / "desk.key").write_text(str(DESK))
-    (folder / "sign.key").touch(mode=0o600)
-    (folder / "sign.key").write_bytes(KEY.as_pem(private=True))
-    keys = {"recipients_file": str(folder / "desk.recipients")}
-    desk = {"folder": str(folder / "desk"), "facility": "MAIN", "units": ["ICU"], **keys}
-    region = {
-        "folder": str(folder / "region"),
-        "facilities": ["MAIN"],
-        "sends": ["capacity"],
-        "every_s": EVERY_S,
-        "key_id": "k1",
-        "key_file": str(folder / "sign.key"),
-        "patience_s": 1,
-        "max_sends": 50,
-        **keys,
-    }
-    sections = {
-        "downtime": {"every_s": EVERY_S, "keep": 3, "workstations": {"icu-desk": desk}},
-        "files_out": {"data_dir": str(folder / "spool"), "poll_s": 0.2, "receivers": {"region": region}},
-    }
-    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides=sections)) as stack:
+    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides=sections(folder, KEY))) as stack:
         stack.wait_ready(stack.start("gate"), stack.start("downtime"), stack.start("files-out"))
         yield stack
-
-
-def type_in(stack: Stack, *rows: str) -> None:
-    """Enter a paper."""
-    paper = stack.folder / f"paper-{time.time_ns()}.csv"
-    paper.write_text("\n".join(["Time,Facility,Unit,Room,Bed,Cleaning,Service,Service reason", *rows, ""]))
-    done = surgeline(stack, "downtime", "enter", str(paper), "--facility", "MAIN", "--reason", "test", "--yes")
-    assert done.returncode == 0, done.stderr
-
-
-def ago(minutes: int) -> str:
-    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=minutes)
-    return at.isoformat(timespec="seconds")
-
-
-def page(stack: Stack) -> str:
-    """The newest board, as the workstation opens it; empty where there is none."""
-    to = stack.folder / "board.html"
-    done = surgeline(
-        stack, "downtime", "open", str(stack.folder / "desk"), "--key", str(stack.folder / "desk.key"), "--to", str(to)
-    )
-    return to.read_text() if done.returncode == 0 else ""
 
 
 def outgoing(stack: Stack) -> list[Path]:
