@@ -25,6 +25,11 @@ STALL_TIMEOUT_S: Final = 30.0
 FETCH_QUEUE_KIB: Final = 16 * 1024
 """Bound of what a consumer fetches ahead."""
 
+FOLLOW_S: Final = 0.1
+FOLLOW_FETCH: Final[ClientConfig] = {"fetch.min.bytes": 64 * 1024, "fetch.wait.max.ms": 100}
+"""A follower is told ten times a second what is new. By its own default the client asks again for every record that comes, which
+costs the broker more than to produce it did."""
+
 Offsets = dict[int, int]
 """Offset by partition."""
 
@@ -171,7 +176,7 @@ class Follower:
     def _run(self) -> None:
         try:
             self._first(self._stop.is_set)
-            with _consumer(self._settings, {"enable.partition.eof": True}) as consumer:
+            with _consumer(self._settings, FOLLOW_FETCH | {"enable.partition.eof": True}) as consumer:
                 self._follow(consumer, self._assign(consumer))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the owner of the thread must learn of it
             self.failure = error
@@ -198,7 +203,7 @@ class Follower:
         while not self._stop.is_set():
             if not goals:
                 self.caught_up.set()
-            for message in consumer.consume(BATCH_RECORDS, POLL_S):
+            for message in consumer.consume(BATCH_RECORDS, FOLLOW_S):
                 if self._stop.is_set():
                     return
                 where = message.topic() or "", message.partition() or 0

@@ -19,6 +19,7 @@ from pipeline.ops.logs import emit
 from pipeline.ops.metrics import BATCH_RECORDS, BATCH_SECONDS, FORKS
 from pipeline.stream.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.store import POSITIONS_KEY, BatchTable
+from pipeline.stream.taking import Taking
 from pipeline.stream.transport import generation_is_current
 
 _POSITIONS: Final = msgspec.msgpack.Decoder(dict[str, int])
@@ -86,16 +87,25 @@ class BatchRunner:
 
     async def run(self, stream: Any) -> None:
         """Agent body. Nothing leaves it by an exception: that would acknowledge what was not done."""
-        async for events in stream.take_events(self._cycle.messages, within=self._cycle.within_s):
-            try:
-                self.busy = True
-                for some in portions(events, self._cycle.records):
-                    await self._one(some)
-            except BaseException as error:  # noqa: BLE001 - leaving by any exception would acknowledge the batch
-                report(error)
-                die(EXIT_NOT_DURABLE)
-            finally:
-                self.busy = False
+        try:
+            async for events in Taking(stream, self._cycle.messages, self._cycle.within_s).events():
+                await self._all(events)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a stream that can't be read any more would stand still for ever
+            report(error)
+            die(EXIT_NOT_DURABLE)
+
+    async def _all(self, events: Sequence[EventT[Any]]) -> None:
+        try:
+            self.busy = True
+            for some in portions(events, self._cycle.records):
+                await self._one(some)
+        except BaseException as error:  # noqa: BLE001 - leaving by any exception would acknowledge the batch
+            report(error)
+            die(EXIT_NOT_DURABLE)
+        finally:
+            self.busy = False
 
     async def _one(self, events: Sequence[EventT[Any]]) -> None:
         batches = self._by_partition(events)

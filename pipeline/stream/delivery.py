@@ -38,6 +38,10 @@ FLIPPED_AT_ONCE: Final = 100
 NOT_OURS_WAIT_MS: Final = 250
 """A write whose partition is not known to be ours waits this long, lest it read again and again while it is being assigned."""
 
+CONCLUDING_AT_ONCE: Final = 64
+"""Attempts that have ended and whose outcomes are on their way to the log. They ask nothing of the destination, so they take no
+other write's place; beyond this the log is what is slow, and nothing more begins."""
+
 FAULT_WAIT_MS: Final = 30_000
 """An entity whose write met a fault that could not even be recorded waits this long."""
 
@@ -96,6 +100,8 @@ class Delivery:
         self._awaiting: dict[bytes, tuple[int, Mark]] = {}
         self._trouble = Trouble()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._concluding: set[asyncio.Task[None]] = set()
+        """Of these, whose attempt has ended: of the others the destination is asked."""
         self._wake = asyncio.Event()
         self._stopping = self._stopped = False
 
@@ -187,8 +193,9 @@ class Delivery:
         begun = 0  # since others had their say: these have not taken their turns yet
         while not self._stopping:
             now = self._clock()
-            admits = self.throttle.admits(now, len(self._tasks), begun, self.scheduler.is_spent)
-            is_shut = admits is Admits.NOTHING or self.freezing.held
+            concluding = len(self._concluding)
+            admits = self.throttle.admits(now, len(self._tasks) - concluding, begun, self.scheduler.is_spent)
+            is_shut = admits is Admits.NOTHING or self.freezing.held or concluding >= CONCLUDING_AT_ONCE
             entry = None if is_shut else self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
             if entry is not None:
                 self._start(entry, self.breaker.started())
@@ -242,7 +249,15 @@ class Delivery:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        self._concluding.discard(task)
         self._wake.set()
+
+    def _has_answer(self) -> None:
+        """Of the present task: its place is another's."""
+        task = asyncio.current_task()
+        if task in self._tasks:
+            self._concluding.add(task)
+            self._wake.set()
 
     # -- one write
 
@@ -267,6 +282,7 @@ class Delivery:
                 self._put_off(key, round(self.throttle.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
                 return
             self.throttle.learn(key, verdict, probe)
+            self._has_answer()
             judged = await self._conclude(job, verdict)
         except asyncio.CancelledError:
             raise
