@@ -213,6 +213,7 @@ class World:
         self.repairs = Repairs(3, 86_400_000)
         self.ordered: list[Repair] = []
         self.may = True
+        self.now = NOW
         self._offset = 0
         self.newest: dict[int, Accepted] = {}
         for number in range(count):
@@ -255,7 +256,7 @@ class World:
         async def may_go() -> bool:
             return self.may
 
-        ports = Ports(self.server, lambda key: key.decode(), order, may_go, lambda: NOW)
+        ports = Ports(self.server, lambda key: key.decode(), order, may_go, lambda: self.now)
         run = Run(ports, self.holdings, self.view, DESTINATION, self.repairs, meant or Meant())
         asyncio.run(run.carry_out())
         return run
