@@ -1,6 +1,7 @@
 """`surgeline evidence`: reads what every topic knows of one entity, event or file. That somebody looked is audited first."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from pipeline import topology
@@ -35,6 +36,9 @@ from pipeline.settings import Settings
 LOOKED: Final = "evidence.looked"
 """Action of the audit entry by which somebody's look is known, before anything is shown."""
 
+MAX_DIGESTS: Final = 200_000
+"""Digests of entities that are kept while topics are read."""
+
 WRITES: Final = "write."
 """Audit entries of outcomes, which speak for themselves."""
 
@@ -62,7 +66,7 @@ class EvidenceReader:
         self._topics, self._codec, self._digest_of = topics, codec, digest_of
         self._unreadable = 0
         self._begins: dict[str, dict[int, int]] = {}
-        self._digests: dict[bytes, str] = {}
+        self._digest = lru_cache(maxsize=MAX_DIGESTS)(digest_of)
 
     def read(self, question: Question) -> Evidence:
         """All lines on what is asked for."""
@@ -82,20 +86,20 @@ class EvidenceReader:
             else tuple(topology.LANDING.values())
         )
         for topic in (*landing, topology.ACCEPTED, topology.DECISIONS, topology.OUTCOMES):
-            for message, record in self._records(topic, question.key):
-                if self._is_meant(question, message, record):
+            for message, record in self._records(topic, question.key, self._by_key(question)):
+                if question.event_id is None or getattr(record, "event_id", None) == question.event_id:
                     line = self._line(message, record, question.values)
                     if line is not None:
                         yield line
 
-    def _is_meant(self, question: Question, message: Message, record: Record) -> bool:
+    def _by_key(self, question: Question) -> Callable[[bytes | None], bool] | None:
+        """Whether a record is meant by its key alone, so that the others need not be decoded; None where the key says nothing."""
         if question.event_id is not None:
-            return getattr(record, "event_id", None) == question.event_id
-        if message.key is None or (isinstance(record, Control) and record.policy is not None):
-            return False
+            return None
         if question.key is not None:
-            return message.key == question.key.encode()
-        return self._digest(message.key) == question.digest
+            mine = question.key.encode()
+            return lambda key: key == mine
+        return lambda key: key is not None and self._digest(key) == question.digest
 
     def _line(self, message: Message, record: Record, values: bool) -> Line | None:
         where = _place(message)
@@ -153,14 +157,18 @@ class EvidenceReader:
 
     # -- reading
 
-    def _records(self, topic: str, only: EntityKey | None = None) -> Iterator[tuple[Message, Record]]:
-        """Every record of a topic; of an entity its partition alone. What does not decode is counted."""
+    def _records(
+        self, topic: str, only: EntityKey | None = None, by_key: Callable[[bytes | None], bool] | None = None
+    ) -> Iterator[tuple[Message, Record]]:
+        """Every record of a topic; of an entity its partition alone, of some keys theirs. What does not decode is counted."""
         begin, end = dict(self._topics.begin(topic)), dict(self._topics.end(topic))
         if only is not None:
             mine = partition_of(only.encode(), topology.ENTITY_PARTITIONS)
             begin = {partition: offset if partition == mine else end[partition] for partition, offset in begin.items()}
         try:
             for message in self._topics.read(topic, begin, end):
+                if by_key is not None and not by_key(message.key):
+                    continue
                 record = decoded(self._codec, message) if message.value is not None else None
                 if record is not None:
                     yield message, record
@@ -176,12 +184,6 @@ class EvidenceReader:
         if begins is None:
             begins = self._begins[topic] = dict(self._topics.begin(topic))
         return offset >= begins.get(partition, 0)
-
-    def _digest(self, key: bytes) -> str:
-        known = self._digests.get(key)
-        if known is None:
-            known = self._digests[key] = self._digest_of(key)
-        return known
 
 
 def _place(message: Message) -> str:
