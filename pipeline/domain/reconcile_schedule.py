@@ -3,6 +3,7 @@
 All of it is read again by a process that starts, so a restart neither forgets a run that is due nor begins one twice.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,6 +53,7 @@ class Schedule:
     """What is due. Feed it with records in the order of their topics."""
 
     def __init__(self, times: Times, destinations: tuple[str, ...]) -> None:
+        self.destinations: Final = destinations
         self._times = times
         self._known = {name: _Known() for name in destinations}
         self._orders: dict[str, ReconciliationOrder] = {}
@@ -108,16 +110,19 @@ class Schedule:
         """When the last whole run began, by our clock; 0 for none."""
         return self._known[destination].any_at
 
-    def due(self, now: Millis) -> Due | None:
-        """The run that is to begin now: orders first, then what was never compared or was away, then what changed."""
+    def due(self, now: Millis, blocked: Container[str] = ()) -> Due | None:
+        """The run that is to begin now: orders first, then what was never compared or was away, then what changed.
+
+        None at a destination that is `blocked` by its mode: it holds up no other.
+        """
         for order in self._orders.values():
-            if not self._waits(self._known[order.destination], now, order):
+            if order.destination not in blocked and not self._waits(self._known[order.destination], now, order):
                 return Due(order.destination, order.scope, Cause.ORDER, order)
         by_urgency = sorted(self._known.items(), key=lambda each: (each[1].any_at, each[0]))
         found = [
             (name, wanted)
             for name, known in by_urgency
-            if not self._waits(known, now, None) and (wanted := self._wanted(known, now)) is not None
+            if name not in blocked and not self._waits(known, now, None) and (wanted := self._wanted(known, now)) is not None
         ]
         found.sort(key=lambda each: each[1][0] is not Scope.FULL)
         return Due(found[0][0], *found[0][1]) if found else None

@@ -48,9 +48,9 @@ class Watch:
 
     def due(self, now: Millis) -> Due | None:
         """The run that is to begin now, where the mode of its destination lets it."""
+        blocked = {name for name in self._schedule.destinations if not self.allows(name, now, BEGINS)}
         with self._lock:
-            due = self._schedule.due(now)
-        return due if due is not None and self.allows(due.destination, now, BEGINS) else None
+            return self._schedule.due(now, blocked)
 
     def allows(self, destination: str, now: Millis, modes: frozenset[str] = GOES_ON) -> bool:
         """Whether every writer of a destination that was heard lately is in one of these modes."""

@@ -103,6 +103,14 @@ def test_an_order_is_carried_out_once_even_by_a_process_that_reads_it_later_and_
     assert due(found, NOON + 300_000) is None
 
 
+def test_a_destination_whose_mode_forbids_it_holds_up_no_other() -> None:
+    found = Schedule(Times(EVERY_MS, NIGHT_MS), ("board", "ehr"))
+    found.on_order(order())
+    assert found.due(NOON, {"ehr"}) == Due("board", Scope.FULL, Cause.NIGHTLY)
+    assert found.due(NOON, {"board", "ehr"}) is None
+    assert found.due(NOON) == Due("ehr", Scope.FULL, Cause.ORDER, order())
+
+
 def test_what_is_read_again_later_begins_where_the_last_whole_run_ended() -> None:
     found = schedule()
     found.on_run(run(NOON))
