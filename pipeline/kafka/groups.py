@@ -20,10 +20,11 @@ MAX_MESSAGES: Final = 512
 """Most messages of one group."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 """A group takes no further message once its raw bytes are so many."""
-PATIENCE_S: Final = 2.5
-"""Longest time for a stage of a group. After it each message goes on by itself: one partition that is away holds up only who
-needs it."""
-ALONE_S: Final = 10.0
+PATIENCE_S: Final = 5.0
+"""Longest time for a stage of a group: half of what a sender waits. After it each message goes on by itself, and what is not
+acknowledged goes once more: one partition that is away holds up only who needs it, and a broker that is slow is given little
+twice."""
+ALONE_S: Final = 60.0
 """How long no groups are made after that."""
 
 
