@@ -35,7 +35,9 @@ def stood(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def outgoing(stack: Stack) -> list[Path]:
-    return sorted((stack.folder / "region" / "outgoing").glob("*.csv.age"))
+    """Files that are there with all their parts, the newest last."""
+    found = sorted((stack.folder / "region" / "outgoing").glob("*.csv.age"))
+    return [path for path in found if path.with_name(f"{path.name}.manifest.jws").exists()]
 
 
 def ledger(stack: Stack) -> list[FileOutState]:
@@ -57,7 +59,7 @@ def test_what_was_on_paper_is_on_the_board_with_the_newer_word_kept(stood: Stack
 def test_killed_amid_its_work_a_file_is_sent_again_as_it_was_until_it_is_taken(stood: Stack) -> None:
     wait_for(lambda: bool(outgoing(stood)), ANSWER_S * 2, "a capacity extract is there")
     stood.kill("files-out-0")
-    first = outgoing(stood)[0]
+    first = outgoing(stood)[-1]
     before = {ending: first.with_name(f"{first.name}{ending}").read_bytes() for ending in ("", ".manifest", ".manifest.jws")}
     first.unlink()
     stood.wait_ready(stood.start("files-out"))
