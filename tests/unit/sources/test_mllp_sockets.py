@@ -12,14 +12,17 @@ from typing import Final
 import pytest
 
 from pipeline.formats.hl7v2.framing import START, frame
-from pipeline.sources.mllp import MllpLimits, server_context
+from pipeline.local.ports import HOST, free_port
+from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
 from tests.support.certificates import Authority
-from tests.unit.sources.test_mllp import BOUND_S, Peer, message, running, said, until
+from tests.unit.sources.test_mllp import BOUND_S, PROFILE, MemorySink, Peer, message, running, said, until
 
 MANY: Final = 1_000
 ADDRESSES: Final = 20
 ROOM: Final = MANY + 2 * MANY // ADDRESSES
 """Ceiling under which as many senders get as many connections: nobody may hold more than what is free."""
+SHARED: Final = 60
+"""Connections to two listeners: that one of them gets none has a chance of one in 2 to the power of 59."""
 MANY_S: Final = 60.0
 """Of a thousand connections on a machine that does other work too; a second or two on one that doesn't."""
 
@@ -54,6 +57,27 @@ async def test_a_thousand_connections_are_served_at_once_and_their_messages_are_
         for peer in peers:
             peer.writer.close()
         await until(lambda: run.notes.connections[-1] == 0, MANY_S)
+
+
+async def test_listeners_that_share_a_port_share_its_senders_and_no_other_listener_gets_it() -> None:
+    port = free_port()
+    stop, sinks = asyncio.Event(), (MemorySink(), MemorySink())
+    made = [MllpSource(host=HOST, port=port, tenant="t1", profile=PROFILE, share_port=True) for _ in sinks]
+    tasks = [asyncio.create_task(source.run(sink, stop)) for source, sink in zip(made, sinks, strict=True)]
+    async with asyncio.timeout(MANY_S):
+        await asyncio.gather(*(source.listening.wait() for source in made))
+        with pytest.raises(OSError, match="in use"):
+            await MllpSource(host=HOST, port=port, tenant="t1", profile=PROFILE).run(MemorySink(), stop)
+        for number in range(SHARED):
+            peer = Peer(*await asyncio.open_connection(HOST, port))
+            await peer.send(frame(message(f"C{number}")))
+            assert said(await peer.answer())[:2] == ("AA", f"C{number}")
+            peer.writer.close()
+        stop.set()
+        await asyncio.gather(*tasks)
+    taken = [len(sink.accepted) for sink in sinks]
+    assert sum(taken) == SHARED
+    assert min(taken) > 0, "the kernel gave all connections to one of two"
 
 
 @pytest.mark.usefixtures("files")
