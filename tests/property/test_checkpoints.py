@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
@@ -136,7 +136,6 @@ def test_an_entry_that_was_dropped_or_swapped_is_named(world: World, data: st.Da
         assert (victim.chain, victim.sequence, Fault.MISSING) in named(world.findings())
 
 
-@settings(max_examples=200)
 @given(worlds(), st.data())
 def test_any_byte_of_a_checkpoint_that_was_changed_makes_that_one_forged(world: World, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(world.signed) - 1))

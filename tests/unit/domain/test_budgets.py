@@ -112,9 +112,9 @@ class World:
         return [(each.kind, "begin" if each.closed_at is None else "end") for each in self.told]
 
 
-def test_a_quiet_month_opens_nothing() -> None:
+def test_a_quiet_time_opens_nothing() -> None:
     world = World()
-    world.pass_s(86_400, per_minute=2)
+    world.pass_s(6 * 3_600, per_minute=2)
     assert world.told == []
 
 
@@ -126,7 +126,7 @@ def test_a_burning_budget_opens_one_incident_and_its_end_is_told_once() -> None:
     before = len(world.told)
     world.pass_s(1_800, late_of=10)
     assert [kind for kind, _ in world.story[before:]] in ([], [IncidentKind.BURNING_SLOWLY], [IncidentKind.EXHAUSTED])
-    world.pass_s(12 * 3_600)
+    world.pass_s(7_200, per_minute=20)
     assert world.story.count((IncidentKind.BURNING_FAST, "begin")) == 1
     assert world.story.count((IncidentKind.BURNING_FAST, "end")) == 1
 
@@ -188,7 +188,7 @@ def test_a_restart_forgets_nothing_counts_nothing_twice_and_opens_nothing_again(
     again.look()
     assert [each for each in again.told if each.kind is IncidentKind.BURNING_FAST] == []
     again.offset = world.offset
-    again.pass_s(12 * 3_600)
+    again.pass_s(7_200, per_minute=20)
     ended = [each for each in again.told if each.kind is IncidentKind.BURNING_FAST]
     assert [(each.incident_id, each.closed_at is not None) for each in ended] == [(opened.incident_id, True)]
 
@@ -197,7 +197,7 @@ def test_an_exhausted_budget_is_an_incident_until_it_is_back() -> None:
     world = World()
     world.pass_s(3_600, late_of=20)
     assert world.story.count((IncidentKind.EXHAUSTED, "begin")) == 1
-    world.pass_s(86_400, per_minute=1)
+    world.pass_s(3 * 3_600, per_minute=1)
     assert (IncidentKind.EXHAUSTED, "end") not in world.story
     later = Millis(world.now + 31 * DAY_MS)
     verdicts = world.book.verdicts(later)["ehr"]
