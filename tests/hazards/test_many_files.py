@@ -100,7 +100,7 @@ class Partner:
                 case 0:
                     Sending(self, "true", name, content).go()
                 case 1:
-                    other = f"census-20260105-{number + 50_000}.csv"
+                    other = f"census-20260106-{number}.csv"
                     self.expected[other] = "repeated", FileReason.SAME_CONTENT, 0, 0
                     Sending(self, "true", other, content).go()
                 case _:
