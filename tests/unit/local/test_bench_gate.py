@@ -105,6 +105,7 @@ def test_each_peer_has_a_lock_file_with_digests_that_names_no_registry() -> None
     ("file", "kind", "markdown"),
     [
         ("bench-gate.json", GateReport, report_of.markdown),
+        ("bench-gate-streams.json", GateReport, report_of.markdown),
         ("bench-e2e.json", bench_e2e.E2eReport, bench_e2e.markdown),
         ("bench-scale.json", bench_scale.ScaleReport, bench_scale.markdown),
     ],

@@ -1,6 +1,7 @@
 """The twin on Kafka Streams: what it is given, and that a difference between it and the decision is seen and named."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ from pipeline.formats.avro import Codec
 from pipeline.local import bench_gate_report as report_of
 from pipeline.local.bench_gate_load import Landing
 from pipeline.local.bench_gate_report import OURS, Alone, GateReport, Options, Run, Twin
-from pipeline.local.bench_gate_streams import JARS, STREAMS, Place, Said, compared, expected
+from pipeline.local.bench_gate_streams import JARS, STREAMS, WARM_UP, Place, Said, compared, expected
 from pipeline.local.bench_gate_worker import PEERS
 from pipeline.roles.policies import load_policy
 
+KEPT = Path(__file__).parents[3] / "docs" / "reports" / "bench-gate-streams.json"
 NOW = Millis(1_800_000_000_000)
 CODEC = Codec.shipped()
 EPOCHS = {topology.LANDING[kind]: 1 for kind in topology.LANDING}
@@ -107,6 +109,15 @@ def test_a_twin_that_says_something_else_fails_the_bench_and_its_speed_is_no_goa
     assert judged.framework_us(STREAMS) == 20.0
     assert "0.50 times" in report_of.verdict(judged)
     assert not msgspec.structs.replace(judged, twins=(msgspec.structs.replace(same, lane=1),)).reached
+
+
+def test_the_kept_report_is_of_both_warmed_and_its_twin_said_what_ours_says() -> None:
+    kept = msgspec.json.decode(KEPT.read_bytes(), type=GateReport)
+    assert kept.options.warm_up == WARM_UP
+    assert {run.worker for run in kept.runs} == {kill.worker for kill in kept.kills} == {OURS, STREAMS}
+    assert all(kill.lost == kill.different == 0 for kill in kept.kills if kill.worker == OURS)
+    assert sum(twin.positions for twin in kept.twins) > WARM_UP
+    assert not any(twin.differences for twin in kept.twins)
 
 
 def test_the_twin_s_jars_are_pinned_and_its_programs_are_there() -> None:
