@@ -1,25 +1,48 @@
 """A run says what it could not tell, stops where it is forbidden, and does not fight another system for ever."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from pipeline.domain.event import EntityType
 from pipeline.domain.head import encode_head
-from pipeline.domain.identifiers import Millis
+from pipeline.domain.identifiers import EntityKey, Millis
 from pipeline.domain.pending import encode_pending
 from pipeline.domain.reconcile import Settled
 from pipeline.domain.reconcile_record import Cause, Reconciliation, Remedy, Scope, Stage
-from pipeline.domain.records import Reason
+from pipeline.domain.records import Audit, Control, ControlKind, Reason
+from pipeline.formats.avro import Codec
 from pipeline.formats.manifest import check_signature, public_key
-from pipeline.roles.reconcile_orders import Signer, reassertion
+from pipeline.kafka.producer import OutRecord
+from pipeline.ops.audit import AuditChain
+from pipeline.roles.reconcile import figures_of
+from pipeline.roles.reconcile_orders import Orders, Signer, reassertion, record_of
 from pipeline.roles.reconcile_run import Meant, StoppedByMode
-from pipeline.topology import GATE_CHANGELOG, writer_changelog
+from pipeline.topology import AUDIT, GATE_CHANGELOG, LANDING, writer_changelog
 from tests.support.reconcile_world import DESTINATION, NOW, World, head_of, pending_of
 
 COUNT: Final = 12
+
+
+def record(stage: Stage) -> Reconciliation:
+    """A full run of the night."""
+    return Reconciliation(
+        run="1-ehr",
+        destination="ehr",
+        instance="0",
+        scope=Scope.FULL,
+        cause=Cause.NIGHTLY,
+        stage=stage,
+        begun_at=NOW,
+        ended_at=Millis(NOW + 1),
+        changed_until=Millis(0),
+    )
 
 
 def undone(world: World, number: int) -> None:
@@ -128,19 +151,7 @@ def test_a_report_is_signed_and_a_changed_byte_shows(tmp_path: Path) -> None:
     assert public is not None
     file = tmp_path / "sign.key"
     file.write_bytes(private)
-    run = Reconciliation(
-        run="1-ehr",
-        destination="ehr",
-        instance="0",
-        scope=Scope.FULL,
-        cause=Cause.NIGHTLY,
-        stage=Stage.DONE,
-        begun_at=NOW,
-        ended_at=Millis(NOW + 1),
-        changed_until=Millis(0),
-        entities=2,
-        equal=2,
-    )
+    run = msgspec.structs.replace(record(Stage.DONE), entities=2, equal=2)
     signed = Signer(file, "k").signed(run)
     assert signed.report is not None
     assert signed.signature is not None
@@ -151,3 +162,34 @@ def test_a_report_is_signed_and_a_changed_byte_shows(tmp_path: Path) -> None:
     file.write_text("no key")
     with pytest.raises(ValueError, match="Ed25519"):
         Signer(file, "k")
+
+
+def test_repairs_go_to_their_own_logs_each_with_its_audit_entry_until_they_are_forbidden() -> None:
+    world, codec = World(COUNT), Codec.shipped()
+    for number in range(6):
+        undone(world, number)
+    run = world.run()
+    sent: list[OutRecord] = []
+    allowed = [True, True, False]
+
+    async def publish(records: Sequence[OutRecord]) -> None:
+        sent.extend(records)
+
+    async def may_go() -> bool:
+        return allowed.pop(0)
+
+    chain = AuditChain("reconcile/0", codec, None, 0)
+    orders = Orders(codec, chain, publish, may_go, 20.0, lambda: NOW, record(Stage.RUNNING))
+    assert asyncio.run(orders(world.ordered)) == 4
+    landed = [(each.topic, each.key, codec.decode(each.value)) for each in sent if each.topic != AUDIT]
+    assert [(topic, key) for topic, key, _ in landed] == [
+        (LANDING[EntityType(EntityKey.decode(each.key).entity_type)], each.key) for each in world.ordered[:4]
+    ]
+    assert all(isinstance(each, Control) and each.kind is ControlKind.REASSERT for _, _, each in landed)
+    audited = [entry for each in sent if each.topic == AUDIT and isinstance(entry := codec.decode(each.value), Audit)]
+    assert [entry.action for entry in audited] == ["reconcile.reassert"] * 4
+    assert [entry.event_id for entry in audited] == [getattr(each, "event_id", None) for _, _, each in landed]
+
+    told = figures_of(record(Stage.DONE), run)
+    assert codec.decode(record_of(codec, told).value) == told
+    assert (told.balances, told.drifted, told.repaired, len(told.drifts)) == (True, 6, 6, 6)
