@@ -8,7 +8,7 @@ Systems", 1984.)
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,8 +24,11 @@ PATIENCE_S: Final = 5.0
 """Longest time for a stage of a group: half of what a sender waits. After it each message goes on by itself, and what is not
 acknowledged goes once more: one partition that is away holds up only who needs it, and a broker that is slow is given little
 twice."""
-ALONE_S: Final = 60.0
-"""How long no groups are made after that."""
+SLOW_S: Final = 0.5
+"""A stage that takes longer says that the broker is slow: what waits for the next group no longer does."""
+ALONE_S: Final = 10.0
+"""How long no groups are made after that. What waits for a group is on nobody's account, and a slow broker must not be overfilled
+(see `window`); each message by itself is on its way, and counted, at once."""
 
 
 class Publishing(Protocol):
@@ -68,11 +71,13 @@ class Groups:
         max_groups: int = MAX_GROUPS,
         max_messages: int = MAX_MESSAGES,
         patience_s: float = PATIENCE_S,
+        slow_s: float = SLOW_S,
     ) -> None:
         self._publisher = publisher
         self._max_groups = max_groups
         self._max_messages = max_messages
         self._patience_s = patience_s
+        self._slow_s = slow_s
         self._waiting: deque[_Passenger] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._is_departing = False
@@ -116,11 +121,9 @@ class Groups:
 
     async def _run(self, group: Sequence[_Passenger]) -> None:
         """One group from its first stage to its last; its failure is told to each of its messages."""
-        loop = asyncio.get_running_loop()
         try:
             await self._through([passenger.stages for passenger in group], self._patience_s)
         except TimeoutError:
-            self._alone_until = loop.time() + ALONE_S
             _tell(group, False)
         except PublishFailed as failed:
             _tell(group, failed if len(group) == 1 else False)
@@ -141,11 +144,24 @@ class Groups:
     async def _publish(self, records: Sequence[OutRecord], patience_s: float | None) -> Sequence[Position]:
         if not records:
             return ()
-        async with asyncio.timeout(patience_s):
-            return await self._publisher.publish(records)
+        loop = asyncio.get_running_loop()
+        began, slow = loop.time(), loop.call_later(self._slow_s, self._part)
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self._publisher.publish(records)
+        finally:
+            slow.cancel()
+            if loop.time() - began >= self._slow_s:
+                self._part()
+
+    def _part(self) -> None:
+        """The broker is slow: each message goes by itself for a while, those that wait for a group at once."""
+        self._alone_until = asyncio.get_running_loop().time() + ALONE_S
+        waiting, self._waiting = self._waiting, deque()
+        _tell(waiting, False)
 
 
-def _tell(group: Sequence[_Passenger], what: bool | Exception) -> None:
+def _tell(group: Iterable[_Passenger], what: bool | Exception) -> None:
     for passenger in group:
         if passenger.arrived.done():
             continue

@@ -95,7 +95,7 @@ async def test_a_stage_that_does_not_end_holds_up_only_who_needs_it_and_groups_c
             await away.wait()
 
     publisher = Publisher(before=hang)
-    groups = Groups(publisher, patience_s=0.01)
+    groups = Groups(publisher, patience_s=0.01, slow_s=0.01)
     stuck = asyncio.create_task(groups.carry(stages("stuck")))
     assert await carried(groups, "a", "b") == [None, None]
     assert await carried(groups, "c", "d") == [None, None]
@@ -104,6 +104,26 @@ async def test_a_stage_that_does_not_end_holds_up_only_who_needs_it_and_groups_c
     away.set()
     async with asyncio.timeout(BOUND_S):
         await stuck
+
+
+async def test_behind_a_slow_broker_nothing_waits_for_a_group_and_what_is_under_way_is_not_sent_twice() -> None:
+    slow = asyncio.Event()
+
+    async def hold(values: list[bytes]) -> None:
+        if b"a-raw" in values:
+            await slow.wait()
+
+    publisher = Publisher(before=hold)
+    groups = Groups(publisher, max_groups=1, patience_s=BOUND_S, slow_s=0.01)
+    first = asyncio.create_task(groups.carry(stages("a")))
+    while not publisher.calls:
+        await asyncio.sleep(0)
+    assert await carried(groups, "b", "c") == [None, None]
+    assert [b"b-raw"] in publisher.calls, "each by itself"
+    slow.set()
+    async with asyncio.timeout(BOUND_S):
+        await first
+    assert publisher.calls.count([b"a-raw"]) == 1
 
 
 async def test_a_call_that_was_cancelled_while_it_waited_publishes_nothing() -> None:
