@@ -51,7 +51,7 @@ demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send i
 
 test: $(READY) ## all tests, with a real broker and a real EHR (about twelve minutes)
 	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/integration
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 unit: $(READY) ## tests that need neither broker nor EHR
 	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)

@@ -47,6 +47,7 @@ from pipeline.settings import KafkaSettings
 from pipeline.topology import ACCEPTED, DECISIONS, ENTITY_PARTITIONS, LANDING, OUTCOMES
 from tests.hazards import faulty
 from tests.hazards.faulty import Strike
+from tests.support.stacks import remove_topics
 
 SHORT: Final = os.environ.get("SURGELINE_HAZARDS", "full") == "short"
 SESSION_S: Final = 6.0 if SHORT else 8.0
@@ -447,6 +448,7 @@ def site(folder: Path, bootstrap: str, targets: Mapping[str, str], **overrides: 
     finally:
         for name in stack.roles:
             made.kill(name)
+        remove_topics(stack)
 
 
 def _applied(stack: Stack) -> bool:

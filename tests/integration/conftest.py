@@ -12,7 +12,26 @@ from pipeline.local.ehr import Ehr
 from pipeline.local.stack import Stack, Target
 from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end
 
+LONGEST_FIRST: Final = (
+    "test_replay_command.py",
+    "test_roles.py",
+    "test_fhir_in.py",
+    "test_canary.py",
+    "test_load.py",
+    "test_http_in.py",
+    "test_hl7_out.py",
+    "test_files_in.py",
+    "test_feeds.py",
+)
+"""Files of half a minute and more. A worker takes a file at a time: a long one begun last would leave the other worker idle."""
+
 BOOTSTRAP: Final = os.environ.get("SURGELINE_TEST_BOOTSTRAP", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which workers take them."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """A whole pipeline for integration tests: under a prefix of its own, spoken to as its senders and its operators do."""
 
+import concurrent.futures
 import itertools
 import json
 import os
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
 from pipeline.formats.avro import Codec, Record
 from pipeline.kafka.client import Message
 from pipeline.kafka.reader import read_topic
@@ -23,6 +27,8 @@ from pipeline.local.stack import Stack, Target
 CODEC: Final = Codec.shipped()
 ANSWER_S: Final = 60.0
 """Bound of what takes a second or two on an idle machine."""
+GONE_S: Final = 10.0
+"""Bound of an answer that a broker on its way out may never give."""
 TERM_S: Final = 20.0
 """A role is gone this long after SIGTERM."""
 PREFIXES: Final = (f"s{time.time_ns():x}-{number}." for number in itertools.count())
@@ -38,12 +44,28 @@ def stack_at(folder: Path, bootstrap: str, *targets: Target, overrides: Mapping[
 
 @contextmanager
 def stopped_at_end(stack: Stack) -> Iterator[Stack]:
-    """End what still runs."""
+    """End what still runs, and take its topics away."""
     try:
         yield stack
     finally:
         for child in stack.roles.values():
             child.kill()
+        remove_topics(stack)
+
+
+def remove_topics(stack: Stack) -> None:
+    """Some 250 partitions: left there, each later test would be slower by what its broker and its clients have to know of them.
+    A broker that is away keeps them."""
+    if not stack.prefix:
+        return  # everybody's
+    try:
+        admin = AdminClient({**stack.settings.kafka.client_config(), "log_level": 0})
+        names = [name for name in admin.list_topics(timeout=GONE_S).topics if name.startswith(stack.prefix)]
+        removed = admin.delete_topics(names, operation_timeout=0, request_timeout=GONE_S) if names else {}
+        for answer in removed.values():
+            answer.result(GONE_S)
+    except (KafkaException, concurrent.futures.TimeoutError):
+        return
 
 
 def surgeline(
