@@ -249,7 +249,7 @@ BREAKER_CLOSED: Final = _line("info", "breaker.closed", "destination duration_ms
 
 # Error budgets.
 INCIDENT_OPENED: Final = _line(
-    "error", "incident.opened", "destination cause", "An error budget is exhausted or burns (cause): see `surgeline budgets show`."
+    "error", "incident.opened", "destination cause", "An error budget is exhausted or burns: see `surgeline budgets show`."
 )
 INCIDENT_CLOSED: Final = _line("info", "incident.closed", "destination cause duration_ms", "An incident has ended.")
 INCIDENT_UNTOLD: Final = _line(

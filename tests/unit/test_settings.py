@@ -82,6 +82,9 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in getattr(annotation, "__args__", ()) if (found := _section(part))), None)
 
 
+NAMED_BY_OPERATORS = ("writers", "feeds", "hl7_out", "partners", "receivers", "workstations", "tenants")
+
+
 def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[str]:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         for item in value:
@@ -89,7 +92,7 @@ def names_in(value: Any, prefix: str, inside_writers: bool = False) -> Iterator[
     elif isinstance(value, dict):
         for name, inner in value.items():
             here = prefix if inside_writers else f"{prefix}.{name}" if prefix else name
-            yield from names_in(inner, here, name in ("writers", "feeds", "hl7_out", "partners", "receivers", "workstations", "tenants"))
+            yield from names_in(inner, here, name in NAMED_BY_OPERATORS)
     else:
         yield prefix
 

@@ -40,7 +40,8 @@ VISIT: Final = Reference("EHR", "V1")
 
 
 def head(state: Payload, position: int = 1, facility: str = "MAIN") -> Head:
-    return Head(1, position, Revision(position), "", facility, state, {}, EMPTY_RING, EventId("0" * 32), "", NOW, Millis(NOW + position))
+    nobody, heard = EventId("0" * 32), Millis(NOW + position)
+    return Head(1, position, Revision(position), "", facility, state, {}, EMPTY_RING, nobody, "", NOW, heard)
 
 
 def key(kind: str, name: str) -> EntityKey:
