@@ -7,8 +7,10 @@ from typing import Any, Final
 import pytest
 
 from pipeline.domain.reconcile_record import Reconciliation, Remedy, Rule, Scope, Stage
+from pipeline.kafka.holdings import Holdings
 from pipeline.local.broker import Broker
 from pipeline.local.ehr import Ehr
+from pipeline.ops.topics import KafkaTopics
 from tests.hazards.harness import OWNER, STATES, Site, ask, locations, site, until
 from tests.support.stacks import surgeline
 
@@ -32,6 +34,14 @@ def ended(to: Site, cause_is_order: bool) -> Reconciliation:
     return found[-1]
 
 
+def is_settled(to: Site) -> bool:
+    """Whether the writer's own table says of each head that it is confirmed; it learns so a moment after the outcome."""
+    holdings = Holdings(KafkaTopics(to.kafka), (OWNER,))
+    holdings.refresh()
+    told = holdings.told[OWNER]
+    return all(key in told and told[key].confirmed == held.revision for key, held in holdings.held.items())
+
+
 def changed_by_another(to: Site, bed: str) -> None:
     (body,) = locations(to.ehr_url, to.tenant, bed)
     kept = [each for each in body["extension"] if not each["url"].endswith("/environment")]
@@ -46,6 +56,7 @@ def test_an_edit_behind_our_back_is_found_and_put_right(broker: Broker, ehr_owne
         to.publish(*(sent := [to.bed(bed, STATES[0]) for bed in BEDS]))
         for event in sent:
             to.wait_confirmed(to.wait_head(event.entity_id, event.event_id))
+        until(lambda: is_settled(to), "the writer knows that all is confirmed")
         changed_by_another(to, BEDS[1])
         to.start("reconcile")
         first = ended(to, cause_is_order=False)
@@ -53,6 +64,7 @@ def test_an_edit_behind_our_back_is_found_and_put_right(broker: Broker, ehr_owne
         assert [(each.rule, each.remedy, each.count) for each in first.findings] == [(Rule.OURS_TO_WRITE, Remedy.REASSERT, 1)]
         assert (first.repaired, first.drifts[0].fields) == (1, ("environment",))
         to.wait_confirmed(to.wait_head(BEDS[1], previous=1))
+        until(lambda: is_settled(to), "the writer knows that the repair is confirmed")
         done = surgeline(to.stack, "reconcile", "run", "--reason", "look again")
         assert done.returncode == 0, done.stderr
         again = ended(to, cause_is_order=True)
