@@ -147,6 +147,27 @@ def scale(
 
 
 @bench.command()
+def pace(
+    rate: Annotated[list[int] | None, typer.Option(min=1, help="Events a second; give it again for several.")] = None,
+    within_ms: Annotated[
+        list[int] | None, typer.Option(min=1, max=1000, help="`gate.within_s`, in ms; again for several.")
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=1, help="How long each is run.")] = 10,
+    folder: Annotated[Path, typer.Option(help="Where data and logs go; emptied first.")] = Path(".surgeline/bench"),
+    json_file: JsonFile = None,
+) -> None:
+    """How late the gate tells its verdicts at a steady rate, by the broker's times, and what `gate.within_s` does to it."""
+    from pipeline.local.bench_gate_pace import Options, bench_gate_pace
+
+    options = Options(seconds=seconds)
+    if rate:
+        options = msgspec.structs.replace(options, rates=tuple(rate))
+    if within_ms:
+        options = msgspec.structs.replace(options, within_ms=tuple(within_ms))
+    raise typer.Exit(bench_gate_pace(options, folder.resolve(), console, json_file))
+
+
+@bench.command()
 def surge(
     part: Annotated[
         list[str] | None, typer.Option(help="queue, refuse, outage or kills; give it again for several. All without it.")
