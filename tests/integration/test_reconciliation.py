@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 BEDS: Final = ("SECRET-1", "SECRET-2", "SECRET-3")
 JSON: Final = {"Content-Type": "application/fhir+json"}
-SETTINGS: Final = {"reconcile": {"every_s": 86_400, "page_count": 10}}
+SETTINGS: Final = {"reconcile": {"every_s": 86_400, "page_count": 50}}
 
 
 def ended(to: Site, cause_is_order: bool) -> Reconciliation:
