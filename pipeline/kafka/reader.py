@@ -34,6 +34,9 @@ Offsets = dict[int, int]
 """Offset by partition."""
 
 LEADER_POLL_S: Final = 0.1
+LEADER_WAIT_S: Final = 60.0
+"""How long partitions may be without a leader; a busy broker needs a while for the hundreds that `topics apply` makes at once."""
+
 _LEADERLESS: Final = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -263,7 +266,7 @@ def _bounds(consumer: Consumer, name: str, only: Collection[int] | None = None) 
         metadata = consumer.list_topics(name, timeout=METADATA_TIMEOUT_S).topics[name]
     if metadata.error is not None:
         raise KafkaUnavailable(f"{name}: {metadata.error.str()}")
-    deadline = time.monotonic() + METADATA_TIMEOUT_S
+    deadline = time.monotonic() + LEADER_WAIT_S
     return {
         partition: _bounds_of(consumer, TopicPartition(name, partition), deadline)
         for partition in sorted(metadata.partitions)
