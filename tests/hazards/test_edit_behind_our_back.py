@@ -14,7 +14,7 @@ from pipeline.ops.topics import KafkaTopics
 from tests.hazards.harness import OWNER, STATES, Site, ask, locations, site, until
 from tests.support.stacks import surgeline
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 BEDS: Final = ("SECRET-1", "SECRET-2", "SECRET-3")
 JSON: Final = {"Content-Type": "application/fhir+json"}
@@ -49,8 +49,8 @@ def changed_by_another(to: Site, bed: str) -> None:
     ask(f"{to.ehr_url}/Location/{body['id']}", "PUT", json.dumps(edited).encode(), JSON)
 
 
-def test_an_edit_behind_our_back_is_found_and_put_right(broker: Broker, ehr_owner: Ehr, tmp_path: Path) -> None:
-    with site(tmp_path / "s", broker.bootstrap, {OWNER: ehr_owner.base_url}, **SETTINGS) as to:
+def test_an_edit_behind_our_back_is_found_and_put_right(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
+    with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}, **SETTINGS) as to:
         to.start("gate")
         to.start("writer", OWNER)
         to.publish(*(sent := [to.bed(bed, STATES[0]) for bed in BEDS]))
