@@ -251,6 +251,7 @@ def running(broker: Broker, partners: list[Partner], tmp_path: Path) -> Iterator
         yield stack
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_fifth_of_many_files_is_broken_and_every_row_counts_once(running: Stack, partners: list[Partner]) -> None:
     for number in range(1, BY_FOLDER + 1):
