@@ -21,9 +21,8 @@ MAX_MESSAGES: Final = 512
 MAX_BYTES: Final = 4 * 1024 * 1024
 """A group takes no further message once its raw bytes are so many."""
 PATIENCE_S: Final = 5.0
-"""Longest time for a stage of a group: half of what a sender waits. After it each message goes on by itself, and what is not
-acknowledged goes once more: one partition that is away holds up only who needs it, and a broker that is slow is given little
-twice."""
+"""Longest time for a group: half of what a sender waits. After it each message goes on by itself: one partition that is away
+holds up only who needs it."""
 SLOW_S: Final = 0.5
 """A stage that takes longer says that the broker is slow: what waits for the next group no longer does."""
 ALONE_S: Final = 10.0
@@ -61,7 +60,8 @@ class Groups:
     """Publishes the stages of messages, of those that come together in groups. For one event loop.
 
     What a message is promised does not depend on its company: if a group fails or takes too long, each of its messages goes on
-    by itself, and has its own end. What it sends once more has the same ids, so that the gate sees duplicates.
+    by itself, and has its own end. What it sends once more has the same ids, so that the gate sees duplicates. A group that is
+    slow holds up nobody behind it.
     """
 
     def __init__(
@@ -70,29 +70,34 @@ class Groups:
         *,
         max_groups: int = MAX_GROUPS,
         max_messages: int = MAX_MESSAGES,
-        patience_s: float = PATIENCE_S,
         slow_s: float = SLOW_S,
+        patience_s: float = PATIENCE_S,
+        is_quick: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_quick` says whether groups may be made: whether the broker takes at once what it is given."""
         self._publisher = publisher
         self._max_groups = max_groups
         self._max_messages = max_messages
-        self._patience_s = patience_s
         self._slow_s = slow_s
+        self._patience_s = patience_s
+        self._is_quick = is_quick
         self._waiting: deque[_Passenger] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._is_departing = False
+        self._slow: set[object] = set()
+        """Stages under way that have taken longer than `slow_s`."""
         self._alone_until = float("-inf")
 
     async def carry(self, stages: Stages) -> None:
         """Return once all stages are acknowledged; PublishFailed otherwise. A cancelled call may leave records on their way."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._alone_until:
+        if not self._slow and loop.time() >= self._alone_until and self._is_quick():
             passenger = _Passenger(stages, loop.create_future())
             self._waiting.append(passenger)
             self._call()
             if await passenger.arrived:
                 return
-        await self._through([stages], None)
+        await self._through([stages])
 
     def _call(self) -> None:
         """The next group leaves behind whatever else the loop has to do now, so that what comes together leaves together."""
@@ -122,7 +127,8 @@ class Groups:
     async def _run(self, group: Sequence[_Passenger]) -> None:
         """One group from its first stage to its last; its failure is told to each of its messages."""
         try:
-            await self._through([passenger.stages for passenger in group], self._patience_s)
+            async with asyncio.timeout(self._patience_s):
+                await self._through([passenger.stages for passenger in group])
         except TimeoutError:
             _tell(group, False)
         except PublishFailed as failed:
@@ -132,31 +138,32 @@ class Groups:
         else:
             _tell(group, True)
 
-    async def _through(self, messages: Sequence[Stages], patience_s: float | None) -> None:
-        """All stages, each within `patience_s`: TimeoutError. What is at the broker already is not sent once more as `raw`."""
+    async def _through(self, messages: Sequence[Stages]) -> None:
+        """All stages. What is at the broker already is not sent once more as `raw`."""
         unsent = [stages for stages in messages if stages.at is None]
-        positions = await self._publish([stages.raw for stages in unsent], patience_s)
+        positions = await self._publish([stages.raw for stages in unsent])
         for stages, at in zip(unsent, positions, strict=True):
             stages.at = at
-        await self._publish([record for stages in messages if stages.at for record in stages.landing(stages.at)], patience_s)
-        await self._publish([stages.receipt for stages in messages], patience_s)
+        await self._publish([record for stages in messages if stages.at for record in stages.landing(stages.at)])
+        await self._publish([stages.receipt for stages in messages])
 
-    async def _publish(self, records: Sequence[OutRecord], patience_s: float | None) -> Sequence[Position]:
+    async def _publish(self, records: Sequence[OutRecord]) -> Sequence[Position]:
         if not records:
             return ()
         loop = asyncio.get_running_loop()
-        began, slow = loop.time(), loop.call_later(self._slow_s, self._part)
+        stage = object()
+        slow = loop.call_later(self._slow_s, self._part, stage)
         try:
-            async with asyncio.timeout(patience_s):
-                return await self._publisher.publish(records)
+            return await self._publisher.publish(records)
         finally:
             slow.cancel()
-            if loop.time() - began >= self._slow_s:
-                self._part()
+            if stage in self._slow:
+                self._slow.discard(stage)
+                self._alone_until = loop.time() + ALONE_S
 
-    def _part(self) -> None:
-        """The broker is slow: each message goes by itself for a while, those that wait for a group at once."""
-        self._alone_until = asyncio.get_running_loop().time() + ALONE_S
+    def _part(self, stage: object) -> None:
+        """A stage is slow: until a while after its end each message goes by itself, those that wait for a group at once."""
+        self._slow.add(stage)
         waiting, self._waiting = self._waiting, deque()
         _tell(waiting, False)
 

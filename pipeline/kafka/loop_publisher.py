@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.kafka.producer import POLL_S, OutRecord, Position, Publisher
+from pipeline.kafka.window import FREE_BYTES
 
 TICK_S: Final = 0.001
 """How often it is listened while records are on their way."""
@@ -27,6 +28,10 @@ class LoopPublisher(Publisher):
         if self._listening is None:
             self._listen_soon()
         return await super().publish(records)
+
+    def is_quick(self) -> bool:
+        """Whether the broker has been taking at once what it was given, for some seconds."""
+        return self._window.limit_bytes >= FREE_BYTES
 
     def _listen_soon(self) -> None:
         self._listening = asyncio.get_running_loop().call_later(TICK_S, self._listen)

@@ -79,10 +79,11 @@ class KafkaSink:
         max_in_flight: int = MAX_IN_FLIGHT,
         accept_timeout_s: float = ACCEPT_TIMEOUT_S,
         same_identity_wait_s: float = SAME_IDENTITY_WAIT_S,
+        is_quick: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`ready` says whether `receipts` holds the topic's content; `clock` gives the receipts' time."""
+        """`ready`: whether `receipts` holds the topic's content; `clock`: the receipts' time; `is_quick`: see `groups`."""
         self._publisher = publisher
-        self._groups = groups.Groups(publisher)
+        self._groups = groups.Groups(publisher, is_quick=is_quick)
         self._encoder = encoder
         self._cipher = cipher
         self._receipts = receipts

@@ -54,6 +54,7 @@ class Intake:
             ready=self.ready,
             clock=now_ms,
             max_event_bytes=settings.gate.max_record_bytes,
+            is_quick=self.publisher.is_quick,
         )
         self.sink = _CountedSink(durable, source)
         metrics.INTAKE_PRESSURE.of(source).set_function(self.sink.pressure)

@@ -87,7 +87,7 @@ async def test_a_message_that_can_not_be_published_fails_alone_and_no_raw_is_sen
     assert b"bad" not in sent
 
 
-async def test_a_stage_that_does_not_end_holds_up_only_who_needs_it_and_groups_come_back_later() -> None:
+async def test_a_stage_that_does_not_end_holds_up_only_its_own_group() -> None:
     away = asyncio.Event()
 
     async def hang(values: list[bytes]) -> None:
@@ -95,15 +95,18 @@ async def test_a_stage_that_does_not_end_holds_up_only_who_needs_it_and_groups_c
             await away.wait()
 
     publisher = Publisher(before=hang)
-    groups = Groups(publisher, patience_s=0.01, slow_s=0.01)
+    groups = Groups(publisher, max_groups=1, slow_s=0.01)
     stuck = asyncio.create_task(groups.carry(stages("stuck")))
+    while len(publisher.calls) < 2:
+        await asyncio.sleep(0)
     assert await carried(groups, "a", "b") == [None, None]
     assert await carried(groups, "c", "d") == [None, None]
-    assert [b"c-raw"] in publisher.calls, "no group is made right after one that did not end"
+    assert [b"c-raw"] in publisher.calls, "no group is made while a stage does not end"
     assert not stuck.done()
     away.set()
     async with asyncio.timeout(BOUND_S):
         await stuck
+    assert publisher.calls.count([b"stuck-raw"]) == 1
 
 
 async def test_behind_a_slow_broker_nothing_waits_for_a_group_and_what_is_under_way_is_not_sent_twice() -> None:
@@ -114,7 +117,7 @@ async def test_behind_a_slow_broker_nothing_waits_for_a_group_and_what_is_under_
             await slow.wait()
 
     publisher = Publisher(before=hold)
-    groups = Groups(publisher, max_groups=1, patience_s=BOUND_S, slow_s=0.01)
+    groups = Groups(publisher, max_groups=1, slow_s=0.01)
     first = asyncio.create_task(groups.carry(stages("a")))
     while not publisher.calls:
         await asyncio.sleep(0)
@@ -124,6 +127,12 @@ async def test_behind_a_slow_broker_nothing_waits_for_a_group_and_what_is_under_
     async with asyncio.timeout(BOUND_S):
         await first
     assert publisher.calls.count([b"a-raw"]) == 1
+
+
+async def test_no_group_is_made_while_the_broker_is_not_quick() -> None:
+    publisher = Publisher()
+    assert await carried(Groups(publisher, is_quick=lambda: False), "a", "b") == [None, None]
+    assert publisher.calls[:2] == [[b"a-raw"], [b"b-raw"]]
 
 
 async def test_a_call_that_was_cancelled_while_it_waited_publishes_nothing() -> None:

@@ -181,7 +181,8 @@ async def test_unequal_messages_at_once_do_not_wait_for_each_other() -> None:
     publisher = MemoryPublisher(before=hold_first)
     taking = sink(publisher)
     first = asyncio.create_task(taking.accept(raw(), [], b"1"))
-    await asyncio.sleep(0)
+    while not publisher.calls:
+        await asyncio.sleep(0)
     assert await taking.accept(raw(identity="cd" * 32), [], b"2") == Stored(b"2")
     held.set()
     assert await first == Stored(b"1")
