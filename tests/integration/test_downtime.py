@@ -83,6 +83,7 @@ def test_killed_amid_its_work_a_file_is_sent_again_as_it_was_until_it_is_taken(s
 
 
 def test_the_safr_report_counts_what_the_gate_has_judged(stood: Stack) -> None:
+    type_in(stood, f"{ago(5)},MAIN,MED,1,A,clean,,")
     to = stood.folder / "safr.json"
     said = ("report", "safr", "--facility", "MAIN", "--to", str(to))
     wait_for(lambda: surgeline(stood, *said).returncode == 0, ANSWER_S * 2, "everything was judged")
