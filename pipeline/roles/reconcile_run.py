@@ -19,6 +19,7 @@ from pipeline.domain.records import Reason
 from pipeline.formats.fhir.naming import Ident
 from pipeline.formats.fhir.owned import Body
 from pipeline.kafka.holdings import Holdings
+from pipeline.ops import metrics
 from pipeline.roles.reconcile_view import View, etag, updated
 
 CHUNK: Final = NAMES_AT_ONCE * 10
@@ -249,6 +250,7 @@ class Run:
         for repair in due[:done]:
             self.repairs.note(repair.subject, now)
             self.repaired.append(repair.subject)
+            metrics.DRIFT_REPAIRED.of(self.destination, repair.finding.rule.value).inc()
         self.left += len(due) - done
         if done and self.noted is not None:
             await self.noted()

@@ -31,6 +31,7 @@ PRODUCERS: Final = frozenset(
         "pipeline/kafka/producer.py",
         "pipeline/kafka/epochs.py",
         "pipeline/stream/outputs.py",
+        "pipeline/local/bench_gate_pace.py",
         "pipeline/local/bench_gate_run.py",
     }
 )

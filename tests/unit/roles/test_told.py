@@ -13,7 +13,8 @@ from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishF
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import REGISTRY
-from pipeline.roles import gate, intake, publishing
+from pipeline.roles import intake, publishing
+from pipeline.roles.gate_counts import Counts
 from pipeline.roles.intake import _CountedSink, _HttpObserver, _MllpObserver
 from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.timed import Timed
@@ -121,5 +122,8 @@ async def test_a_request_is_timed_also_where_it_was_given_up() -> None:
 
 def test_a_redelivered_position_is_counted_apart_from_the_decisions() -> None:
     before = sample("surgeline_gate_redelivered_total")
-    gate._observe(Redelivered())
+    counts = Counts()
+    counts.observe(Redelivered())
+    assert sample("surgeline_gate_redelivered_total") == before, "told once a cycle"
+    counts.tell()
     assert sample("surgeline_gate_redelivered_total") == before + 1
