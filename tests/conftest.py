@@ -1,6 +1,7 @@
 """What every suite shares: Hypothesis profiles, and the test data of independent origin."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,15 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
 NO_KUSTOMIZE: Final = "neither kustomize nor kubectl is installed"
 NO_OBJECT_STORE: Final = "versitygw is not installed (make objects)"
+
+MEMORY: Final = Path("/dev/shm")
+MEMORY_FREE_BYTES: Final = 4 << 30
+"""A run of all tests leaves some ten megabytes there."""
+
+# RocksDB opens a table with a dozen fsyncs and keeps Python's lock meanwhile. On a busy disk that took four seconds: the watchdog
+# ends a process that stood still for half a session, and tests have short ones.
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_FREE_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
 # A test run tries the same examples each time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=long hunts.

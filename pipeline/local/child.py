@@ -72,7 +72,8 @@ class Child:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.running:
-                raise LocalPlatformError(f"{self.name} ended while it was starting. {self.log_tail()}")
+                code = self._process.returncode if self._process is not None else None
+                raise LocalPlatformError(f"{self.name} ended with {code} while it was starting. {self.log_tail()}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise LocalPlatformError(f"{self.name} was not ready after {timeout_s:g} s. {self.log_tail()}")

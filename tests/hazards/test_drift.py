@@ -156,7 +156,7 @@ def by_bed(to: Site, url: str, numbers: Sequence[int]) -> dict[int, dict[str, An
 
 def edited(body: dict[str, Any]) -> dict[str, Any]:
     """Somebody else's word on whether the bed is clean, which is ours to write there."""
-    kept = [each for each in body["extension"] if not each["url"].endswith("/environment")]
+    kept = [each for each in body["extension"] if not each["url"].endswith("/bed-environment")]
     assert len(kept) < len(body["extension"])
     return {**body, "extension": kept}
 

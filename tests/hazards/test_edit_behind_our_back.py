@@ -44,7 +44,7 @@ def is_settled(to: Site) -> bool:
 
 def changed_by_another(to: Site, bed: str) -> None:
     (body,) = locations(to.ehr_url, to.tenant, bed)
-    kept = [each for each in body["extension"] if not each["url"].endswith("/environment")]
+    kept = [each for each in body["extension"] if not each["url"].endswith("/bed-environment")]
     edited: dict[str, Any] = {**body, "extension": kept}
     ask(f"{to.ehr_url}/Location/{body['id']}", "PUT", json.dumps(edited).encode(), JSON)
 

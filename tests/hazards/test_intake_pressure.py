@@ -22,7 +22,8 @@ from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port, free_ports
 from pipeline.local.stack import Stack, Target
 from pipeline.roles.process import SERVING, specs_of
-from tests.support.files_in import one_partner
+from tests.support.downtime import sections
+from tests.support.files_in import KEY, one_partner
 from tests.support.pressure import FhirSender, HttpSender, MllpSender, Sender, memory_mib, rude_connections
 from tests.support.slow_link import BrokerBehindLine, SlowLink
 from tests.support.stacks import ANSWER_S, TERM_S, health, records, stack_at, stopped_at_end, surgeline
@@ -231,7 +232,7 @@ UNREADY_S: Final = 1.0
 def whole(broker: Broker, replica: Ehr, tmp_path: Path) -> Iterator[Stack]:
     """Every role once."""
     target = Target("ehr", "replica", "sekmet-replica", replica.base_url)
-    made = {**overrides(tmp_path, f"http://{HOST}:1/fhir"), "files": one_partner(tmp_path)}
+    made = {**overrides(tmp_path, f"http://{HOST}:1/fhir"), "files": one_partner(tmp_path), **sections(tmp_path, KEY)}
     with stopped_at_end(stack_at(tmp_path, broker.bootstrap, target, overrides=made)) as stack:
         start_every_role(stack)
         yield stack

@@ -24,7 +24,7 @@ def said_ready(of: Child) -> bool:
 def test_program_that_ends_while_starting_is_told_with_its_last_lines(tmp_path: Path) -> None:
     failing = child(tmp_path, "raise SystemExit('the disk is full')")
     failing.start()
-    with pytest.raises(LocalPlatformError, match="the program ended while it was starting") as failure:
+    with pytest.raises(LocalPlatformError, match="the program ended with 1 while it was starting") as failure:
         failing.wait_until(lambda: False, timeout_s=30)
     assert "the disk is full" in str(failure.value)
     assert str(failing.log) in str(failure.value)
