@@ -304,7 +304,7 @@ async def test_every_role_that_there_is_ends_in_time_under_load_unready_first_an
     assert await asyncio.to_thread(all_ends, whole, topics) == ends, "somebody wrote after the end"
 
     await asyncio.to_thread(start_every_role, whole)
-    closed = await asyncio.to_thread(surgeline, whole, "books", "--json", "--wait-s", str(ANSWER_S))
+    closed = await asyncio.to_thread(surgeline, whole, "books", "--json", "--wait-s", str(ANSWER_S * 2), timeout_s=ANSWER_S * 3)
     books = json.loads(closed.stdout)["books"]
     assert closed.returncode == 0, books["problem_counts"]
     assert (books["balanced"], books["open"], books["waiting"]) == (True, 0, 0)
