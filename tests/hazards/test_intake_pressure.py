@@ -274,6 +274,7 @@ class Ending:
             self.said.append((asked, status, bool(status) and json.loads(text)["checks"].get(SERVING) is False))
 
 
+@pytest.mark.timeout(420)
 async def test_every_role_that_there_is_ends_in_time_under_load_unready_first_and_nothing_is_lost_or_written_after_it(
     whole: Stack,
 ) -> None:
