@@ -19,8 +19,8 @@ MAX_GROUPS: Final = 2
 MAX_MESSAGES: Final = 512
 """Most messages of one group."""
 MAX_BYTES: Final = 128 * 1024
-"""A group takes no further message once its raw bytes are so many: a hundred messages of the usual size. Large ones gain nothing by
-company, and a group that a slow broker does not take in time is sent twice."""
+"""A group takes no further message once its raw bytes are so many: a hundred messages of the usual size. Large ones gain nothing
+by company, and a group that a slow broker does not take in time is sent twice."""
 PATIENCE_S: Final = 5.0
 """Longest time for a group: half of what a sender waits. After it each message goes on by itself: one partition that is away
 holds up only who needs it."""
