@@ -49,7 +49,7 @@ install: $(READY) ## make the environment in .venv from the lock file
 demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send it a surge
 	@$(BIN)/surgeline demo $(ARGS)
 
-test: $(READY) ## all tests, with a real broker and a real EHR (about twelve minutes)
+test: $(READY) ## all tests, with a real broker and a real EHR (about fourteen minutes)
 	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
 	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
