@@ -20,6 +20,7 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics, decoded
+from pipeline.roles.borders import BorderedEvery
 from pipeline.roles.every_reports import EveryReports
 from pipeline.roles.flags import Flags
 from pipeline.roles.modes import ModeKeeper
@@ -29,6 +30,7 @@ from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.receivers import out_profile_for, receiver_of
 from pipeline.roles.tables import table_hooks
 from pipeline.settings import Hl7OutSettings
+from pipeline.settings_evidence import borders_of, place_of
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import BatchRunner, Cycle
 from pipeline.stream.every import EveryDelivery
@@ -58,7 +60,7 @@ class EveryRole:
         section = settings.hl7_out[name]
         self._process, self._name, self._section = process, name, section
         self._profile = out_profile_for(name, section)
-        self._destination = receiver_of(name, section)
+        self._destination = BorderedEvery(receiver_of(name, section), borders_of(settings), place_of(section))
         self._publisher = WatchedPublisher(settings.kafka)
         writer = f"{name}/{section.instance}"
         chain = AuditChain.continued(KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{writer}")

@@ -16,6 +16,7 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
+from pipeline.roles.borders import Bordered
 from pipeline.roles.destinations import destination_of, entity_types_of, pace_of
 from pipeline.roles.flags import Flags
 from pipeline.roles.modes import ModeKeeper
@@ -27,6 +28,7 @@ from pipeline.roles.stays import Stays
 from pipeline.roles.tables import table_hooks
 from pipeline.roles.timed import Timed
 from pipeline.settings import WriterSettings
+from pipeline.settings_evidence import borders_of, place_of
 from pipeline.stream.app import AppSpec, Worker
 from pipeline.stream.batch import Cycle
 from pipeline.stream.delivery import Delivery
@@ -57,7 +59,8 @@ class WriterRole:
         section = settings.writers[name]
         self._process = process
         self._name = name
-        self._destination = Timed(destination_of(name, section, settings.digest_key()))
+        timed = Timed(destination_of(name, section, settings.digest_key()))
+        self._destination = Bordered(timed, borders_of(settings), place_of(section))
         self._publisher = WatchedPublisher(settings.kafka, linger_ms=LEDGER_LINGER_MS)
         chain = AuditChain.continued(
             KafkaTopics(settings.kafka), process.codec, process.codec, f"writer-{name}/{section.instance}"

@@ -1,6 +1,8 @@
 """Nothing of a tenant is asked of or sent to a place where its data may not be: no request is made at all."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +12,7 @@ from pipeline.destinations.protocol import Absent, PendingWrite, Refused
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
 from pipeline.domain.residency import Agreed, Borders, Place
+from pipeline.roles import borders
 from pipeline.roles.borders import Bordered, BorderedEvery
 from pipeline.settings import Settings
 from pipeline.settings_evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
@@ -125,3 +128,12 @@ def test_a_webhook_s_key_is_long_and_its_address_is_private(tmp_path: Any) -> No
     key.write_text("short")
     settings = Settings.model_validate({"budgets": {"webhook": {"url": "http://pager.example.org/hook", "key_file": str(key)}}})
     assert [setting for setting, *_ in problems_of_webhook(settings)] == ["budgets.webhook.url", "budgets.webhook.key_file"]
+
+
+def test_whoever_makes_a_destination_puts_it_behind_the_borders() -> None:
+    """Both kinds of writer, and the books that look at what an EHR shows."""
+    makes, guards = re.compile(r"(?<!def )\b(?:destination_of|receiver_of)\("), re.compile(r"\bBordered(?:Every)?\(")
+    found = {file.name: file.read_text() for file in Path(borders.__file__).parent.glob("*.py")}
+    makers = {name for name, text in found.items() if makes.search(text)}
+    assert {"accounts.py", "every.py", "writer.py"} <= makers
+    assert [name for name in sorted(makers) if not guards.search(found[name])] == []
