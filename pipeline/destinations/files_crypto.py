@@ -6,7 +6,6 @@ from typing import Final
 
 import pyrage
 
-_RECIPIENT: Final = "age1"
 _COMMENT: Final = "#"
 MAX_RECIPIENTS: Final = 100
 

@@ -12,7 +12,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from pipeline.domain.bed import is_promised
-from pipeline.domain.census_lines import BedLine, BedWord, Disagreement, StayLine, UnitBoard
+from pipeline.domain.census_lines import BedLine, BedWord, StayLine, UnitBoard
 from pipeline.domain.event import Allocation, Bed, Service
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.board_style import STYLE
@@ -309,7 +309,3 @@ def _small(said: Iterable[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.{STAFF_DIGITS}f}".removesuffix(".0")
-
-
-MEANINGS: Final = {each.value: each.doc for each in Disagreement}
-"""What the words of a disagreement mean, for the documentation."""

@@ -21,7 +21,6 @@ from pipeline.formats.rfc3339 import rfc3339_of
 
 SIGNATURE: Final = "Surgeline-Signature"
 DELIVERY: Final = "Surgeline-Delivery"
-MIN_KEY_BYTES: Final = 32
 
 
 class Told(enum.StrEnum):
