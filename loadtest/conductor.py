@@ -21,7 +21,7 @@ from loadtest.shapes import Shape
 from loadtest.target import Opened
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.client import KafkaUnavailable
-from pipeline.local.drive import GIVE_UP_S
+from pipeline.local.demo.drive import GIVE_UP_S
 
 if TYPE_CHECKING:  # importing it changes the whole process: sockets and threads become gevent's
     from locust.env import Environment

@@ -14,7 +14,7 @@ import msgspec
 from loadtest.shapes import SLOW_FACTOR, Act, Deed
 from loadtest.target import Target
 from pipeline.domain.identifiers import Millis
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.faults import Fault, FaultKind
 
 CONTROL_S: Final = 5.0
 KILL_S: Final = 30.0

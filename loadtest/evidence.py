@@ -16,9 +16,9 @@ from loadtest.tracker import Closed, Tracker
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Decision, LagReport, ModeChange, Outcome
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import codec_of
-from pipeline.settings import Settings
+from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.settings.model import Settings
 from pipeline.topology import ACCEPTED, DECISIONS, LAG, MODES, OUTCOMES
 
 BOOKS_TIMEOUT_S: Final = 300.0

@@ -17,8 +17,8 @@ from loadtest.plan import Order, make_plan
 from loadtest.shapes import SHAPES
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.lag import Histogram
-from pipeline.local.drive import subject_of
-from pipeline.local.trace import Step
+from pipeline.local.demo.drive import subject_of
+from pipeline.local.demo.trace import Step
 
 HTTP_NAME, MLLP_NAME = "event", "message"
 """In Locust's statistics."""

@@ -1,4 +1,4 @@
-"""Fits the rhythm of the demo's surge (`pipeline/local/rhythm.py`) to real bed moves, and prints its figures.
+"""Fits the rhythm of the demo's surge (`pipeline/local/demo/rhythm.py`) to real bed moves, and prints its figures.
 
 `python -m loadtest.fit_rhythm [FOLDER]`, where FOLDER holds TRANSFERS.csv and ADMISSIONS.csv of the MIMIC-III demo
 (PhysioNet, ODbL), by default `capacity/mimic3-demo-1.4` of SURGELINE_SHARED_DATA. Only rounded figures over all stays

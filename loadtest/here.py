@@ -22,12 +22,12 @@ from rich.text import Text
 from loadtest.report import LoadReport, read
 from loadtest.shapes import SHAPES
 from loadtest.target import HttpTarget, KillTarget, MllpTarget, Target, write
-from pipeline.local.broker import Broker
 from pipeline.local.child import TETHER
-from pipeline.local.delay import controlled
-from pipeline.local.ehr import Ehr
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import HOST, free_port
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.delay import controlled
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack
 from pipeline.local.stack import Target as Destination
 

@@ -4,7 +4,7 @@ import socket
 import ssl
 from typing import Final
 
-from pipeline.local.drive import END, START, acknowledgement_of
+from pipeline.local.demo.drive import END, START, acknowledgement_of
 
 MAX_ANSWER_BYTES: Final = 65_536
 CHUNK_BYTES: Final = 4_096

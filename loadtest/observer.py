@@ -11,9 +11,9 @@ from pipeline.domain.records import Accepted, Outcome
 from pipeline.formats.avro import Undecodable
 from pipeline.kafka.client import LOG
 from pipeline.kafka.reader import end_offsets
-from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import codec_of
-from pipeline.settings import Settings
+from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.settings.model import Settings
 from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES, topic
 
 AT_ONCE: Final = 200

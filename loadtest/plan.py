@@ -13,9 +13,9 @@ import msgspec
 
 from loadtest.shapes import WARM_UP_PER_S, Shape, due_times
 from pipeline.domain.identifiers import Millis
-from pipeline.local.drive import subject_of
-from pipeline.local.surge import BoardFact
-from pipeline.local.trace import BED_SHARE, MIN_ENTITIES, Badly, Step, simulated, told
+from pipeline.local.demo.drive import subject_of
+from pipeline.local.demo.surge import BoardFact
+from pipeline.local.demo.trace import BED_SHARE, MIN_ENTITIES, Badly, Step, simulated, told
 
 MAX_ENTITIES: Final = 8_000
 FACTS_AN_ENTITY: Final = 4.5

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.local.rhythm import HOUR_WEIGHTS
+from pipeline.local.demo.rhythm import HOUR_WEIGHTS
 
 SURGE_FACTOR: Final = 50.0
 SLOW_FACTOR: Final = 10.0

@@ -17,7 +17,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from pipeline.settings import Settings, load
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import load
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 

@@ -21,8 +21,8 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Mapped
-from pipeline.local.drive import ANSWER_S, GIVE_UP_S, NEVER, RETRY_S
-from pipeline.roles.intake import hl7_profile
+from pipeline.local.demo.drive import ANSWER_S, GIVE_UP_S, NEVER, RETRY_S
+from pipeline.roles.ways_in.intake import hl7_profile
 
 MAX_RETRY_S: Final = 2.0
 MAX_ASKED_S: Final = 30.0

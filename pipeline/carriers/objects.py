@@ -27,7 +27,7 @@ from obstore.store import S3Store
 from pipeline.carriers.lease import Lease
 from pipeline.carriers.protocol import MAX_LINK_S, READ_BYTES, Found, NotAllowed, Stamp, Unreachable, checked
 from pipeline.domain.identifiers import Millis
-from pipeline.settings_model import FilePlace
+from pipeline.settings.sections.files import FilePlace
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.protocol import BadPlace, Carrier
-from pipeline.settings_model import FilePlace
+from pipeline.settings.sections.files import FilePlace
 
 MODULES: Final[dict[str, tuple[str, str]]] = {
     "sftp": ("pipeline.carriers.sftp", "SftpCarrier"),

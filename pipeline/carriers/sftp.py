@@ -18,7 +18,7 @@ from pipeline.carriers.lease import Lease
 from pipeline.carriers.protocol import READ_BYTES, BadPlace, Found, NotPlain, Stamp, Unreachable, checked, temporary_of
 from pipeline.carriers.sftp_session import GONE, STEP_S, SftpAddress, SftpSession, renamed, written
 from pipeline.domain.identifiers import Millis
-from pipeline.settings_model import FilePlace, SftpAccess
+from pipeline.settings.sections.files import FilePlace, SftpAccess
 
 LOCK: Final = ".surgeline.lock"
 LIST_S: Final = 300.0

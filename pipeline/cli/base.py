@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from pipeline.domain.identifiers import Millis
-from pipeline.settings import Settings, SettingsError, load
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import SettingsError, load
 
 HELP = """Keeps hospital capacity systems and the EHR consistent while the hospital is under surge.
 

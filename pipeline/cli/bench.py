@@ -37,12 +37,12 @@ def gate(
     kill -9. The runs of --json are added to those that it holds.
     """
     if peer is None:
-        from pipeline.roles.bench import BENCHES
+        from pipeline.local.bench.rooms import BENCHES
 
         _measure("gate", BENCHES["gate"], json_file, check)
-    from pipeline.local.bench_gate import NO_PEER, PEER_NAMES, bench_gate_worker
-    from pipeline.local.bench_gate_report import Options
-    from pipeline.local.bench_gate_streams import STREAMS, WARM_UP
+    from pipeline.local.bench.gate.bench import NO_PEER, PEER_NAMES, bench_gate_worker
+    from pipeline.local.bench.gate.report import Options
+    from pipeline.local.bench.gate.streams import STREAMS, WARM_UP
 
     if peer not in (NO_PEER, *PEER_NAMES):
         fail(f"{peer}: there is no such peer; known: {', '.join(PEER_NAMES)}, none", 2)
@@ -54,7 +54,7 @@ def gate(
 @bench.command()
 def parse(json_file: JsonFile = None, check: Assert = False) -> None:
     """Read HL7 v2 messages: in processor time of this process."""
-    from pipeline.roles.bench import BENCHES
+    from pipeline.local.bench.rooms import BENCHES
 
     _measure("parse", BENCHES["parse"], json_file, check)
 
@@ -62,7 +62,7 @@ def parse(json_file: JsonFile = None, check: Assert = False) -> None:
 @bench.command()
 def ehr(json_file: JsonFile = None, check: Assert = False) -> None:
     """Write to a stand-in EHR that has a cap: in what is reached of it."""
-    from pipeline.local.bench_ehr import bench_ehr
+    from pipeline.local.bench.ehr import bench_ehr
 
     _measure("ehr", bench_ehr, json_file, check)
 
@@ -70,7 +70,7 @@ def ehr(json_file: JsonFile = None, check: Assert = False) -> None:
 @bench.command()
 def scheduler(json_file: JsonFile = None, check: Assert = False) -> None:
     """What a backlog costs: processor time per decision, memory and table per entity that waits."""
-    from pipeline.local.bench_scheduler import bench_scheduler
+    from pipeline.local.bench.scheduler import bench_scheduler
 
     _measure("scheduler", bench_scheduler, json_file, check)
 
@@ -92,8 +92,8 @@ def mllp(
     An acknowledgement is given when the message and all its events are durable. With --peer another engine does the same work.
     The runs of --json are added to those that it holds.
     """
-    from pipeline.local.bench_mllp import PEERS, bench_mllp
-    from pipeline.local.bench_mllp_report import Options
+    from pipeline.local.bench.mllp.bench import PEERS, bench_mllp
+    from pipeline.local.bench.mllp.report import Options
 
     if peer is not None and peer not in PEERS:
         fail(f"{peer}: there is no such peer; known: {', '.join(PEERS)}", 2)
@@ -112,7 +112,7 @@ def e2e(
     check: Assert = False,
 ) -> None:
     """From the source by HTTP to the EHR's confirmation, per lane: real broker, way in, gate and writer. Two minutes."""
-    from pipeline.local.bench_e2e import Options, bench_e2e
+    from pipeline.local.bench.e2e.bench import Options, bench_e2e
 
     options = Options(rate=rate, seconds=seconds, entities=entities, seed=seed)
     raise typer.Exit(bench_e2e(options, folder.resolve(), console, json_file, check))
@@ -136,7 +136,7 @@ def scale(
 
     Then the recovery of 100,000 and of 1,000,000 heads of 1 KB. What is measured is added to what --json holds of this commit.
     """
-    from pipeline.local.bench_scale import Options, bench_scale
+    from pipeline.local.bench.scale.bench import Options, bench_scale
 
     options = Options(entities=entities, records=records)
     if workers:
@@ -157,7 +157,7 @@ def pace(
     json_file: JsonFile = None,
 ) -> None:
     """How late the gate tells its verdicts at a steady rate, by the broker's times, and what `gate.within_s` does to it."""
-    from pipeline.local.bench_gate_pace import Options, bench_gate_pace
+    from pipeline.local.bench.gate.pace import Options, bench_gate_pace
 
     options = Options(seconds=seconds)
     if rate:
@@ -192,8 +192,8 @@ def surge(
     Retry-After. outage: it is away for ten minutes. kills: gate, writer and broker die once each. Wants a quiet machine:
     all parts take half an hour; `--part queue --seconds 10 --entities 800 --healthy-s 5` is a try of a minute and a half.
     """
-    from pipeline.local.bench_surge import PARTS, bench_surge
-    from pipeline.local.bench_surge_report import Options
+    from pipeline.local.bench.surge.bench import PARTS, bench_surge
+    from pipeline.local.bench.surge.report import Options
 
     unknown = set(part or ()) - PARTS.keys()
     if unknown:
@@ -224,7 +224,7 @@ def reconcile(
     check: Assert = False,
 ) -> None:
     """Measure a full comparison with a FHIR server of many resources: a stand-in, of which one in a hundred has drifted."""
-    from pipeline.local.bench_reconcile import bench_reconcile
+    from pipeline.local.bench.reconcile import bench_reconcile
 
     _measure("reconcile", lambda: bench_reconcile(beds, encounters, latency_ms), json_file, check)
 

@@ -14,9 +14,9 @@ budgets = typer.Typer(help="Error budgets: what is used, what burns, which incid
 @budgets.command("show")
 def budgets_show(config: Config = None, as_json: AsJson = False) -> None:
     """Show each objective with what is used of its budget and how fast it burns. Exit code 1 while an incident is open."""
-    from pipeline.ops.render_budgets import budgets_json, render_budgets
+    from pipeline.ops.render.budgets import budgets_json, render_budgets
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.budgets import policy_of, read_budgets
+    from pipeline.roles.accounts.budgets import policy_of, read_budgets
     from pipeline.roles.process import Refused, codec_of
 
     settings = settings_of(config)
@@ -35,7 +35,7 @@ def budgets_show(config: Config = None, as_json: AsJson = False) -> None:
 @budgets.command("check")
 def budgets_check(file: Annotated[Path | None, typer.Argument(help="Policy of budgets; else the shipped one.")] = None) -> None:
     """Check a policy of budgets. Exit code 1, and all that is wrong, if it can't be used."""
-    from pipeline.domain.policy import BadPolicy
+    from pipeline.domain.judging.policy import BadPolicy
     from pipeline.roles.policies import load_budgets
 
     try:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.base import Config, actor, console, now, of_kafka, settings_of
-from pipeline.settings import masked
+from pipeline.settings.reading import masked
 
 topics = typer.Typer(help="The topics of the cluster: what differs from their declarations.", no_args_is_help=True)
 schemas = typer.Typer(help="The Avro schemas.", no_args_is_help=True)

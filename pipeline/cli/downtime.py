@@ -29,7 +29,7 @@ def open_board(
     """
     import pyrage
 
-    from pipeline.sources.files_crypto import identities_of
+    from pipeline.sources.files.crypto import identities_of
 
     board = _newest(file) if file.is_dir() else file
     if board.suffix != ENCRYPTED:
@@ -56,8 +56,8 @@ def form(
     to: Annotated[Path, typer.Argument(help="Where to write it; a file that is there already stays.", dir_okay=False)],
 ) -> None:
     """Write an empty form (CSV) for what was written on paper: its header alone."""
-    from pipeline.roles.downtime_enter import PROFILE
-    from pipeline.roles.files import file_profile
+    from pipeline.roles.downtime.enter import PROFILE
+    from pipeline.roles.ways_in.files import file_profile
 
     _write_private(to, (",".join(column.column for column in file_profile(PROFILE).columns) + "\r\n").encode(), replace=False)
     typer.echo(str(to))
@@ -82,7 +82,7 @@ def enter(
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     from pipeline.formats.files.rows import Unreadable
-    from pipeline.roles import downtime_enter
+    from pipeline.roles.downtime import enter as downtime_enter
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)

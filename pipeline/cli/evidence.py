@@ -7,8 +7,8 @@ from typing import Annotated, Final
 import typer
 
 from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.domain.accounts.evidence import Question
 from pipeline.domain.event import EntityType
-from pipeline.domain.evidence import Question
 from pipeline.domain.identifiers import EntityKey
 
 WRONG_USE: Final = 2
@@ -75,7 +75,7 @@ def evidence_file(
 ) -> None:
     """Show a managed file's line of time: ledger, quarantined rows, releases, corrections."""
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.files_report import FilesReader
+    from pipeline.roles.files.ledger import FilesReader
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)
@@ -87,9 +87,9 @@ def evidence_file(
 
 def _show(config: Path | None, question: Question, reason: str, as_json: bool) -> None:
     from pipeline.ops.logs import subject
-    from pipeline.ops.render_evidence import evidence_json, render_evidence
+    from pipeline.ops.render.evidence import evidence_json, render_evidence
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.evidence import EvidenceReader, audit_look
+    from pipeline.roles.accounts.evidence import EvidenceReader, audit_look
     from pipeline.roles.process import codec_of
 
     if not reason.strip():

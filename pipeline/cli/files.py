@@ -9,13 +9,13 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.base import AsJson, Config, actor, console, fail, of_kafka, settings_of
-from pipeline.domain.file_life import FileState, FileStatus
+from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.formats.rfc3339 import rfc3339_of
 
 if TYPE_CHECKING:
     from pipeline.formats.avro import Codec
-    from pipeline.roles.files_report import FilesReader
-    from pipeline.settings import Settings
+    from pipeline.roles.files.ledger import FilesReader
+    from pipeline.settings.model import Settings
 
 WRONG_USE: Final = 2
 SHOWN: Final = 50
@@ -77,7 +77,7 @@ def rejects(
     """Show a file's rejected rows: line, column, rule and remedy. The rows themselves only by --save."""
     from pipeline.formats.files import corrections
     from pipeline.kafka.crypto import RawCipher
-    from pipeline.roles.files import file_profile
+    from pipeline.roles.ways_in.files import file_profile
 
     settings, _, reader = _reader(config)
     state = _one(reader, file)
@@ -123,9 +123,9 @@ def replay(
     Exit code: 0 done, 1 some rows are still broken, 2 used wrongly.
     """
     from pipeline.formats.files import corrections
-    from pipeline.roles import files_repair
-    from pipeline.roles.files import file_profile
+    from pipeline.roles.files import repair as files_repair
     from pipeline.roles.process import Refused
+    from pipeline.roles.ways_in.files import file_profile
 
     settings, codec, reader = _reader(config)
     state = _one(reader, file)
@@ -150,7 +150,7 @@ def replay(
 @files.command("release")
 def release(file: FileId, reason: Why = "", yes: Yes = False, config: Config = None) -> None:
     """Let a held file be landed though many of its rows are broken; these go to quarantine."""
-    from pipeline.roles import files_repair
+    from pipeline.roles.files import repair as files_repair
 
     settings, codec, reader = _reader(config)
     state = _one(reader, file)
@@ -175,7 +175,7 @@ def link(
     Only where its place is object storage. Whoever has the address can fetch it: send it to the partner alone.
     """
     from pipeline.carriers.protocol import Unreachable
-    from pipeline.roles import files_repair
+    from pipeline.roles.files import repair as files_repair
     from pipeline.roles.process import Refused
 
     settings, codec, reader = _reader(config)
@@ -193,7 +193,7 @@ def link(
 
 def _reader(config: Path | None) -> "tuple[Settings, Codec, FilesReader]":
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.files_report import FilesReader
+    from pipeline.roles.files.ledger import FilesReader
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)

@@ -25,9 +25,9 @@ def hl7_explain(
     from pipeline.formats.hl7v2.mapping import messages_of
     from pipeline.formats.hl7v2.origins import explain
     from pipeline.formats.hl7v2.verdict import Rejected
-    from pipeline.ops.render_hl7 import as_builtins, rejection, tables_of
-    from pipeline.roles.intake import hl7_profile
+    from pipeline.ops.render.hl7 import as_builtins, rejection, tables_of
     from pipeline.roles.process import Refused
+    from pipeline.roles.ways_in.intake import hl7_profile
 
     try:
         chosen = hl7_profile(profile)
@@ -80,9 +80,9 @@ def hl7_send(
     import asyncio
     import sys
 
-    from pipeline.roles.hl7_rows import acknowledgement_json, acknowledgement_row, acknowledgements_end
-    from pipeline.roles.hl7_send import MAX_FILE_BYTES, Line, Said, Sending, line_to, outgoing_of
-    from pipeline.roles.hl7_send_batch import send_batch
+    from pipeline.roles.hl7.rows import acknowledgement_json, acknowledgement_row, acknowledgements_end
+    from pipeline.roles.hl7.send import MAX_FILE_BYTES, Line, Said, Sending, line_to, outgoing_of
+    from pipeline.roles.hl7.send_batch import send_batch
     from pipeline.roles.process import Refused
 
     def tell(said: Said) -> None:
@@ -127,11 +127,11 @@ def hl7_listen(
     """Listen for a sender's messages over MLLP, answer each as told, and show what came. No broker is needed."""
     import asyncio
 
-    from pipeline.roles.hl7_listen import ANSWERS, Ear, Heard, Listening
-    from pipeline.roles.hl7_rows import heard_row
+    from pipeline.roles.hl7.listen import ANSWERS, Ear, Heard, Listening
+    from pipeline.roles.hl7.rows import heard_row
     from pipeline.roles.process import Refused
-    from pipeline.settings import is_loopback
-    from pipeline.sources.mllp import server_context
+    from pipeline.settings.rules.check import is_loopback
+    from pipeline.sources.mllp.source import server_context
 
     said = ANSWERS.get(answer.upper())
     if said is None:

@@ -36,9 +36,9 @@ def map_files(
     A rejected input is one object with file, rejected and detail (exit code 1); one that is ignored by rule is one
     object with file, ignored and detail (exit code 0).
     """
-    from pipeline.roles.intake import hl7_profile
     from pipeline.roles.mapping import ehr_of, map_file
     from pipeline.roles.process import Refused
+    from pipeline.roles.ways_in.intake import hl7_profile
 
     try:
         chosen = hl7_profile(profile)
@@ -66,8 +66,8 @@ def books(
     Exit code 0 if the books balance. What is open or waits is shown, and is no fault.
     """
     from pipeline.ops.books import exit_code
-    from pipeline.ops.render_books import books_json, render_books
-    from pipeline.roles.accounts import close_books
+    from pipeline.ops.render.books import books_json, render_books
+    from pipeline.roles.accounts.books import close_books
 
     settings = settings_of(config)
     result, asked = of_kafka(lambda: close_books(settings, open_s=wait_s, ask=ask))
@@ -85,8 +85,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
 ) -> None:
     """Answer four questions per destination: current? delayed? what is stuck? what was last confirmed?"""
-    from pipeline.ops.render_status import render_status, status_json
-    from pipeline.roles.accounts import current_status
+    from pipeline.ops.render.status import render_status, status_json
+    from pipeline.roles.accounts.books import current_status
 
     settings = settings_of(config)
     if as_json:

@@ -8,9 +8,9 @@ import typer
 
 from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.modes import FORCEABLE, MAX_FORCE_S, Mode
-from pipeline.domain.replay import millis_ago
-from pipeline.settings import Settings
+from pipeline.domain.reconcile.replay import millis_ago
+from pipeline.domain.writing.modes import FORCEABLE, MAX_FORCE_S, Mode
+from pipeline.settings.model import Settings
 
 WRONG_USE: Final = 2
 
@@ -31,7 +31,7 @@ def mode_show(
     """Show each destination's mode: since when, why, by which figures, what it freezes, and who forces it."""
     import msgspec
 
-    from pipeline.ops.render_modes import modes_json, render_modes
+    from pipeline.ops.render.modes import modes_json, render_modes
     from pipeline.ops.status import read_status
     from pipeline.ops.topics import KafkaTopics
     from pipeline.roles.process import codec_of
@@ -52,7 +52,7 @@ def mode_check(
     file: Annotated[Path | None, typer.Argument(help="Policy of modes; else the shipped one.")] = None,
 ) -> None:
     """Check a policy of modes before a writer is started with it. Exit code 1, and all that is wrong, if it can't be used."""
-    from pipeline.domain.policy import BadPolicy
+    from pipeline.domain.judging.policy import BadPolicy
     from pipeline.roles.policies import load_modes
 
     try:
@@ -109,8 +109,8 @@ def mode_release(destination: Destination, reason: Why, config: Config = None) -
 
 
 def _order(settings: Settings, destination: str, wanted: Mode | None, reason: str, at: Millis, until: Millis) -> None:
-    from pipeline.roles.mode_orders import order_mode
     from pipeline.roles.process import codec_of
+    from pipeline.roles.writers.mode_orders import order_mode
 
     if not reason.strip():
         fail("Say why: --reason. It goes into the audit log.", WRONG_USE)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
-from pipeline.settings import Settings
+from pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
-    from pipeline.domain.reconcile_record import Reconciliation
+    from pipeline.domain.reconcile.record import Reconciliation
 
 WRONG_USE: Final = 2
 SHOWN: Final = 20
@@ -30,9 +30,9 @@ def reconcile_run(
     config: Config = None,
 ) -> None:
     """Order a comparison; `surgeline run reconcile` carries it out when the destination's mode lets it."""
-    from pipeline.domain.reconcile_record import Scope
+    from pipeline.domain.reconcile.record import Scope
     from pipeline.roles.process import codec_of
-    from pipeline.roles.reconcile_orders import order_run
+    from pipeline.roles.reconcile.orders import order_run
 
     settings = settings_of(config)
     if not reason.strip():
@@ -57,8 +57,8 @@ def reconcile_show(
     as_json: AsJson = False,
 ) -> None:
     """Show the newest runs, or one with all that it found. Entities are named by the digest that logs and audit show."""
-    from pipeline.ops.render_reconcile import render_run, render_runs
-    from pipeline.roles.reconcile import shown
+    from pipeline.ops.render.reconcile import render_run, render_runs
+    from pipeline.roles.reconcile.role import shown
 
     runs = _runs(settings_of(config))
     if run is None:
@@ -113,7 +113,7 @@ def _meant(settings: Settings, destination: str | None) -> tuple[str, ...]:
 def _runs(settings: Settings) -> "list[Reconciliation]":
     """The newest record of each run, the newest run first."""
     from pipeline import topology
-    from pipeline.domain.reconcile_record import Reconciliation
+    from pipeline.domain.reconcile.record import Reconciliation
     from pipeline.ops.topics import KafkaTopics, decoded
     from pipeline.roles.process import codec_of
 

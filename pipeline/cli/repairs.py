@@ -24,8 +24,8 @@ def reassert(
     """
     from pipeline.domain.identifiers import EntityKey, show_revision
     from pipeline.roles.process import codec_of
-    from pipeline.roles.repair import find
-    from pipeline.roles.repair import reassert as order
+    from pipeline.roles.repairs.reassert import find
+    from pipeline.roles.repairs.reassert import reassert as order
 
     settings = settings_of(config)
     codec = codec_of(settings)

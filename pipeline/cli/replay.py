@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import Reason
-from pipeline.domain.replay import (
+from pipeline.domain.reconcile.replay import (
     DEFAULT_LIMIT,
     DEFAULT_RATE_PER_S,
     MAX_LIMIT,
@@ -24,13 +23,14 @@ from pipeline.domain.replay import (
     Window,
     millis_ago,
 )
+from pipeline.domain.records import Reason
 from pipeline.formats.rfc3339 import millis_of
-from pipeline.settings import Settings
+from pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
     from pipeline.formats.avro import Codec
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.replay import Plan
+    from pipeline.roles.repairs.replay import Plan
 
 HELP: Final = """Send again what is parked, quarantined, or changed in a span of time.
 
@@ -92,7 +92,7 @@ def replay_parked(
 
     Times are when it was parked, --cause is why. Run it again at any time: what waits or came through is left out.
     """
-    from pipeline.roles.replay import plan_parked
+    from pipeline.roles.repairs.replay import plan_parked
 
     ways = _Ways(_checked(reason, yes), yes, rate, as_json)
     window, subject = _window(since, start, to, now()), _subject(entity)
@@ -126,9 +126,9 @@ def replay_quarantined(
     Times are when it first landed, --cause is why it was quarantined. What would be quarantined again is not put back, and
     says what to do; what was judged since is left out.
     """
-    from pipeline.roles.feeds import in_force
     from pipeline.roles.policies import load_policy
-    from pipeline.roles.replay import opener_of, plan_quarantined
+    from pipeline.roles.repairs.replay import opener_of, plan_quarantined
+    from pipeline.roles.ways_in.feeds import in_force
 
     ways = _Ways(_checked(reason, yes), yes, rate, as_json)
     at = now()
@@ -174,8 +174,8 @@ def replay_range(
     """
     from pipeline.formats.rfc3339 import rfc3339_of
     from pipeline.roles.process import Refused
-    from pipeline.roles.receivers import types_at
-    from pipeline.roles.replay import plan_range
+    from pipeline.roles.repairs.replay import plan_range
+    from pipeline.roles.writers.receivers import types_at
 
     at, since_begun = now(), _time("--begun", begun)
     window = _window(since, start, to, at)
@@ -204,7 +204,7 @@ def _planned(ways: _Ways, work: Callable[[], "Plan"]) -> "Plan":
 
 
 def _tell_or_do(settings: Settings, codec: "Codec", plan: "Plan", ways: _Ways) -> None:
-    from pipeline.ops.render_replay import plan_json, render_plan
+    from pipeline.ops.render.replay import plan_json, render_plan
 
     parts = plan.what, plan.selection, plan.size, plan.tally, plan.unreadable
     if not ways.as_json:
@@ -218,7 +218,7 @@ def _tell_or_do(settings: Settings, codec: "Codec", plan: "Plan", ways: _Ways) -
 
 
 def _do(settings: Settings, codec: "Codec", plan: "Plan", ways: _Ways) -> int:
-    from pipeline.roles.replay import carry_out
+    from pipeline.roles.repairs.replay import carry_out
 
     columns = (TextColumn("ordered"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=ways.as_json, transient=True) as progress:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.base import AsJson, Config, console, fail, of_kafka, settings_of
-from pipeline.domain.file_out import OutStatus
+from pipeline.domain.files.outgoing import OutStatus
 from pipeline.formats.rfc3339 import rfc3339_of
 
 WRONG_USE: Final = 2
@@ -29,7 +29,7 @@ def safr(
 
     Exit code: 0 done, 2 nothing is known of the site, 75 what was landed is not judged yet.
     """
-    from pipeline.roles import files_out_report
+    from pipeline.roles.files import report as files_out_report
 
     settings = settings_of(config)
     bundle = of_kafka(lambda: files_out_report.safr(settings, facility, tenant, period))
@@ -51,7 +51,7 @@ def sent(
     config: Config = None,
 ) -> None:
     """List files that go out: what each is, how often it was sent, whether its receiver has taken it."""
-    from pipeline.roles import files_out_report
+    from pipeline.roles.files import report as files_out_report
     from pipeline.roles.process import codec_of
 
     settings = settings_of(config)

@@ -12,7 +12,7 @@ run = typer.Typer(help="Run one role in the foreground until SIGTERM.", no_args_
 @run.command("gate")
 def run_gate(config: Config = None) -> None:
     """Judge landing records: duplicate? stale? not theirs to say? nothing new? Else a new revision, by lane."""
-    from pipeline.roles.gate import GateRole
+    from pipeline.roles.gates.gate import GateRole
     from pipeline.roles.process import run_role
 
     settings = settings_of(config, "gate")
@@ -25,9 +25,9 @@ def run_writer(
     config: Config = None,
 ) -> None:
     """Bring changes to one destination: the newest state of each entity, most urgent first; by HL7 v2 each change, in order."""
-    from pipeline.roles.every import EveryRole
     from pipeline.roles.process import run_role
-    from pipeline.roles.writer import WriterRole
+    from pipeline.roles.writers.every import EveryRole
+    from pipeline.roles.writers.writer import WriterRole
 
     settings = settings_of(config, f"writer-{destination}")
     section = settings.writers.get(destination) or settings.hl7_out.get(destination)
@@ -39,8 +39,8 @@ def run_writer(
 @run.command("http")
 def run_http(config: Config = None) -> None:
     """Take events by HTTP."""
-    from pipeline.roles.intake import HttpRole
     from pipeline.roles.process import run_role
+    from pipeline.roles.ways_in.intake import HttpRole
 
     raise typer.Exit(run_role(settings_of(config, "http"), "http", "0", HttpRole))
 
@@ -48,8 +48,8 @@ def run_http(config: Config = None) -> None:
 @run.command("mllp")
 def run_mllp(config: Config = None) -> None:
     """Take HL7 v2 messages over MLLP."""
-    from pipeline.roles.intake import MllpRole
     from pipeline.roles.process import run_role
+    from pipeline.roles.ways_in.intake import MllpRole
 
     raise typer.Exit(run_role(settings_of(config, "mllp"), "mllp", "0", MllpRole))
 
@@ -57,8 +57,8 @@ def run_mllp(config: Config = None) -> None:
 @run.command("fhir")
 def run_fhir(config: Config = None) -> None:
     """Subscribe at FHIR servers, take their notifications, and read again what was missed."""
-    from pipeline.roles.fhir import FhirRole
     from pipeline.roles.process import run_role
+    from pipeline.roles.ways_in.fhir import FhirRole
 
     settings = settings_of(config, "fhir")
     raise typer.Exit(run_role(settings, "fhir", settings.fhir.instance, FhirRole))
@@ -67,8 +67,8 @@ def run_fhir(config: Config = None) -> None:
 @run.command("files")
 def run_files(config: Config = None) -> None:
     """Take managed files from partners' folders, row by row."""
-    from pipeline.roles.files import FilesRole
     from pipeline.roles.process import run_role
+    from pipeline.roles.ways_in.files import FilesRole
 
     settings = settings_of(config, "files")
     raise typer.Exit(run_role(settings, "files", settings.files.instance, FilesRole))
@@ -77,7 +77,7 @@ def run_files(config: Config = None) -> None:
 @run.command("auditor")
 def run_auditor(config: Config = None) -> None:
     """Sign checkpoints of the audit log, and tell in it what expired."""
-    from pipeline.roles.auditor import AuditorRole
+    from pipeline.roles.accounts.auditor import AuditorRole
     from pipeline.roles.process import run_role
 
     settings = settings_of(config, "auditor")
@@ -87,7 +87,7 @@ def run_auditor(config: Config = None) -> None:
 @run.command("budgets")
 def run_budgets(config: Config = None) -> None:
     """Count what comes late or has to be repaired; open an incident where that uses up an error budget."""
-    from pipeline.roles.budgets import BudgetsRole
+    from pipeline.roles.accounts.budgets import BudgetsRole
     from pipeline.roles.process import run_role
 
     settings = settings_of(config, "budgets")
@@ -97,7 +97,7 @@ def run_budgets(config: Config = None) -> None:
 @run.command("files-out")
 def run_files_out(config: Config = None) -> None:
     """Make the files that partners get, and wait until each is acknowledged."""
-    from pipeline.roles.files_out import FilesOutRole
+    from pipeline.roles.files.outgoing import FilesOutRole
     from pipeline.roles.process import run_role
 
     settings = settings_of(config, "files-out")
@@ -107,7 +107,7 @@ def run_files_out(config: Config = None) -> None:
 @run.command("downtime")
 def run_downtime(config: Config = None) -> None:
     """Write bed boards and census for downtime workstations, every quarter of an hour, whatever else is down."""
-    from pipeline.roles.downtime import DowntimeRole
+    from pipeline.roles.downtime.role import DowntimeRole
     from pipeline.roles.process import run_role
 
     raise typer.Exit(run_role(settings_of(config, "downtime"), "downtime", "0", DowntimeRole))
@@ -117,7 +117,7 @@ def run_downtime(config: Config = None) -> None:
 def run_reconcile(config: Config = None) -> None:
     """Compare what we hold with what FHIR destinations show, and have drift repaired."""
     from pipeline.roles.process import run_role
-    from pipeline.roles.reconcile import ReconcileRole
+    from pipeline.roles.reconcile.role import ReconcileRole
 
     settings = settings_of(config, "reconcile")
     raise typer.Exit(run_role(settings, "reconcile", settings.reconcile.instance, ReconcileRole))
@@ -127,6 +127,6 @@ def run_reconcile(config: Config = None) -> None:
 def run_timers(config: Config = None) -> None:
     """End what is valid until a time: a bed's promise or block, a diversion."""
     from pipeline.roles.process import run_role
-    from pipeline.roles.timers import TimersRole
+    from pipeline.roles.ways_in.timers import TimersRole
 
     raise typer.Exit(run_role(settings_of(config, "timers"), "timers", "0", TimersRole))

@@ -19,7 +19,7 @@ def policy_show(
     folder: Annotated[Path | None, typer.Option(help="Folder with ownership.yaml and lanes.yaml; else the shipped ones.")] = None,
 ) -> None:
     """Check a policy and print its version."""
-    from pipeline.domain.policy import BadPolicy
+    from pipeline.domain.judging.policy import BadPolicy
     from pipeline.roles.policies import load_policy
 
     try:
@@ -35,7 +35,7 @@ def policy_apply(
     config: Config = None,
 ) -> None:
     """Put a policy into force from now on, in every partition of every landing topic."""
-    from pipeline.domain.policy import BadPolicy
+    from pipeline.domain.judging.policy import BadPolicy
     from pipeline.roles.policies import apply_policy, load_policy
     from pipeline.roles.process import codec_of
 
@@ -61,10 +61,10 @@ def feeds_compare(
 
     from pipeline.domain.identifiers import Millis
     from pipeline.ops.logs import subject
-    from pipeline.ops.render_feeds import feeds_table
+    from pipeline.ops.render.feeds import feeds_table
     from pipeline.ops.topics import KafkaTopics
-    from pipeline.roles.feeds import compare
     from pipeline.roles.process import codec_of
+    from pipeline.roles.ways_in.feeds import compare
 
     settings = settings_of(config)
     until = now()
@@ -93,9 +93,9 @@ def feeds_live(
 ) -> None:
     """Name the live feed of a source. Naming the former one again rolls back."""
     from pipeline.domain.identifiers import Millis
-    from pipeline.domain.policy import Live
-    from pipeline.roles.feeds import go_live
+    from pipeline.domain.judging.policy import Live
     from pipeline.roles.process import codec_of
+    from pipeline.roles.ways_in.feeds import go_live
 
     settings = settings_of(config)
     place = facility or "every facility without its own"
@@ -139,8 +139,8 @@ def shadow_check(
 ) -> None:
     """Say what a flags file lets be written at each destination, or what is wrong with it. Exit code 1 if it is."""
     from pipeline.ops.shadow import render_rules
-    from pipeline.roles.flags import rules_of
     from pipeline.roles.process import Refused
+    from pipeline.roles.writers.flags import rules_of
 
     settings = settings_of(config)
     who = tenant or settings.tenant_default

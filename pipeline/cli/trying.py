@@ -19,6 +19,6 @@ def demo(
 
     Exit code 0 only if the books balance and nothing is open.
     """
-    from pipeline.local.demo import run_demo
+    from pipeline.local.demo.demo import run_demo
 
     raise typer.Exit(run_demo(folder.resolve(), seed=seed, keep=keep, json_file=json_file, console=console))

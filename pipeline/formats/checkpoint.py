@@ -8,7 +8,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from joserfc.util import to_bytes, urlsafe_b64decode, urlsafe_b64encode
 
-from pipeline.domain.checkpoints import Read, SignedCheckpoint, Statement, read_statement
+from pipeline.domain.accounts.checkpoints import Read, SignedCheckpoint, Statement, read_statement
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.manifest import SIGNING, sign
 

@@ -17,7 +17,7 @@ from joserfc.jwk import OKPKey
 from joserfc.util import to_bytes
 from msgspec import Meta
 
-from pipeline.domain.file_life import FileReason, Flaw, Manifest
+from pipeline.domain.files.life import FileReason, Flaw, Manifest
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.rfc3339 import millis_of, rfc3339_of
 

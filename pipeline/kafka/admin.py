@@ -25,7 +25,7 @@ from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable
 from pipeline.kafka.epochs import Codec, UnknownLife, read_epochs
 from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.specs import TopicSpec
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 __all__ = [
     "Applied",

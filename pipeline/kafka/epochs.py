@@ -14,7 +14,7 @@ from pipeline.domain.records import TopicEpoch
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable
 from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.reader import end_offsets, read_topic
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 
 class Codec(Protocol):

@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 from pipeline.domain.head import Head, UnknownHeadVersion, decode_head
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.pending import Pending, UnknownPendingVersion, decode_pending
-from pipeline.domain.reconcile import Held, Told
+from pipeline.domain.reconcile.compare import Held, Told
+from pipeline.domain.writing.pending import Pending, UnknownPendingVersion, decode_pending
 from pipeline.kafka.client import Message
 from pipeline.kafka.reader import LogTruncated
 from pipeline.topology import GATE_CHANGELOG, writer_changelog

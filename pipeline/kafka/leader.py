@@ -9,7 +9,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.kafka.client import LOG
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import topic as at_broker
 
 POLL_S: Final = 0.5

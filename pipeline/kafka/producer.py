@@ -16,7 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pipeline import topology
 from pipeline.kafka.client import LOG
 from pipeline.kafka.window import Window
-from pipeline.settings_model import ClientConfig, KafkaSettings
+from pipeline.settings.sections.base import ClientConfig
+from pipeline.settings.sections.kafka import KafkaSettings
 
 MAX_RECORDS: Final = 50_000
 MAX_BYTES: Final = 64 * 1024 * 1024

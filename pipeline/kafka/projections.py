@@ -4,13 +4,13 @@ import asyncio
 from typing import Final, Protocol
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.merges import is_copy
+from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.records import Accepted, Decision, Outcome, Receipt
 from pipeline.formats.avro import Record, Undecodable
 from pipeline.kafka.client import LOG, Message
 from pipeline.kafka.reader import Follower
 from pipeline.kafka.receipts import MAX_RECEIPT_AGE_MS, Receipts
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES, RECEIPTS
 
 TRACKED_AGE_MS: Final = 24 * 3600 * 1000
@@ -29,7 +29,7 @@ class Decoder(Protocol):
 
 
 class Tracking(Protocol):
-    """What is fed with the history of events (`pipeline.sources.http_tracker.Tracker`)."""
+    """What is fed with the history of events (`pipeline.sources.http.tracker.Tracker`)."""
 
     def on_accepted(self, accepted: Accepted, /) -> None:
         """From `events.accepted`."""

@@ -13,7 +13,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import Message as KafkaMessage
 
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable, Message
-from pipeline.settings_model import ClientConfig, KafkaSettings
+from pipeline.settings.sections.base import ClientConfig
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import topic as at_broker
 from pipeline.topology import without_prefix
 

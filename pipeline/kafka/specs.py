@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline import topology
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 Cleanup = Literal["delete", "compact", "compact,delete"]
 

@@ -10,13 +10,13 @@ from typing import Final, Protocol
 from pipeline.domain.event import EntityType
 from pipeline.domain.head import Head, UnknownHeadVersion, decode_head
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.occupants import Told, told_of
-from pipeline.domain.pending import decode_pending
 from pipeline.domain.records import Accepted, Outcome
+from pipeline.domain.writing.occupants import Told, told_of
+from pipeline.domain.writing.pending import decode_pending
 from pipeline.kafka.client import LOG, Message
 from pipeline.kafka.projections import TRACKED_AGE_MS, Decoder, decoded
 from pipeline.kafka.reader import Follower, read_topic
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, GATE_CHANGELOG, OUTCOMES, writer_changelog
 
 _OWN_KEY: Final = b"\x00"
@@ -24,7 +24,7 @@ _OWN_KEY: Final = b"\x00"
 
 
 class Staying(Protocol):
-    """What is fed (`pipeline.domain.occupants.Occupants`)."""
+    """What is fed (`pipeline.domain.writing.occupants.Occupants`)."""
 
     def on_accepted(self, accepted: Accepted, /) -> None:
         """From `events.accepted`."""

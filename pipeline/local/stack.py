@@ -16,7 +16,9 @@ import yaml
 from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import HOST, free_port
-from pipeline.settings import DEMO_TOKEN, Settings, load
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import load
+from pipeline.settings.sections.base import DEMO_TOKEN
 
 CLIENT: Final = "demo"
 SOURCES: Final = ("capacity", "environmental", "scheduling", "operator")

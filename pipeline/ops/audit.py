@@ -9,8 +9,8 @@ from typing import Final, Protocol
 import msgspec
 from rich.table import Table
 
-from pipeline.domain.audit import Checkpoint, Finding, heads, next_entry, verify
-from pipeline.domain.checkpoints import Read, heads_of, verify_checkpoints
+from pipeline.domain.accounts.audit import Checkpoint, Finding, heads, next_entry, verify
+from pipeline.domain.accounts.checkpoints import Read, heads_of, verify_checkpoints
 from pipeline.domain.identifiers import EventId, Millis, Revision, partition_of, show_revision
 from pipeline.domain.records import Audit
 from pipeline.kafka.producer import OutRecord

@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from pipeline.domain.books import Books, Expects, Ledger, PartitionCut
-from pipeline.domain.deliveries import Problem, Trouble, differ, fold
+from pipeline.domain.accounts.books import Books, Expects, Ledger, PartitionCut
+from pipeline.domain.accounts.deliveries import Problem, Trouble, differ, fold
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Revision
-from pipeline.domain.merges import is_copy
+from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.records import Accepted, Decision, Outcome, TopicEpoch
 from pipeline.ops.log_catalogue import BOOKS_CLOSED
 from pipeline.ops.logs import emit

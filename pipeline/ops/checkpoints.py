@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.checkpoints import Read, SignedCheckpoint
+from pipeline.domain.accounts.checkpoints import Read, SignedCheckpoint
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.formats.manifest import public_key
 from pipeline.ops.topics import Decoder, Topics, decoded
-from pipeline.settings_model import DEMO_KEY, AuditSettings
+from pipeline.settings.sections.accounts import AuditSettings
+from pipeline.settings.sections.base import DEMO_KEY
 from pipeline.topology import CHECKPOINTS
 
 WINDOW: Final = 100

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from pipeline.domain.file_record import FileState, FileStatus
+from pipeline.domain.files.record import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.client import Message
 from pipeline.ops.topics import Decoder, Topics, decoded, tail

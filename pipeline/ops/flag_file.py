@@ -16,7 +16,7 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType
 from openfeature.provider import AbstractProvider, Metadata
 
-from pipeline.domain.rollout import CONTEXT, PREFIX, SHADOW, BadRule, Rule, Scope, about, asked_in, flag_names, rule_from
+from pipeline.domain.writing.rollout import CONTEXT, PREFIX, SHADOW, BadRule, Rule, Scope, about, asked_in, flag_names, rule_from
 
 MAX_BYTES: Final = 1_000_000
 """Greatest file that is read."""

@@ -21,7 +21,7 @@ import structlog
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import CATALOGUE, Fields, LogEvent
 from pipeline.ops.metrics import LOGS_REFUSED
-from pipeline.settings_model import Settings
+from pipeline.settings.model import Settings
 
 KAFKA_LOGGER: Final = "surgeline.kafka"
 TEXT_LIMIT: Final = 120

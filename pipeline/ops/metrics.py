@@ -12,15 +12,15 @@ from typing import Final, Generic, Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pipeline.destinations.auth.credentials import News
-from pipeline.destinations.mllp_client import News as LineNews
-from pipeline.domain.audit import Fault
-from pipeline.domain.budgets import LOSS, IncidentKind
+from pipeline.destinations.hl7v2.mllp_client import News as LineNews
+from pipeline.domain.accounts.audit import Fault
+from pipeline.domain.accounts.budgets import LOSS, IncidentKind
 from pipeline.domain.event import EntityType
-from pipeline.domain.file_life import FileReason, FileStatus
-from pipeline.domain.file_out import OutStatus
-from pipeline.domain.modes import Mode
-from pipeline.domain.reconcile_record import Drift, Rule, Scope
+from pipeline.domain.files.life import FileReason, FileStatus
+from pipeline.domain.files.outgoing import OutStatus
+from pipeline.domain.reconcile.record import Drift, Rule, Scope
 from pipeline.domain.records import DecisionKind, Lane, OutcomeKind, Reason
+from pipeline.domain.writing.modes import Mode
 from pipeline.topology import HEADS_TABLE, PENDING_TABLE
 
 OTHER: Final = "other"

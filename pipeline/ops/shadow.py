@@ -10,10 +10,10 @@ from rich.text import Text
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.merges import is_copy
+from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.records import Outcome
-from pipeline.domain.rollout import Rule, Scope
-from pipeline.domain.shadow_report import ShadowCounts, ShadowReport, ShadowTally
+from pipeline.domain.writing.rollout import Rule, Scope
+from pipeline.domain.writing.shadow_report import ShadowCounts, ShadowReport, ShadowTally
 from pipeline.ops.topics import Decoder, Topics, decoded
 from pipeline.ops.words import age_of
 from pipeline.topology import OUTCOMES

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from pipeline.domain.identifiers import Millis, Revision
-from pipeline.domain.modes import Mode
 from pipeline.domain.records import LANES, RANK, Accepted, FeedState, LagReport, Lane, LaneWindow, ModeChange, ModeOrder, Stuck
+from pipeline.domain.writing.modes import Mode
 from pipeline.ops.file_lines import FileLine, read_file_lines
 from pipeline.ops.subscriptions import SubscriptionLine, newest_lines
 from pipeline.ops.topics import Decoder, Topics, decoded, tail

@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import FeedState
-from pipeline.domain.subscription import decode_state
+from pipeline.domain.subscriptions.life import decode_state
 
 
 class SubscriptionLine(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.formats.avro import Record, Undecodable
 from pipeline.kafka.client import LOG, KafkaUnavailable, Message
 from pipeline.kafka.reader import begin_offsets, end_offsets, offsets_since, read_topic
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 GROUP_TIMEOUT_S: Final = 15.0
 

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from pipeline.domain.budgets import Incident
+from pipeline.domain.accounts.budgets import Incident
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.rfc3339 import rfc3339_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.destinations.fhir_profile import InvalidProfile, load_profile
+from pipeline.destinations.fhir.profile import InvalidProfile, load_profile
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.forms import FORMS

@@ -9,7 +9,7 @@ from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.topics import KafkaTopics
-from pipeline.settings import Settings
+from pipeline.settings.model import Settings
 from pipeline.topology import without_prefix
 
 ACTOR = "operator:"

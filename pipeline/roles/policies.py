@@ -10,16 +10,16 @@ from typing import Any, Final
 import yaml
 
 from pipeline import topology
-from pipeline.domain.budgets import BudgetsFile, budgets_from
+from pipeline.domain.accounts.budgets import BudgetsFile, budgets_from
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.domain.mode_policy import ModesFile, mode_policy_from
-from pipeline.domain.policy import BadPolicy, Policy, encode_policy, policy_from
+from pipeline.domain.judging.policy import BadPolicy, Policy, encode_policy, policy_from
 from pipeline.domain.records import Control, ControlKind
+from pipeline.domain.writing.mode_policy import ModesFile, mode_policy_from
 from pipeline.formats.avro import Codec
 from pipeline.kafka.producer import OutRecord
 from pipeline.roles.operator_log import operator_chain, publish_at_once
-from pipeline.settings import Settings
-from pipeline.stream.gate import POLICY_KEY
+from pipeline.settings.model import Settings
+from pipeline.stream.judging.gate import POLICY_KEY
 
 NO_DETAIL: Final[Mapping[str, str]] = MappingProxyType({})
 

@@ -17,8 +17,8 @@ import msgspec
 import uvloop
 
 from pipeline import __version__, resources, topology
+from pipeline.domain.accounts.retention import DAY_MS, class_of
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.retention import DAY_MS, class_of
 from pipeline.formats.avro import Codec
 from pipeline.kafka import admin
 from pipeline.kafka.client import KafkaUnavailable
@@ -31,8 +31,8 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops.health import Health, HealthServer, Heartbeat
 from pipeline.ops.logs import configure, emit, where
 from pipeline.ops.watchdog import Beat, Bounds, Watchdog
-from pipeline.settings import Settings
-from pipeline.stream.batch import report_with
+from pipeline.settings.model import Settings
+from pipeline.stream.worker.batch import report_with
 
 EXIT_CONFIG: Final = 78
 """Something must be set right by a person first (sysexits.h EX_CONFIG)."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.domain.audit import Fault, Finding
+from pipeline.domain.accounts.audit import Fault, Finding
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.formats.fhir.terms import OURS
 

@@ -11,9 +11,9 @@ from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Accepted, Decision
 from pipeline.ops.audit import Verified, read_entries, verify_all
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.destinations import destination_of
 from pipeline.roles.process import codec_of
-from pipeline.settings import Settings
+from pipeline.roles.writers.destinations import destination_of
+from pipeline.settings.model import Settings
 from pipeline.topology import ACCEPTED, DECISIONS
 from tests.chaos.checks import Version, history_problems, version_of
 from tests.chaos.clinician import PAGE, TYPES, EditLog, pages, search, session

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import yaml
 
-from pipeline.local.broker import Broker
-from pipeline.local.delay import FaultProxy
 from pipeline.local.errors import LocalPlatformError
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.delay import FaultProxy
 from pipeline.local.stack import Stack
 from tests.chaos.plan import FREEZE_S, GATE, REPLACED_AFTER_S, STATEFUL, Act, Deed, Plan, Trouble
 

@@ -15,9 +15,21 @@ import msgspec
 from pipeline.domain.event import EntityType, Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.json_events import Client, parse_event
+from pipeline.local.demo.surge import (
+    ROLES,
+    SHIFTS,
+    UNITS,
+    Adt,
+    BedFact,
+    BedPlace,
+    BoardFact,
+    DiversionFact,
+    Fact,
+    StaffFact,
+    beds_of,
+)
+from pipeline.local.demo.telling import TENANT, Teller
 from pipeline.local.stack import CLIENT, SOURCES
-from pipeline.local.surge import ROLES, SHIFTS, UNITS, Adt, BedFact, BedPlace, BoardFact, DiversionFact, Fact, StaffFact, beds_of
-from pipeline.local.telling import TENANT, Teller
 
 BEDS: Final = 80
 HL7_SHARE: Final = 0.12

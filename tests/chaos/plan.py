@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.faults import Fault, FaultKind
 
 OWNER, REPLICA = "ehr-owner", "ehr-replica"
 BROKER = "broker"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.domain.books import Books
+from pipeline.domain.accounts.books import Books
 from pipeline.ops.books import Asked
 
 

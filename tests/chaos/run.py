@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline.domain.books import Books
-from pipeline.local.broker import Broker
-from pipeline.local.delay import FaultProxy
-from pipeline.local.ehr import Ehr
+from pipeline.domain.accounts.books import Books
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.delay import FaultProxy
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target
 from pipeline.ops.books import Asked
-from pipeline.roles.accounts import close_books
+from pipeline.roles.accounts.books import close_books
 from pipeline.roles.process import now_ms
 from tests.chaos.checks import UNEXPECTED, broken_chains, lost, other_states
 from tests.chaos.clinician import Clinician

@@ -14,12 +14,12 @@ from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Mapped
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
-from pipeline.local.drive import Driver
+from pipeline.local.demo.drive import Driver
+from pipeline.local.demo.telling import FACILITY, TENANT
+from pipeline.local.demo.trace import Step
 from pipeline.local.stack import Stack
-from pipeline.local.telling import FACILITY, TENANT
-from pipeline.local.trace import Step
-from pipeline.roles.intake import hl7_profile
 from pipeline.roles.process import codec_of, now_ms
+from pipeline.roles.ways_in.intake import hl7_profile
 from pipeline.topology import LANDING
 from tests.chaos.load import Batch, Load, Message, event_of, ids_in
 

@@ -23,14 +23,14 @@ from rich.text import Text
 
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind
 from pipeline.kafka.client import LOG, KafkaUnavailable
-from pipeline.local.bench_e2e import DRAIN_S, SHARES, WRITER, open_http
-from pipeline.local.bench_e2e_send import HttpSender
-from pipeline.local.bench_surge_lab import EHR, HEALTHY, Lab, laboratory
-from pipeline.local.bench_surge_load import Load, Mix
+from pipeline.local.bench.e2e.bench import DRAIN_S, SHARES, WRITER, open_http
+from pipeline.local.bench.e2e.send import HttpSender
+from pipeline.local.bench.surge.lab import EHR, HEALTHY, Lab, laboratory
+from pipeline.local.bench.surge.load import Load, Mix
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.accounts import close_books
+from pipeline.roles.accounts.books import close_books
 from pipeline.roles.process import now_ms
 from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES
 from tests.chaos.report import Check, books_check

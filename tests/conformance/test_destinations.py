@@ -49,12 +49,10 @@ ENTITY: Final = f"ICU/{CANARY}/A"
 
 def found_destinations() -> dict[str, type]:
     """Each class of the folder that reads, builds and sends, by its module."""
-    modules = [
-        importlib.import_module(f"pipeline.destinations.{each.name}")
-        for each in pkgutil.iter_modules(pipeline.destinations.__path__)
-    ]
+    walked = pkgutil.walk_packages(pipeline.destinations.__path__, "pipeline.destinations.")
+    modules = [importlib.import_module(each.name) for each in walked]
     return {
-        module.__name__.rpartition(".")[2]: cls
+        module.__name__.split(".")[2]: cls
         for module in modules
         for cls in vars(module).values()
         if inspect.isclass(cls)
@@ -69,7 +67,7 @@ DESTINATIONS: Final = found_destinations()
 
 def no_adapter(module: str) -> str:
     return (
-        f"the destination {DESTINATIONS[module].__name__} (pipeline/destinations/{module}.py) has no adapter: add a class to "
+        f"the destination {DESTINATIONS[module].__name__} (pipeline/destinations/{module}/) has no adapter: add a class to "
         "tests/support/destination_adapters.py with roles, faults, serve() and destination(role, address), and name it there"
     )
 

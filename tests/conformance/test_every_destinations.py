@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 import pipeline.destinations
-from pipeline.destinations.hl7v2 import Hl7v2Destination
+from pipeline.destinations.hl7v2.destination import Hl7v2Destination
 from pipeline.destinations.protocol import Ambiguous, Confirmed, EveryDestination, Refused, Retry
 from pipeline.domain.event import Bed, BedOccupancy, Encounter, EncounterStatus, Occupancy, PatientClass, Reference, Staffing
 from pipeline.domain.records import Accepted, Reason
@@ -39,10 +39,10 @@ pytestmark = pytest.mark.timeout(120)
 
 def found_destinations() -> dict[str, type]:
     """Each class of the folder that is told of each change, by its module."""
-    names = [each.name for each in pkgutil.iter_modules(pipeline.destinations.__path__)]
-    modules = [importlib.import_module(f"pipeline.destinations.{name}") for name in names]
+    walked = pkgutil.walk_packages(pipeline.destinations.__path__, "pipeline.destinations.")
+    modules = [importlib.import_module(each.name) for each in walked]
     return {
-        module.__name__.rpartition(".")[2]: cls
+        module.__name__.split(".")[2]: cls
         for module in modules
         for cls in vars(module).values()
         if inspect.isclass(cls) and cls.__module__ == module.__name__ and vars(cls).get("delivery") == "every"

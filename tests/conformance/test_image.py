@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from pipeline.cli import app
-from pipeline.settings import load
+from pipeline.settings.reading import load
 from tests.conftest import REPOSITORY
 
 PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+) \\$", re.MULTILINE)

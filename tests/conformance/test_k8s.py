@@ -18,8 +18,9 @@ import yaml
 
 from pipeline.cli import app
 from pipeline.ops.health import Health, Heartbeat
-from pipeline.settings import Settings, load
-from pipeline.settings_rules import DEMO_TOKEN_DIGEST, SECTIONS_OF_ROLE, files
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import load
+from pipeline.settings.rules.check import DEMO_TOKEN_DIGEST, SECTIONS_OF_ROLE, files
 from tests.conftest import NO_KUSTOMIZE, REPOSITORY
 from tests.support.secrets import secret_content
 

@@ -20,9 +20,9 @@ from pipeline.kafka import admin
 from pipeline.kafka.producer import OutRecord, Publisher
 from pipeline.kafka.reader import read_topic
 from pipeline.kafka.specs import load_specs
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.resources import topics_dir
-from pipeline.settings import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 KEYS: Final = 1_000
 SEED: Final = 20
@@ -30,9 +30,9 @@ PRODUCERS: Final = frozenset(
     {
         "pipeline/kafka/producer.py",
         "pipeline/kafka/epochs.py",
-        "pipeline/stream/outputs.py",
-        "pipeline/local/bench_gate_pace.py",
-        "pipeline/local/bench_gate_run.py",
+        "pipeline/stream/worker/outputs.py",
+        "pipeline/local/bench/gate/pace.py",
+        "pipeline/local/bench/gate/run.py",
     }
 )
 """Files that make a confluent-kafka producer; each takes `KafkaSettings.producer_config`, or names the partition."""

@@ -31,7 +31,7 @@ NOT_A_WAY_IN: Final = {"timers": "orders ends of what is known already; takes no
 def named_classes() -> list[type]:
     """Each class of the folder that has a name and runs."""
     modules = [
-        importlib.import_module(f"pipeline.sources.{found.name}") for found in pkgutil.iter_modules(pipeline.sources.__path__)
+        importlib.import_module(found.name) for found in pkgutil.walk_packages(pipeline.sources.__path__, "pipeline.sources.")
     ]
     return [
         cls

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import hl7
 
-from pipeline.local.jars import Jars, cache_folder, class_path, compiled, java
+from pipeline.local.servers.jars import Jars, cache_folder, class_path, compiled, java
 
 PROGRAMS: Final = Path(__file__).with_name("programs")
 RUN_TIMEOUT_S: Final = 120

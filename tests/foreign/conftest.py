@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
 
-from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack
 from tests.foreign import clients
 from tests.foreign.clients import NO_CLIENT, PASSWORD, REQUIRED, Client, Missing

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.local.jars import cache_folder, class_path, compiled
 from pipeline.local.ports import free_port
+from pipeline.local.servers.jars import cache_folder, class_path, compiled
 from tests.foreign.clients import HAPI, PROGRAMS, java_command
 
 START_S: Final = 60.0

@@ -18,8 +18,8 @@ from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.verdict import Rejected
 from pipeline.kafka.crypto import RawCipher
 from pipeline.local.stack import Stack
-from pipeline.roles.intake import hl7_profile
 from pipeline.roles.process import now_ms
+from pipeline.roles.ways_in.intake import hl7_profile
 from tests.foreign.clients import Client, Heard
 from tests.support.hl7_samples import adt
 from tests.support.stacks import records

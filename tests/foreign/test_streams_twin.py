@@ -30,11 +30,11 @@ from pipeline.domain.event import (
 from pipeline.domain.identifiers import EventId, Millis, partition_of
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane
 from pipeline.formats.avro import Codec
-from pipeline.local.bench_gate_load import Landed, Landing
-from pipeline.local.bench_gate_streams import STREAMS, Alone, compared, expected, twin_alone
+from pipeline.local.bench.gate.load import Landed, Landing
+from pipeline.local.bench.gate.streams import STREAMS, Alone, compared, expected, twin_alone
 from pipeline.local.errors import LocalPlatformError
 from pipeline.roles.policies import load_policy
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from tests.foreign.clients import NO_CLIENT, REQUIRED
 
 NOW: Final = Millis(1_800_000_000_000)

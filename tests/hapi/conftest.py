@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.local.hapi import FhirVersion, Hapi, tell_standard_error
+from pipeline.local.servers.hapi import FhirVersion, Hapi, tell_standard_error
 
 TIMEOUT_S: Final = 900
 """Of the test that starts the server: jars are fetched within it, on a first run."""

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from pipeline.domain.event import Bed, Environment
-from pipeline.domain.subscription import Watch
+from pipeline.domain.subscriptions.life import Watch
 from pipeline.formats.fhir.owned import Body
-from pipeline.local.hapi import Hapi
 from pipeline.local.ports import free_port
-from pipeline.sources.fhir_subscription import Channel, Content
+from pipeline.local.servers.hapi import Hapi
+from pipeline.sources.fhir.resource import Channel, Content
 from tests.support.fhir_in import Elsewhere, Receiver, until
 from tests.support.fhir_in_server import SECRET, bed
 

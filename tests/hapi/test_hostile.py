@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.destinations.fhir_profile import load_profile
-from pipeline.local.hapi import Hapi
+from pipeline.destinations.fhir.profile import load_profile
+from pipeline.local.servers.hapi import Hapi
 from tests.hazards.test_fhir_hostile import (
     Server,
     test_a_planted_old_version_a_second_write_and_a_lost_edit_are_caught,

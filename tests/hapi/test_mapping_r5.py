@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline.local.hapi import Hapi
+from pipeline.local.servers.hapi import Hapi
 from tests.integration import test_fhir_mapping as promises
 from tests.integration.test_fhir_mapping import Lab, name
 

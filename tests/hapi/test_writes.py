@@ -13,16 +13,16 @@ from typing import Any, Final
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Ambiguous, Confirmed, Current, Request, Retry, Suppressed, VersionMismatch
 from pipeline.domain.event import EntityType, Name, Patient, Sex
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.revision import read_mark
-from pipeline.local.delay import FaultProxy
-from pipeline.local.faults import Fault, FaultKind
-from pipeline.local.hapi import Hapi
+from pipeline.local.servers.delay import FaultProxy
+from pipeline.local.servers.faults import Fault, FaultKind
+from pipeline.local.servers.hapi import Hapi
 from tests.integration import test_fhir_destination as promises
 from tests.integration.test_fhir_destination import FREE, TAKEN, Lab, bed_id, confirm, lab_at, request_for
 from tests.support.fhir_lab import DIGEST_KEY, accepted, pending

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.harness import SHORT
 
 

@@ -131,13 +131,13 @@ def _around_on_the_loop(owner: type, name: str, before: Point | None, after: Poi
 def main() -> None:
     """Wrap the points, then be `surgeline`."""
     from pipeline.cli import app
-    from pipeline.destinations.fhir import FhirDestination
+    from pipeline.destinations.fhir.destination import FhirDestination
     from pipeline.ops.watchdog import Watchdog
-    from pipeline.stream.batch import BatchRunner
-    from pipeline.stream.gate import GateWork
-    from pipeline.stream.store import BatchStore
-    from pipeline.stream.transport import BatchConsumer
-    from pipeline.stream.writer import WriterWork
+    from pipeline.stream.judging.gate import GateWork
+    from pipeline.stream.worker.batch import BatchRunner
+    from pipeline.stream.worker.store import BatchStore
+    from pipeline.stream.worker.transport import BatchConsumer
+    from pipeline.stream.writing.agent import WriterWork
 
     _before(GateWork, "judge", "judge")
     _before(WriterWork, "judge", "judge")

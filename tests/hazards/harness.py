@@ -25,8 +25,8 @@ from typing import Any, Final
 import msgspec
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline.domain.books import Books
-from pipeline.domain.deliveries import rising
+from pipeline.domain.accounts.books import Books
+from pipeline.domain.accounts.deliveries import rising
 from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, Revision, derive_event_id, partition_of
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind
@@ -34,16 +34,16 @@ from pipeline.formats.avro import Codec, Record
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.kafka.reader import read_topic
 from pipeline.local.child import Child
-from pipeline.local.ehr import Ehr
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.faults import Fault
 from pipeline.local.ports import HOST, free_port
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault
 from pipeline.local.stack import Stack, Target, wait_for
 from pipeline.ops.audit import read_entries, verify_all
 from pipeline.ops.books import Asked
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.accounts import close_books
-from pipeline.settings import KafkaSettings
+from pipeline.roles.accounts.books import close_books
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, DECISIONS, ENTITY_PARTITIONS, LANDING, OUTCOMES
 from tests.hazards import faulty
 from tests.hazards.faulty import Strike
@@ -411,9 +411,8 @@ class Proxy:
 def proxied(ehr: Ehr, folder: Path) -> Iterator[Proxy]:
     port, control = free_port(), free_port()
     arguments = ["--target", ehr.base_url, "--port", str(port), "--control-port", str(control)]
-    child = Child(
-        "proxy", [sys.executable, "-m", "pipeline.local.delay", *arguments], folder, folder / "proxy.log", dict(os.environ)
-    )
+    command = [sys.executable, "-m", "pipeline.local.servers.delay", *arguments]
+    child = Child("proxy", command, folder, folder / "proxy.log", dict(os.environ))
     proxy = Proxy(f"http://{HOST}:{port}/fhir", f"http://{HOST}:{control}/faults")
     child.start()
 

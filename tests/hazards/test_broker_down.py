@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.harness import OWNER, STATES, site
 
 AWAY_S = 35.0

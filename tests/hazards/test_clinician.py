@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.domain.records import OutcomeKind, Reason
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from tests.chaos.checks import history_problems, theirs, version_of
 from tests.hazards.harness import OWNER, STATES, Site, locations, proxied, site, until
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.domain.pending import PENDING_VERSION, Pending, decode_pending
+from pipeline.domain.writing.pending import PENDING_VERSION, Pending, decode_pending
 from pipeline.kafka.reader import read_topic
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.topics import KafkaTopics
 from pipeline.topology import LANE_TOPICS, writer_app, writer_changelog
 from tests.hazards.harness import OWNER, SHORT, STATES, Site, proxied, site, until

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 from joserfc.jwk import OKPKey
 
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import wait_for
 from tests.support.downtime import ago, page, sections, type_in
 from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end

@@ -9,12 +9,12 @@ from typing import Any, Final
 import pytest
 
 from pipeline.domain.event import EventType
-from pipeline.domain.reconcile_record import Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
+from pipeline.domain.reconcile.record import Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
 from pipeline.domain.records import Audit, Control
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.kafka.holdings import Holdings
-from pipeline.local.broker import Broker
-from pipeline.local.standin_child import StandInChild
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.standin_child import StandInChild
 from pipeline.ops.topics import KafkaTopics
 from tests.hazards.harness import OWNER, SHORT, STATES, Site, ask, site, until
 from tests.support.stacks import surgeline

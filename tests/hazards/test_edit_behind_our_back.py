@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.domain.reconcile_record import Reconciliation, Remedy, Rule, Scope, Stage
+from pipeline.domain.reconcile.record import Reconciliation, Remedy, Rule, Scope, Stage
 from pipeline.kafka.holdings import Holdings
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.ops.topics import KafkaTopics
 from tests.hazards.harness import OWNER, STATES, Site, ask, locations, site, until
 from tests.support.stacks import surgeline

@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from pipeline.domain.records import OutcomeKind
-from pipeline.local.broker import Broker
 from pipeline.local.ports import HOST
-from pipeline.roles.accounts import current_status
+from pipeline.local.servers.broker import Broker
+from pipeline.roles.accounts.books import current_status
 from tests.hazards.harness import ANSWER_S, SHORT, Site, Stream, flowing, site
 from tests.support.mllp_desk import Desk, desk
 from tests.support.mllp_receiver import Seen, ack

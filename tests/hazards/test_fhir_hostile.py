@@ -7,12 +7,12 @@ from typing import Any, Final
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import EntityType
 from pipeline.domain.records import Lane
 from pipeline.formats.fhir.profile import BundleProfile, Profile
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from tests.chaos import clinician
 from tests.chaos.clinician import session
 from tests.hazards.harness import SHORT

@@ -17,9 +17,9 @@ import pytest
 from pipeline.cli.roles import run as run_commands
 from pipeline.domain.event import Event
 from pipeline.kafka.reader import end_offsets
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port, free_ports
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target
 from pipeline.roles.process import SERVING, specs_of
 from tests.support.downtime import sections

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.domain.records import OutcomeKind
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from tests.hazards.harness import OWNER, STATES, Site, proxied, revisions_of, site
 
 BEDS = tuple(f"L/{n}/A" for n in range(4))

@@ -10,11 +10,11 @@ from confluent_kafka.admin import AdminClient
 from pipeline.domain.head import HEAD_VERSION, Head, decode_head
 from pipeline.domain.records import DecisionKind
 from pipeline.kafka.reader import read_topic
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.policies import FILES
-from pipeline.stream.outputs import EXIT_NOT_DURABLE
+from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE
 from pipeline.topology import GATE_APP, GATE_CHANGELOG, writer_app, writer_changelog
 from tests.hazards.harness import OWNER, STATES, Site, Stream, revisions_of, site, until
 

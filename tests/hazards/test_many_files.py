@@ -12,9 +12,9 @@ from typing import Final
 import pytest
 
 from pipeline.domain.event import Event
-from pipeline.domain.file_life import FileState, FileStatus
+from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Quarantined
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
 from tests.hazards.harness import ANSWER_S, SHORT
 from tests.support.carrier_adapters import object_server

@@ -13,13 +13,13 @@ from typing import Any, Final
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline.domain.deliveries import rising
+from pipeline.domain.accounts.deliveries import rising
 from pipeline.domain.event import Encounter, EntityType, Event, EventType, Name, Patient, Payload, Reference, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, Revision, derive_event_id, partition_of
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.revision import read_mark
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.topology import ENTITY_PARTITIONS, LANDING, topic
 from tests.hazards.harness import ANSWER_S, CODEC, NAMESPACE, SHORT, Site, ask, now_ms, site
 

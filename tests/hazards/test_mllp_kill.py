@@ -12,10 +12,10 @@ from pipeline.domain.records import Raw
 from pipeline.formats.avro import Codec
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.kafka.reader import read_topic
-from pipeline.local.bench_mllp_engines import Ours
-from pipeline.local.bench_mllp_load import Load, Log, Messages
-from pipeline.local.broker import Broker
+from pipeline.local.bench.mllp.engines import Ours
+from pipeline.local.bench.mllp.load import Load, Log, Messages
 from pipeline.local.ports import HOST
+from pipeline.local.servers.broker import Broker
 from tests.hazards.harness import ANSWER_S, SHORT, until
 
 pytestmark = pytest.mark.timeout(420)

@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from pipeline.domain.event import Event, Service, ServiceStatus
-from pipeline.domain.modes import Cause, Mode
 from pipeline.domain.records import Audit, LagReport, Lane, ModeChange, OutcomeKind
-from pipeline.local.broker import Broker
-from pipeline.local.standin import Behaviour
-from pipeline.local.standin_child import StandInChild
+from pipeline.domain.writing.modes import Cause, Mode
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.standin import Behaviour
+from pipeline.local.servers.standin_child import StandInChild
 from pipeline.ops.audit import read_entries, verify_all
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.accounts import close_books
+from pipeline.roles.accounts.books import close_books
 from pipeline.topology import LAG, MODES
 from tests.hazards.harness import ANSWER_S, CODEC, OWNER, STATES, Site, site, until
 from tests.support.stacks import post

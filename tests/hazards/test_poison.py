@@ -8,11 +8,11 @@ import pytest
 from pipeline.domain.event import sealed
 from pipeline.domain.identifiers import EntityKey, EventId, Millis
 from pipeline.domain.records import Control, ControlKind, Quarantined, Reason
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.ops.topics import KafkaTopics
-from pipeline.stream.gate import KEY_BOUND, POLICY_KEY
-from pipeline.stream.outputs import EXIT_NOT_DURABLE
+from pipeline.stream.judging.gate import KEY_BOUND, POLICY_KEY
+from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE
 from pipeline.topology import ACCEPTED, GATE_APP, LANDING, QUARANTINE
 from tests.hazards.faulty import Strike
 from tests.hazards.harness import CODEC, OWNER, STATES, Site, now_ms, site, until

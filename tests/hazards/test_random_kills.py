@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
-from pipeline.local.broker import Broker
-from pipeline.local.drive import Driver, Sent
-from pipeline.local.ehr import Ehr
-from pipeline.local.trace import surge_trace
+from pipeline.local.demo.drive import Driver, Sent
+from pipeline.local.demo.trace import surge_trace
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.topology import LANDING
 from tests.hazards.faulty import Strike
 from tests.hazards.harness import OWNER, SHORT, STATES, Site, Stream, flowing, revisions_of, site

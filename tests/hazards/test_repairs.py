@@ -8,8 +8,8 @@ import pytest
 from pipeline.domain.event import Allocation, AllocationStatus, Bed, EventType, sealed
 from pipeline.domain.identifiers import EventId, Millis, Revision
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Reason
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.harness import CODEC, OWNER, STATES, Site, now_ms, revisions_of, site, until
 
 LANDING_BED = "landing.bed"

@@ -9,10 +9,10 @@ from confluent_kafka import Producer
 
 from pipeline.domain.event import EntityType, Event, sealed
 from pipeline.domain.identifiers import partition_of
-from pipeline.domain.policy import Policy, System
+from pipeline.domain.judging.policy import Policy, System
 from pipeline.domain.records import DecisionKind, Reason
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.roles.policies import load_policy, policy_records
 from pipeline.topology import ENTITY_PARTITIONS, LANDING
 from tests.hazards.faulty import Strike

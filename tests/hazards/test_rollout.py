@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.domain.event import Event, sealed
 from pipeline.domain.records import Audit, OutcomeKind
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.audit import read_entries
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.accounts import close_books
+from pipeline.roles.accounts.books import close_books
 from tests.hazards.harness import CODEC, NAMESPACE, OWNER, SHORT, STATES, Site, Stream, flowing, locations, proxied, site, until
 
 NORTH, SOUTH = NAMESPACE, "SOUTH"

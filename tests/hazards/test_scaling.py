@@ -9,9 +9,9 @@ from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 
 from pipeline.domain.event import Event
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.topics import GROUP_TIMEOUT_S
 from pipeline.topology import ENTITY_PARTITIONS, GATE_APP, writer_app
 from tests.hazards.harness import OWNER, STATES, Site, proxied, site, until

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.harness import OWNER, Stream, ask, flowing, locations, site, until
 
 FHIR = {"Content-Type": "application/fhir+json"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.faulty import Point, Strike
 from tests.hazards.harness import OWNER, SHORT, STATES, Site, site
 

@@ -14,9 +14,9 @@ from pipeline.domain.event import Encounter, EncounterStatus, EntityType, Event,
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id, partition_of
 from pipeline.domain.records import Outcome, OutcomeKind
 from pipeline.kafka.reader import end_offsets
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, OUTCOMES
 from pipeline.topology import topic as at_broker
 from tests.hazards.harness import ANSWER_S, Site, ask, now_ms, proxied, site, until

@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.domain.event import Event
 from pipeline.domain.records import Raw
-from pipeline.local.broker import Broker
-from pipeline.local.drive import Driver, Sent
-from pipeline.local.ehr import Ehr
+from pipeline.local.demo.drive import Driver, Sent
+from pipeline.local.demo.telling import TENANT
+from pipeline.local.demo.trace import Step, surge_trace
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import CLIENT, SOURCES
-from pipeline.local.telling import TENANT
-from pipeline.local.trace import Step, surge_trace
 from pipeline.roles.process import EXIT_TRY_AGAIN
 from pipeline.topology import LANDING, RAW
 from tests.hazards.harness import ANSWER_S, OWNER, SHORT, Site, now_ms, site, until

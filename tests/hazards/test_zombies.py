@@ -8,10 +8,10 @@ import pytest
 from pipeline.domain.head import HEAD_VERSION, decode_head
 from pipeline.domain.identifiers import partition_of
 from pipeline.kafka.reader import read_topic
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.ops.watchdog import JUMPED_CODE
-from pipeline.stream.outputs import EXIT_FOREIGN_WRITER
+from pipeline.stream.worker.outputs import EXIT_FOREIGN_WRITER
 from pipeline.topology import ENTITY_PARTITIONS, GATE_CHANGELOG
 from tests.hazards.faulty import Strike
 from tests.hazards.harness import OWNER, STATES, Site, site, until

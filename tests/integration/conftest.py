@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target
 from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end
 

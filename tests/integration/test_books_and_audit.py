@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from pipeline.domain.audit import Fault
-from pipeline.domain.books import of_types
-from pipeline.domain.deliveries import Trouble
+from pipeline.domain.accounts.audit import Fault
+from pipeline.domain.accounts.books import of_types
+from pipeline.domain.accounts.deliveries import Trouble
 from pipeline.domain.event import Bed, EntityType, Environment, EventType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, partition_of, revision_of
 from pipeline.domain.records import (
@@ -35,7 +35,7 @@ from pipeline.ops.books import BooksReader, Waiting, take_cut
 from pipeline.ops.status import Verdict, read_status
 from pipeline.ops.topics import KafkaTopics
 from pipeline.resources import topics_dir
-from pipeline.settings import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, DECISIONS, GATE_APP, LAG, OUTCOMES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

@@ -17,8 +17,8 @@ from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Outcome, OutcomeKind, Quarantined, Raw
 from pipeline.kafka.client import Message
 from pipeline.kafka.crypto import RawCipher
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target, wait_for
 from pipeline.roles.process import specs_of
 from tests.support.between import Between

@@ -11,11 +11,11 @@ import pyrage
 import pytest
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.file_life import Manifest
-from pipeline.domain.file_out import FileOutState, OutStatus
+from pipeline.domain.files.life import Manifest
+from pipeline.domain.files.outgoing import FileOutState, OutStatus
 from pipeline.domain.records import Audit
 from pipeline.formats.manifest import check_signature, read_manifest
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
 from tests.support.downtime import DESK, ago, page, sections, type_in
 from tests.support.stacks import ANSWER_S, records, stack_at, stopped_at_end, surgeline

@@ -13,16 +13,16 @@ import pytest
 
 from pipeline.destinations.auth.files import LOOK_EVERY_S
 from pipeline.destinations.auth.key import Private
-from pipeline.destinations.fhir import FhirDestination
+from pipeline.destinations.fhir.destination import FhirDestination
 from pipeline.destinations.protocol import Absent, Confirmed, Current, Outcome, Request, Retry
 from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy
 from pipeline.domain.records import Accepted, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Target, wait_for
 from pipeline.ops import metrics
-from pipeline.roles.destinations import destination_of
-from pipeline.settings import WriterSettings
+from pipeline.roles.writers.destinations import destination_of
+from pipeline.settings.sections.workers import WriterSettings
 from tests.integration.conftest import GivenBroker
 from tests.support.fhir_lab import DIGEST_KEY, accepted, pending
 from tests.support.guarded_ehr import RIGHTS, STATIC, GuardedEhr

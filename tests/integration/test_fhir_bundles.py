@@ -8,13 +8,13 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Confirmed, Current, PendingWrite, Request, VersionMismatch
 from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy
 from pipeline.formats.fhir.profile import BundleProfile
 from pipeline.formats.fhir.revision import read_mark
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.ehr import Ehr
 from tests.support.fhir_lab import DIGEST_KEY, accepted, pending
 
 BEDS = 60

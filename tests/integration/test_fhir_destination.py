@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from msgspec import UNSET, structs
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import (
     Absent,
     Ambiguous,
@@ -48,7 +48,7 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.ehr import Ehr
 from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, outcome, pending
 
 PLACE = Place(building="B1", floor="3", point_of_care="ICU", room="12", bed="A")

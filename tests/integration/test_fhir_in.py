@@ -14,9 +14,9 @@ import pytest
 from pipeline.domain.event import Event, Patient, Sex
 from pipeline.domain.records import Accepted, FeedState, Quarantined, Raw
 from pipeline.kafka.crypto import RawCipher
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target, wait_for
 from tests.support.stacks import ANSWER_S, health, messages, records, send_hl7, stack_at, stopped_at_end
 

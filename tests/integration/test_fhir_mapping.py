@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Confirmed, Current, Request, Suppressed, VersionMismatch
 from pipeline.domain.event import (
     Encounter,
@@ -33,7 +33,7 @@ from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.inbound import Ignored, IgnoredBecause, Mapped, Origin, Verdict, events_of
 from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.formats.fhir.profile import Profile, ResourceProfile
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.ehr import Ehr
 from tests.support.fhir_checks import check
 from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, pending
 

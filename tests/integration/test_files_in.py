@@ -10,12 +10,12 @@ from typing import Any, Final
 import pytest
 
 from pipeline.domain.event import Bed, BedOccupancy, Event, Occupancy
-from pipeline.domain.file_life import FileState, FileStatus
+from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Audit, Decision, DecisionKind, Quarantined, Raw
 from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.kafka.crypto import RawCipher
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
 from tests.support.files_in import HEADER, census, manifest_of, one_partner, put
 from tests.support.stacks import ANSWER_S, health, records, stack_at, stopped_at_end, surgeline

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.records import Accepted, Outcome, OutcomeKind, Reason
-from pipeline.local.broker import Broker
 from pipeline.local.ports import HOST
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
-from pipeline.roles.accounts import close_books, current_status
+from pipeline.roles.accounts.books import close_books, current_status
 from tests.support.mllp_desk import desk
 from tests.support.mllp_receiver import Seen, ack, always
 from tests.support.stacks import ANSWER_S, post, records, send_hl7, stack_at, stopped_at_end

@@ -26,12 +26,13 @@ from pipeline.kafka.reader import end_offsets, read_topic
 from pipeline.kafka.receipts import Receipts
 from pipeline.kafka.sink import KafkaSink
 from pipeline.kafka.specs import load_specs
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.resources import topics_dir
-from pipeline.settings import HttpClient, HttpSettings, KafkaSettings
-from pipeline.sources.http import HttpSource, now_ms
-from pipeline.sources.http_openapi import EXAMPLE, EXAMPLE_DIVERSION
-from pipeline.sources.http_tracker import Tracker
+from pipeline.settings.sections.kafka import KafkaSettings
+from pipeline.settings.sections.ways_in import HttpClient, HttpSettings
+from pipeline.sources.http.openapi import EXAMPLE, EXAMPLE_DIVERSION
+from pipeline.sources.http.source import HttpSource, now_ms
+from pipeline.sources.http.tracker import Tracker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

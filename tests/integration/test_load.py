@@ -11,9 +11,9 @@ import pytest
 
 from loadtest.report import LoadReport, read
 from loadtest.target import HttpTarget, MllpTarget, Target, write
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
 from pipeline.local.ports import HOST, free_port
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack
 from pipeline.local.stack import Target as EhrTarget
 from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end

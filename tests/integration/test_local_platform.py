@@ -16,11 +16,11 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from pipeline.local.broker import Broker
-from pipeline.local.delay import FaultProxy
-from pipeline.local.ehr import Ehr
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.delay import FaultProxy
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.faults import Fault, FaultKind
 
 pytestmark = pytest.mark.integration
 
@@ -31,8 +31,8 @@ START_AND_HANG: Final = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pipeline.local.ehr import Ehr
-from pipeline.local.broker import Broker
+from pipeline.local.servers.ehr import Ehr
+from pipeline.local.servers.broker import Broker
 folder = Path(sys.argv[1])
 ehr, broker = Ehr(folder / "ehr"), Broker(folder / "broker")
 with ThreadPoolExecutor() as short_lived:

@@ -8,12 +8,12 @@ import pytest
 
 from pipeline import topology
 from pipeline.domain.records import Accepted, Decision
-from pipeline.local.bench_gate_load import Landed, Landing
-from pipeline.local.bench_gate_run import load_landing, through
+from pipeline.local.bench.gate.load import Landed, Landing
+from pipeline.local.bench.gate.run import load_landing, through
 from pipeline.local.stack import Stack, wait_for
 from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.process import now_ms
-from pipeline.stream.store import RESERVED
+from pipeline.stream.worker.store import RESERVED
 from tests.support.stacks import ANSWER_S, CODEC, stack_at, stopped_at_end
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]

@@ -22,8 +22,9 @@ from pipeline.ops.topics import KafkaTopics
 from pipeline.resources import topics_dir
 from pipeline.roles.operator_log import epoch_entries, publish_at_once
 from pipeline.roles.policies import apply_policy, load_policy
-from pipeline.roles.repair import find, reassert
-from pipeline.settings import KafkaSettings, Settings
+from pipeline.roles.repairs.reassert import find, reassert
+from pipeline.settings.model import Settings
+from pipeline.settings.sections.kafka import KafkaSettings
 from tests.support.changes import change
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

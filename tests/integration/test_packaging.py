@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from pipeline.sources.http_openapi import EXAMPLE
+from pipeline.sources.http.openapi import EXAMPLE
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]

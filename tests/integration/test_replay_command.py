@@ -17,8 +17,8 @@ from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Audit, Control, OutcomeKind, Quarantined, Reason
 from pipeline.formats.rfc3339 import rfc3339_of
-from pipeline.local.broker import Broker
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.ehr import Ehr
 from tests.hazards.harness import ANSWER_S, CODEC, OWNER, STATES, Site, now_ms, site, until
 from tests.support.between import Between
 from tests.support.stacks import surgeline

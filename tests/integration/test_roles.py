@@ -22,8 +22,8 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.records import Accepted
 from pipeline.kafka import admin
 from pipeline.kafka.reader import end_offsets
-from pipeline.local.broker import Broker
 from pipeline.local.ports import HOST
+from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, Target, wait_for
 from pipeline.roles.policies import load_policy
 from pipeline.roles.process import EXIT_CONFIG, EXIT_TRY_AGAIN, specs_of

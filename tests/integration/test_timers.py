@@ -12,7 +12,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, Outcome, OutcomeKind
 from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.local.stack import Stack, wait_for
-from pipeline.roles.destinations import destination_of
+from pipeline.roles.writers.destinations import destination_of
 from tests.support.stacks import ANSWER_S, post, records
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]

@@ -23,9 +23,9 @@ from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
 from pipeline.kafka.reader import Follower, LogTruncated, begin_offsets, end_offsets, read_topic
 from pipeline.kafka.specs import TopicSpec, load_specs
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
 from pipeline.resources import topics_dir
-from pipeline.settings import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, wait_for
 from tests.support.fhir_checks import check
 from tests.support.stacks import ANSWER_S, post, send_hl7

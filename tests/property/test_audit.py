@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.audit import Fault, hash_of, heads, next_entry, verify
+from pipeline.domain.accounts.audit import Fault, hash_of, heads, next_entry, verify
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Audit
 

@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.books import Books, Ledger, PartitionCut, of_types
-from pipeline.domain.deliveries import Trouble
+from pipeline.domain.accounts.books import Books, Ledger, PartitionCut, of_types
+from pipeline.domain.accounts.deliveries import Trouble
 from pipeline.domain.event import Bed, EntityType, EventType
 from pipeline.domain.identifiers import NO_REVISION, EventId, Millis, Revision, epoch_and_offset, revision_of
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Outcome, OutcomeKind, Reason

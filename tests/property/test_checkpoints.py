@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.audit import Fault, Finding, hash_of, heads, next_entry, verify
-from pipeline.domain.checkpoints import (
+from pipeline.domain.accounts.audit import Fault, Finding, hash_of, heads, next_entry, verify
+from pipeline.domain.accounts.checkpoints import (
     CHECKPOINTS,
     SIGNED,
     Heads,

@@ -9,8 +9,8 @@ import pytest
 from pipeline.destinations.protocol import Ambiguous, Confirmed, Refused, Retry
 from pipeline.domain.identifiers import NO_REVISION
 from pipeline.domain.records import Accepted, OutcomeKind, Reason
-from pipeline.stream import every
-from pipeline.stream.every_told import NOTHING, Told, after, decode_told
+from pipeline.stream.every import delivery as every
+from pipeline.stream.every.told import NOTHING, Told, after, decode_told
 from tests.unit.stream.test_every import BOUND_S, Lab, Poll, Receiver, accepted, key_of
 
 pytestmark = pytest.mark.timeout(120)

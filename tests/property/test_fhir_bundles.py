@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.destinations.fhir_bundles import Bundles
-from pipeline.destinations.fhir_entries import ALONE, Entry, Part, entry_of
+from pipeline.destinations.fhir.bundles import Bundles
+from pipeline.destinations.fhir.entries import ALONE, Entry, Part, entry_of
 from pipeline.destinations.fhir_http import Answer, Exchange, NoAnswer, NotSent
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason

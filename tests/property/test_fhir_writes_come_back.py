@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from pipeline.destinations.fhir_build import Builder
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Request
 from pipeline.domain.event import Payload
 from pipeline.domain.identifiers import Millis

@@ -12,11 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.domain.event import Event
-from pipeline.domain.file_life import FileState, FileStatus
+from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
-from pipeline.sources import files_landing
-from pipeline.sources.files_desk import Desk
-from pipeline.sources.files_folder import Folder
+from pipeline.sources.files import landing as files_landing
+from pipeline.sources.files.desk import Desk
+from pipeline.sources.files.folder import Folder
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored
 from tests.support.files_desk import MemoryLedger, Office
 from tests.support.files_in import census, manifest_of, place, put

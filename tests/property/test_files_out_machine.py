@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.carriers.protocol import Found, Stamp
-from pipeline.destinations.files_out import (
+from pipeline.destinations.files.outgoing import (
     ACK_SUFFIX,
     ACKS,
     OUTGOING,
@@ -30,7 +30,7 @@ from pipeline.destinations.files_out import (
     read_acknowledgement,
     sent_name,
 )
-from pipeline.domain.file_out import (
+from pipeline.domain.files.outgoing import (
     CLOSED,
     Acknowledged,
     FileOutState,

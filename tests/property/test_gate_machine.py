@@ -11,12 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline.domain.event import Bed, BedOccupancy, EntityType, Environment, Event, EventType, Occupancy, Reference, sealed
 from pipeline.domain.head import decode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, derive_event_id
-from pipeline.domain.policy import Policy, encode_policy
+from pipeline.domain.judging.policy import Policy, encode_policy
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, Quarantined
 from pipeline.formats.avro import Codec
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.gate import POLICY_KEY, Destinations, GateWork, join_values
-from pipeline.stream.store import POSITIONS_KEY
+from pipeline.stream.judging.gate import POLICY_KEY, Destinations, GateWork, join_values
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.worker.store import POSITIONS_KEY
 from tests.support.policies import shipped_policy
 
 CODEC = Codec.shipped()

@@ -20,7 +20,7 @@ from pipeline.formats.hl7v2.messages import IGNORED
 from pipeline.formats.hl7v2.origins import explain
 from pipeline.formats.hl7v2.profile import Unit
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
-from pipeline.ops.render_hl7 import as_builtins
+from pipeline.ops.render.hl7 import as_builtins
 from tests.support.hl7_samples import CAPACITY, DEFAULT, RECEIVED_AT
 
 CANARY: Final = "XCANARY9"

@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pipeline.domain.event import Encounter, EntityType, Event, EventType, Name, Patient, Payload, Reference, sealed
 from pipeline.domain.head import Head, decode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, derive_event_id, partition_of
-from pipeline.domain.merges import key_of, target_of
-from pipeline.domain.pending import Pending, held_for, on_accepted, on_loser, on_outcome
+from pipeline.domain.judging.merges import key_of, target_of
 from pipeline.domain.records import Accepted, Control, ControlKind, Decision, DecisionKind, OutcomeKind
+from pipeline.domain.writing.pending import Pending, held_for, on_accepted, on_loser, on_outcome
 from pipeline.formats.avro import Codec
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.gate import Destinations, GateWork, join_values
-from pipeline.stream.store import POSITIONS_KEY
+from pipeline.stream.judging.gate import Destinations, GateWork, join_values
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.worker.store import POSITIONS_KEY
 from pipeline.topology import ENTITY_PARTITIONS
 from tests.support.changes import outcome
 from tests.support.policies import shipped_policy

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.mode_policy import ModesFile, Thaw
-from pipeline.domain.modes import ESSENTIAL, Cause, Entered, Figures, Force, Mode, Modes
 from pipeline.domain.records import LANES, RANK, Lane
-from pipeline.domain.scheduler import Entry, LaneScheduler
+from pipeline.domain.writing.mode_policy import ModesFile, Thaw
+from pipeline.domain.writing.modes import ESSENTIAL, Cause, Entered, Figures, Force, Mode, Modes
+from pipeline.domain.writing.scheduler import Entry, LaneScheduler
 from pipeline.roles.policies import load_modes
 
 POLICY = load_modes()

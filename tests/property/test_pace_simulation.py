@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.domain.pace import Pace
+from pipeline.domain.writing.pace import Pace
 from tests.support.limited_ehr import Bucket, Counter, Events, Surge, Window
 
 LIMITED_MS = 2_000.0

@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.domain.event import Environment
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
-from pipeline.domain.pending import Pending, decode_pending
 from pipeline.domain.records import LANES, RANK, Accepted, Lane, Outcome, OutcomeKind, Quarantined, Reason
+from pipeline.domain.writing.pending import Pending, decode_pending
 from pipeline.formats.avro import Codec
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.delivery import Change
-from pipeline.stream.store import POSITIONS_KEY
-from pipeline.stream.writer import WriterWork, join_values
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.worker.store import POSITIONS_KEY
+from pipeline.stream.writing.agent import WriterWork, join_values
+from pipeline.stream.writing.delivery import Change
 from tests.support.changes import DESTINATION, change, key_of, outcome
 
 CODEC = Codec.shipped()

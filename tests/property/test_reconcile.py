@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.reconcile import Settled
-from pipeline.domain.reconcile_record import Drift, Remedy, Rule
+from pipeline.domain.reconcile.compare import Settled
+from pipeline.domain.reconcile.record import Drift, Remedy, Rule
 from tests.support.reconcile_world import NOW, World, body_of, key_of
 
 ENTITIES: Final = 24

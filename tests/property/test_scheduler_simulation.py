@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.domain.ages import STALE_SHARE, STALE_SPARE
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import LANES, RANK, Lane
-from pipeline.domain.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, Entry, LaneScheduler
+from pipeline.domain.writing.ages import STALE_SHARE, STALE_SPARE
+from pipeline.domain.writing.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, Entry, LaneScheduler
 
 
 def entry(key: str, lane: Lane = Lane.ROUTINE, since: int = 0, not_before: int = 0) -> Entry:

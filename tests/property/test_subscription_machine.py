@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.subscription import (
+from pipeline.domain.subscriptions.life import (
     Action,
     CheckStatus,
     Create,
@@ -26,7 +26,7 @@ from pipeline.domain.subscription import (
     encode_state,
     first_state,
 )
-from pipeline.domain.subscription_state import MAX_GAPS
+from pipeline.domain.subscriptions.state import MAX_GAPS
 
 START = 1_800_000_000_000
 TRANSIT_MS = 60_000

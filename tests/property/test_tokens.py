@@ -12,7 +12,7 @@ from pipeline.destinations.auth.credentials import Authorised, News, NoToken
 from pipeline.destinations.auth.key import SigningKey
 from pipeline.destinations.auth.smart import ASK_AGAIN_S, REFUSED_PAUSE_S, KeyFile, SmartBackend
 from pipeline.destinations.auth.token_endpoint import NotIssued, Token
-from pipeline.domain.limits import FIRST_DELAY_S, MAX_DELAY_S
+from pipeline.domain.writing.limits import FIRST_DELAY_S, MAX_DELAY_S
 from tests.support.token_server import HandClock, ec_key, pem, write
 
 FOLDER: Final = tempfile.TemporaryDirectory()

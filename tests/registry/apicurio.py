@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.jars import FETCH_TIMEOUT_S, MISSING, cache_folder, java
 from pipeline.local.ports import HOST, free_port, is_listening
-from pipeline.local.server import Server
+from pipeline.local.servers.jars import FETCH_TIMEOUT_S, MISSING, cache_folder, java
+from pipeline.local.servers.server import Server
 
 VERSION: Final = "3.0.9"
 SIZE: Final = "110 MB"

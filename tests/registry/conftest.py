@@ -5,8 +5,8 @@ from typing import Final
 
 import pytest
 
-from pipeline.local.broker import Broker
 from pipeline.local.errors import LocalPlatformError
+from pipeline.local.servers.broker import Broker
 from tests.registry.apicurio import Apicurio
 
 TIMEOUT_S: Final = 900

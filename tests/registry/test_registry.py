@@ -20,9 +20,9 @@ from pipeline.formats.avro.shipped import SHIPPED_ID_BASE, newest, shipped_schem
 from pipeline.kafka.client import Message
 from pipeline.kafka.reader import read_topic
 from pipeline.kafka.registry import Registry, RegistryConfig, connect, subjects_of
-from pipeline.local.broker import Broker
+from pipeline.local.servers.broker import Broker
+from pipeline.local.servers.standin_child import StandInChild
 from pipeline.local.stack import Stack, Target, wait_for
-from pipeline.local.standin_child import StandInChild
 from pipeline.resources import schemas_dir
 from pipeline.roles.process import codec_of
 from pipeline.topology import ACCEPTED, AUDIT, LAG, LANDING, LANE_TOPICS, MODES, OUTCOMES, RAW, RECEIPTS

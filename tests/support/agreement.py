@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, structs
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import Encounter, EntityType, Event, Patient, Place, Procedure
 from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.owned import apply_owned

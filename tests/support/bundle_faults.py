@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 from multidict import CIMultiDict
 
-from pipeline.local.delay import Answer, FaultProxy
+from pipeline.local.servers.delay import Answer, FaultProxy
 
 Body = dict[str, Any]
 

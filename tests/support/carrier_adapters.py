@@ -19,7 +19,7 @@ from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.objects import Bucket, ObjectCarrier
 from pipeline.carriers.protocol import Carrier
 from pipeline.carriers.sftp import SftpCarrier
-from pipeline.local.jars import cache_folder
+from pipeline.local.servers.jars import cache_folder
 from tests.conftest import NO_OBJECT_STORE
 from tests.support.sftp_server import SftpServer
 

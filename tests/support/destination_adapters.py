@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Destination
 from tests.support.fhir_lab import DIGEST_KEY, FakeFhir
 

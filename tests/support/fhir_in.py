@@ -9,20 +9,20 @@ from pathlib import Path
 
 import aiohttp
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.subscription import State, Watch
+from pipeline.domain.subscriptions.life import State, Watch
 from pipeline.formats.fhir.inbound import events_of, needed
 from pipeline.formats.fhir.inbound_verdict import Origin, Verdict
 from pipeline.formats.fhir.owned import Body
 from pipeline.local.ports import free_port
-from pipeline.sources.fhir import FhirSource, Listener
-from pipeline.sources.fhir_feed import Feed, FeedConfig, Known
-from pipeline.sources.fhir_keeper import Plan
-from pipeline.sources.fhir_secret import HookSecret
-from pipeline.sources.fhir_server import FhirServer, Reply
-from pipeline.sources.fhir_subscription import Channel, Content, Version, Wanted
+from pipeline.sources.fhir.feed import Feed, FeedConfig, Known
+from pipeline.sources.fhir.keeper import Plan
+from pipeline.sources.fhir.receiver import FhirSource, Listener
+from pipeline.sources.fhir.resource import Channel, Content, Version, Wanted
+from pipeline.sources.fhir.secret import HookSecret
+from pipeline.sources.fhir.server import FhirServer, Reply
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.fhir_in_server import DIGEST_KEY, SECRET, TOPIC, WAIT_S, Clock, PlayedServer
 

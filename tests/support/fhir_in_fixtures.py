@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.sources import fhir_feed, fhir_keeper, fhir_reading
-from pipeline.sources.fhir_subscription import Version
+from pipeline.sources.fhir import feed as fhir_feed
+from pipeline.sources.fhir import keeper as fhir_keeper
+from pipeline.sources.fhir import reading as fhir_reading
+from pipeline.sources.fhir.resource import Version
 from tests.support.fhir_in import Receiver
 from tests.support.fhir_in_server import Clock, PlayedServer
 

@@ -13,14 +13,14 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis, revision_of
 from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.resources import RESOURCES
 from pipeline.formats.fhir.revision import mark_of, with_mark
-from pipeline.sources.fhir_subscription import Version, endpoint_of
+from pipeline.sources.fhir.resource import Version, endpoint_of
 
 SECRET: Final = "a-hook-secret-of-at-least-24-bytes"
 TOPIC: Final = "urn:topic:bed-changed"

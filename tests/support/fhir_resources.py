@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import (
     Bed,
     BedOccupancy,

@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.protocol import Carrier
-from pipeline.domain.file_life import Files, FileState, FileStatus, Waits
+from pipeline.domain.files.life import Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import profile_of
 from pipeline.formats.files.reading import format_of
-from pipeline.roles.intake import hl7_profile
-from pipeline.sources.files import FilesSource
-from pipeline.sources.files_desk import Desk
-from pipeline.sources.files_folder import Folder
-from pipeline.sources.files_partner import Kind, Partner
+from pipeline.roles.ways_in.intake import hl7_profile
+from pipeline.sources.files.desk import Desk
+from pipeline.sources.files.folder import Folder
+from pipeline.sources.files.partner import Kind, Partner
+from pipeline.sources.files.watch import FilesSource
 from tests.support.files_in import KEY_ID, NOW, PUBLIC
 
 QUICK: Final = Waits(settle_ms=0, partial_ms=600_000)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.file_life import Manifest
+from pipeline.domain.files.life import Manifest
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.manifest import sign, write_manifest
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.destinations.auth.key import Private
-from pipeline.local.ehr import Ehr
+from pipeline.local.servers.ehr import Ehr
 from tests.support.token_server import CLIENT, jwk
 
 RIGHTS: Final = "system/*.cruds"

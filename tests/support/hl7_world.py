@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.domain.event import Bed, Encounter, EntityType, Event, Patient, Payload
-from pipeline.domain.gate import Accept, Position, Suppress, decide
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, Millis
+from pipeline.domain.judging.gate import Accept, Position, Suppress, decide
 from pipeline.domain.records import DecisionKind, Reason
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.profile import Profile

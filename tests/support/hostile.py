@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import aiohttp
 
-from pipeline.destinations.fhir_build import Builder
+from pipeline.destinations.fhir.build import Builder
 from pipeline.domain.records import Accepted, Lane
 from pipeline.formats.fhir.profile import Profile
-from pipeline.local.faults import Fault, FaultKind
+from pipeline.local.servers.faults import Fault, FaultKind
 from tests.chaos.clinician import Clinician, session
 from tests.support.bundle_faults import OF_A_BATCH, BundleFaultProxy
 from tests.support.fhir_lab import DIGEST_KEY

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from pipeline.destinations.fhir_build import Builder
+from pipeline.destinations.fhir.build import Builder
 from pipeline.domain.event import Bed, Encounter, EntityType, Place, Reference
 from pipeline.domain.records import Accepted
 from pipeline.formats.fhir.naming import Ident, Naming

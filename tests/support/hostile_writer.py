@@ -14,19 +14,19 @@ from zlib import crc32
 
 from msgspec import structs
 
-from pipeline.destinations.fhir import FhirDestination
+from pipeline.destinations.fhir.destination import FhirDestination
 from pipeline.destinations.protocol import Absent, Current, PendingWrite, ReadBack, Refused, Request, Retry
 from pipeline.destinations.protocol import Outcome as Sent
 from pipeline.domain.event import EntityType, Payload
 from pipeline.domain.identifiers import EntityKey, Millis, Revision
-from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.domain.occupants import Occupants
-from pipeline.domain.pending import Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
-from pipeline.domain.turns import AnyOrder, Order, VacateFirst
+from pipeline.domain.writing.limits import AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.writing.occupants import Occupants
+from pipeline.domain.writing.pending import Pending, on_accepted, on_outcome
+from pipeline.domain.writing.turns import AnyOrder, Order, VacateFirst
 from pipeline.formats.fhir.profile import Profile
-from pipeline.stream.delivery import Change, Delivery
-from pipeline.stream.throttle import Limits
+from pipeline.stream.writing.delivery import Change, Delivery
+from pipeline.stream.writing.throttle import Limits
 from tests.support.changes import decoded, encoded
 from tests.support.fhir_lab import DIGEST_KEY, accepted
 

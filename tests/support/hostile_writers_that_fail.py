@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from pipeline.destinations import fhir_bundles
-from pipeline.destinations.fhir_entries import Part, parts_of
+from pipeline.destinations.fhir import bundles as fhir_bundles
+from pipeline.destinations.fhir.entries import Part, parts_of
 from pipeline.destinations.fhir_http import Answer
 from pipeline.destinations.protocol import Ambiguous, Outcome, Request
 from pipeline.formats.fhir.profile import Profile

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from pipeline.domain.event import EntityType, Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.json_events import Client
-from pipeline.settings_model import HttpClient, HttpSettings
-from pipeline.sources.http import HttpSource
-from pipeline.sources.http_api import Api, NoObserver, create_app
-from pipeline.sources.http_intake import Credential, Intake, Limits
-from pipeline.sources.http_tracker import Tracker
+from pipeline.settings.sections.ways_in import HttpClient, HttpSettings
+from pipeline.sources.http.api import Api, NoObserver, create_app
+from pipeline.sources.http.intake import Credential, Intake, Limits
+from pipeline.sources.http.source import HttpSource
+from pipeline.sources.http.tracker import Tracker
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 
 TOKEN = "a-token-of-north"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.pace import Pace
+from pipeline.domain.writing.pace import Pace
 
 
 class Counter(Protocol):

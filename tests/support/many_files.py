@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.file_life import FileReason
+from pipeline.domain.files.life import FileReason
 from pipeline.domain.identifiers import Millis
 from pipeline.local.stack import wait_for
 from tests.support.files_in import KEY, census, manifest_of, put

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 import pipeline
-from pipeline.domain.policy import Policy, policy_from
+from pipeline.domain.judging.policy import Policy, policy_from
 
 
 @cache

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.destinations.fhir_build import Builder
-from pipeline.destinations.fhir_profile import load_profile
-from pipeline.destinations.fhir_survey import Unread
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.profile import load_profile
+from pipeline.destinations.fhir.survey import Unread
 from pipeline.destinations.protocol import Absent, PendingWrite, Request
 from pipeline.domain.event import (
     Bed,
@@ -25,17 +25,17 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.head import Clock, Head, encode_head, state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, partition_of, revision_of
-from pipeline.domain.pending import EMPTY, Pending, encode_pending
-from pipeline.domain.reconcile import Repairs
+from pipeline.domain.reconcile.compare import Repairs
 from pipeline.domain.records import Accepted, Lane, Reason
 from pipeline.domain.ring import EMPTY_RING
+from pipeline.domain.writing.pending import EMPTY, Pending, encode_pending
 from pipeline.formats.fhir.naming import RESOURCE_TYPE, Ident
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.resource import carries
 from pipeline.kafka.client import Message
 from pipeline.kafka.holdings import Holdings
-from pipeline.roles.reconcile_run import Meant, Ports, Repair, Run
-from pipeline.roles.reconcile_view import View
+from pipeline.roles.reconcile.run import Meant, Ports, Repair, Run
+from pipeline.roles.reconcile.view import View
 from pipeline.topology import ENTITY_PARTITIONS, GATE_CHANGELOG, writer_changelog
 
 DESTINATION: Final = "ehr"

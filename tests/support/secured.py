@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.local.broker import Broker, Ports, server_properties
+from pipeline.local.servers.broker import Broker, Ports, server_properties
 from tests.support.certificates import Authority
 
 USER, PASSWORD = "surgeline", "a-password-of-this-test-only"

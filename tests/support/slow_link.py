@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from pipeline.local.broker import Broker, Ports, server_properties
 from pipeline.local.ports import HOST
+from pipeline.local.servers.broker import Broker, Ports, server_properties
 
 CHUNK_BYTES: Final = 4_096
 START_S: Final = 10.0

@@ -14,22 +14,22 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from pipeline.domain.subscription import Watch
+from pipeline.domain.subscriptions.life import Watch
 from pipeline.formats.hl7v2.framing import frame
 from pipeline.local.ports import is_listening
-from pipeline.roles.intake import hl7_profile
-from pipeline.sources import fhir as fhir_module
-from pipeline.sources import http as http_module
-from pipeline.sources.fhir import FhirSource, Listener
-from pipeline.sources.fhir_feed import Feed, FeedConfig
-from pipeline.sources.fhir_keeper import Plan
-from pipeline.sources.fhir_secret import HookSecret
-from pipeline.sources.fhir_server import FhirServer, Reply
-from pipeline.sources.fhir_subscription import Wanted
-from pipeline.sources.files import FilesSource
-from pipeline.sources.http import HttpSource
-from pipeline.sources.http_openapi import EXAMPLE
-from pipeline.sources.mllp import MllpLimits, MllpSource
+from pipeline.roles.ways_in.intake import hl7_profile
+from pipeline.sources.fhir import receiver as fhir_module
+from pipeline.sources.fhir.feed import Feed, FeedConfig
+from pipeline.sources.fhir.keeper import Plan
+from pipeline.sources.fhir.receiver import FhirSource, Listener
+from pipeline.sources.fhir.resource import Wanted
+from pipeline.sources.fhir.secret import HookSecret
+from pipeline.sources.fhir.server import FhirServer, Reply
+from pipeline.sources.files.watch import FilesSource
+from pipeline.sources.http import source as http_module
+from pipeline.sources.http.openapi import EXAMPLE
+from pipeline.sources.http.source import HttpSource
+from pipeline.sources.mllp.source import MllpLimits, MllpSource
 from pipeline.sources.protocol import Source
 from tests.support import fhir_in, fhir_in_server, files_in
 from tests.support.files_desk import Office

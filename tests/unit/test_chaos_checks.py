@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.domain.audit import Fault, Finding
+from pipeline.domain.accounts.audit import Fault, Finding
 from pipeline.domain.identifiers import Millis, revision_of
 from pipeline.formats.fhir.revision import Mark, mark_extension
 from pipeline.local.errors import LocalPlatformError

@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from pipeline import __version__, cli
-from pipeline.roles import bench
-from pipeline.roles.bench import Figures
-from pipeline.sources.http_openapi import EXAMPLE, EXAMPLE_DIVERSION
+from pipeline.local.bench import rooms as bench
+from pipeline.local.bench.rooms import Figures
+from pipeline.sources.http.openapi import EXAMPLE, EXAMPLE_DIVERSION
 from tests.support.hl7_samples import a20, adt
 
 RUNNER = CliRunner()

@@ -8,12 +8,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
-from pipeline.domain.modes import Mode
 from pipeline.domain.records import ModeOrder
+from pipeline.domain.writing.modes import Mode
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.producer import OutRecord
-from pipeline.roles import mode_orders
+from pipeline.roles.writers import mode_orders
 
 CODEC = Codec.shipped()
 

@@ -14,10 +14,10 @@ from pipeline import cli
 from pipeline.cli import replay as commands
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Revision
+from pipeline.domain.reconcile.replay import MAX_LIMIT, Entity, Group, LeftOut, Refusal, Selection, Tally, What
 from pipeline.domain.records import Reason
-from pipeline.domain.replay import MAX_LIMIT, Entity, Group, LeftOut, Refusal, Selection, Tally, What
-from pipeline.roles import replay
-from pipeline.roles.replay import Done, Plan
+from pipeline.roles.repairs import replay
+from pipeline.roles.repairs.replay import Done, Plan
 from tests.support.changes import key_of
 
 KEY = key_of("SECRET")
@@ -125,7 +125,7 @@ def test_nothing_to_do_is_done_and_orders_nothing(settings: Path, monkeypatch: p
 def test_what_is_refused_or_left_for_another_run_fails_the_command(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = Refusal("landing.bed", "UNDECODABLE", "register the schema")
     planned(monkeypatch, "quarantined", 1, refused=Counter({refusal: 2}))
-    monkeypatch.setattr("pipeline.roles.feeds.in_force", lambda topics, fallback: fallback)
+    monkeypatch.setattr("pipeline.roles.ways_in.feeds.in_force", lambda topics, fallback: fallback)
     shown = run(settings, "quarantined")
     assert shown.exit_code == 1
     assert "register the schema" in shown.output
@@ -151,7 +151,7 @@ def test_a_raw_key_that_is_gone_is_told_and_no_trace_is_shown(settings: Path, mo
     def gone(*_: object) -> None:
         raise FileNotFoundError("/secrets/raw.key")
 
-    monkeypatch.setattr("pipeline.roles.feeds.in_force", lambda topics, fallback: fallback)
+    monkeypatch.setattr("pipeline.roles.ways_in.feeds.in_force", lambda topics, fallback: fallback)
     monkeypatch.setattr(replay, "opener_of", gone)
     shown = run(settings, "quarantined")
     assert shown.exit_code == 78

@@ -16,19 +16,21 @@ import typer
 import pipeline
 from pipeline import topology
 from pipeline.cli import app
-from pipeline.domain.deliveries import Trouble
+from pipeline.domain.accounts.deliveries import Trouble
 from pipeline.domain.event import Described
-from pipeline.domain.modes import Mode
 from pipeline.domain.records import Reason
+from pipeline.domain.writing.modes import Mode
 from pipeline.kafka.render import DAY_MS
 from pipeline.kafka.specs import UNLIMITED, TopicSpec, load_templates
-from pipeline.ops import log_catalogue, policy_reference, settings_reference
+from pipeline.ops import log_catalogue
 from pipeline.ops.log_catalogue import CATALOGUE as LINES
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import CATALOGUE as METRICS
+from pipeline.ops.reference import policies as policy_reference
+from pipeline.ops.reference import settings as settings_reference
 from pipeline.ops.watchdog import CODES
 from pipeline.resources import topics_dir
-from pipeline.settings_model import Settings
+from pipeline.settings.model import Settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = tuple(
@@ -79,7 +81,7 @@ def test_a_rendered_page_says_what_the_code_says(page: Path, rendered: Any, comm
 
 def test_every_rendering_module_that_contributing_names_exists() -> None:
     named = set(re.findall(r"python -m ([\w.]+)", everything()))
-    assert "pipeline.ops.policy_reference" in named
+    assert "pipeline.ops.reference.policies" in named
     assert [module for module in sorted(named) if importlib.util.find_spec(module) is None] == []
 
 
@@ -124,12 +126,12 @@ USED_BY_A_METHOD: Final = frozenset({"digest_key_file", "token_sha256", "critica
 
 
 def test_every_setting_has_an_effect() -> None:
-    model = (REPOSITORY / "pipeline/settings_model.py").read_text(encoding="utf-8")
-    methods = " ".join(re.findall(r"self\.\w+", model))
+    sections = sorted((REPOSITORY / "pipeline/settings/sections").glob("*.py"))
+    methods = " ".join(re.findall(r"self\.\w+", "".join(file.read_text(encoding="utf-8") for file in sections)))
     code = methods + "".join(
         file.read_text(encoding="utf-8")
         for file in sorted((REPOSITORY / "pipeline").rglob("*.py"))
-        if not file.name.startswith("settings_")
+        if "settings" not in file.parts
     )
     names = {setting.name.rpartition(".")[2] for setting in settings_reference.settings_of()} - USED_BY_A_METHOD
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
@@ -300,7 +302,8 @@ def test_the_runbook_says_what_to_do_for_each_reason_that_a_write_can_be_stuck_w
 
 def test_the_runbook_says_what_to_do_for_each_reason_of_quarantine() -> None:
     code = "".join(
-        (REPOSITORY / file).read_text(encoding="utf-8") for file in ("pipeline/domain/gate.py", "pipeline/stream/gate.py")
+        (REPOSITORY / file).read_text(encoding="utf-8")
+        for file in ("pipeline/domain/judging/gate.py", "pipeline/stream/judging/gate.py")
     )
     reasons = {*re.findall(r"Broken\(\s*Reason\.(\w+)", code), Reason.UNDECODABLE.value, Reason.UNKNOWN_SCHEMA.value}
     section = text_of(RUNBOOK).partition("## Quarantine")[2].partition("\n## ")[0]

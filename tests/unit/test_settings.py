@@ -11,8 +11,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline import settings_rules
-from pipeline.settings import DEMO_KEY, DEMO_TOKEN, Settings, SettingsError, load, masked
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import SettingsError, load, masked
+from pipeline.settings.rules import check as settings_rules
+from pipeline.settings.sections.base import DEMO_KEY, DEMO_TOKEN
 from tests.support.secrets import secret_content
 from tests.support.token_server import ec_key, jwk, pem, rsa_key
 
@@ -412,7 +414,7 @@ def test_a_list_in_a_variable_is_json_and_a_wrong_one_is_told_by_its_name(monkey
 
 def test_the_example_names_profiles_that_are_shipped(example: Path) -> None:
     settings = load(example)
-    profiles = Path(settings_rules.__file__).parent / "profiles"
+    profiles = REPOSITORY / "pipeline" / "profiles"
     assert (profiles / "hl7" / f"{settings.mllp.profile}.yaml").is_file()
     assert (profiles / "ehr" / f"{settings.writers['ehr'].profile}.yaml").is_file()
 

@@ -18,8 +18,9 @@ from pipeline.kafka.specs import (
     load_templates,
 )
 from pipeline.resources import schemas_dir, topics_dir
-from pipeline.settings import HttpSettings, KafkaSettings, MllpSettings
-from pipeline.settings_model import RAW_BODY_LIMIT_BYTES
+from pipeline.settings.sections.base import RAW_BODY_LIMIT_BYTES
+from pipeline.settings.sections.kafka import KafkaSettings
+from pipeline.settings.sections.ways_in import HttpSettings, MllpSettings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 TEMPLATES: Final = load_templates(topics_dir())

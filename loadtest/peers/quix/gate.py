@@ -3,7 +3,7 @@
 Written as Quix's guide has it: a dataframe per landing topic, a stateful `apply` that reads and sets the entity's head, and
 its outputs to topics chosen per record. The head is bytes, so that nothing is encoded twice. Runs in an environment of its
 own (requirements.lock) with the repository on PYTHONPATH; `python gate.py JOB.json`, where JOB.json is of
-`pipeline.local.bench_gate_worker`.
+`pipeline.local.bench.gate.worker`.
 """
 
 import json
@@ -16,10 +16,10 @@ from quixstreams import Application, State, message_context
 from quixstreams.models import Serializer, Topic
 
 from pipeline.domain.event import EntityType, Event
-from pipeline.domain.gate import Accept, Position, Redelivered, decide
 from pipeline.domain.head import decode_head, encode_head
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.policy import decode_policy
+from pipeline.domain.judging.gate import Accept, Position, Redelivered, decide
+from pipeline.domain.judging.policy import decode_policy
 from pipeline.domain.records import Control
 from pipeline.formats.avro import Codec
 

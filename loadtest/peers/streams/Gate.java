@@ -25,7 +25,7 @@ import org.apache.kafka.streams.state.Stores;
  * The gate's work on Kafka Streams, for `surgeline bench gate --peer streams`: the same verdicts, encodings and topics.
  *
  * <p>Written as Kafka's guide has it: one processor with a persistent store that keeps a changelog, and a sink per output topic.
- * What it is given is in `Gate JOB.json`, which pipeline/local/bench_gate_streams.py writes; Kafka's own options are in it too.
+ * What it is given is in `Gate JOB.json`, which pipeline/local/bench/gate/streams.py writes; Kafka's own options are in it too.
  */
 public final class Gate {
     private static final String HEADS = "heads";

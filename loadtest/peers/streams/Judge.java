@@ -9,7 +9,7 @@ import java.util.Map;
 import java.util.Objects;
 
 /**
- * The gate's verdict on one landing record: pipeline/domain/gate.py for what the bench's load holds, events about beds and
+ * The gate's verdict on one landing record: pipeline/domain/judging/gate.py for what the bench's load holds, events about beds and
  * encounters that nothing is wrong with. Of anything else (an order, a merge, a broken record) it says so and stops: a twin
  * that passes over something would be the faster for it.
  */
@@ -318,7 +318,7 @@ final class Judge {
         "content_hash", "occurred_at", "recorded_at", "received_at", "trace_id",
     };
 
-    // -- which of two statements is the newer (pipeline/domain/precedence.py)
+    // -- which of two statements is the newer (pipeline/domain/judging/precedence.py)
 
     /** Why a statement is older than what is known; null if it is newer. */
     private static String older(Head.Clock now, Head.Clock known) {

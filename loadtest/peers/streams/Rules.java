@@ -7,7 +7,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
 
-/** The policy: who may state a field, and which lane a change takes (pipeline/domain/policy.py and lanes.py). */
+/** The policy: who may state a field, and which lane a change takes (pipeline/domain/judging/policy.py and lanes.py). */
 final class Rules {
     private static final String DEFAULT_LANE = "routine";
     private static final String NOBODY = "";

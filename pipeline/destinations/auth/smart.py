@@ -15,7 +15,7 @@ from pipeline.destinations.auth.credentials import Authorised, News, NoToken, Ob
 from pipeline.destinations.auth.files import WatchedFiles
 from pipeline.destinations.auth.key import Algorithm, SigningKey, parse_signing_key
 from pipeline.destinations.auth.token_endpoint import NotIssued, Token
-from pipeline.domain.limits import next_delay
+from pipeline.domain.writing.limits import next_delay
 
 RENEW_BEFORE_S: Final = 60.0
 """A token is renewed so long before its end, or after three quarters of its life where that is later."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.domain.budgets import BudgetState, Incident, IncidentKind
-from pipeline.domain.checkpoints import SignedCheckpoint
+from pipeline.domain.accounts.budgets import BudgetState, Incident, IncidentKind
+from pipeline.domain.accounts.checkpoints import SignedCheckpoint
 from pipeline.domain.event import (
     PAYLOADS,
     AllocationStatus,
@@ -25,9 +25,9 @@ from pipeline.domain.event import (
     TransferKind,
     TransferStage,
 )
-from pipeline.domain.file_life import FileReason, FileState, FileStatus
-from pipeline.domain.file_out import FileOutState, OutKind, OutReason, OutStatus
-from pipeline.domain.reconcile_record import Cause, Drift, Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
+from pipeline.domain.files.life import FileReason, FileState, FileStatus
+from pipeline.domain.files.outgoing import FileOutState, OutKind, OutReason, OutStatus
+from pipeline.domain.reconcile.record import Cause, Drift, Reconciliation, ReconciliationOrder, Remedy, Rule, Scope, Stage
 from pipeline.domain.records import (
     Accepted,
     Audit,

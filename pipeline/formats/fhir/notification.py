@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.domain.event import Described
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.subscription import SubscriptionStatus
+from pipeline.domain.subscriptions.life import SubscriptionStatus
 from pipeline.formats.fhir.owned import Body, Json
 from pipeline.formats.fhir.references import is_type, own_name, reference_of
 from pipeline.formats.rfc3339 import millis_of

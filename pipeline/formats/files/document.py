@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.domain.file_life import FileReason, FileStatus
+from pipeline.domain.files.life import FileReason, FileStatus
 from pipeline.formats.files.profile import PLACEHOLDERS, Column, FileProfile, profile_of
 from pipeline.formats.files.records import MAX_COLUMNS, MAX_RECORD_LINES
 from pipeline.formats.files.rows import CHUNK_ROWS, MAX_RECORD_BYTES

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import IO, Final, Protocol
 
 from pipeline.domain.event import Event
-from pipeline.domain.file_life import FileReason, Flaw
+from pipeline.domain.files.life import FileReason, Flaw
 from pipeline.domain.identifiers import Millis
 
 MAX_RECORD_BYTES: Final = 64 * 1024

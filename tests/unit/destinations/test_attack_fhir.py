@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.destinations.fhir_entries import entry_of, parts_of
+from pipeline.destinations.fhir.entries import entry_of, parts_of
 from pipeline.destinations.fhir_http import MAX_RETRY_AFTER_S, retry_after_s
 from pipeline.domain.identifiers import Millis
 

@@ -18,7 +18,7 @@ from pipeline.destinations.auth.key import SigningKey
 from pipeline.destinations.auth.smart import ASK_AGAIN_S, REFUSED_PAUSE_S, RENEW_BEFORE_S, UNUSED_BEFORE_S, KeyFile, SmartBackend
 from pipeline.destinations.auth.token_endpoint import DEFAULT_LIFETIME_S, MAX_ANSWER_BYTES, Grant, NotIssued, Token, TokenEndpoint
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.limits import MAX_DELAY_S
+from pipeline.domain.writing.limits import MAX_DELAY_S
 from tests.support.token_server import (
     CLIENT,
     NOW_S,

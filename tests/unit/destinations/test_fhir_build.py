@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_build import Builder
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Confirmed, Current, PendingWrite, Refused, Request, Suppressed
 from pipeline.domain.event import (
     Bed,

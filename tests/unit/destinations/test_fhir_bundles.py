@@ -9,11 +9,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from pipeline.destinations.fhir import FhirDestination
-from pipeline.destinations.fhir_bundles import BUNDLES_AT_ONCE, USELESS_BUNDLES, WITHOUT_S, Bundles
-from pipeline.destinations.fhir_entries import ALONE, Entry, Part, entry_of
+from pipeline.destinations.fhir.bundles import BUNDLES_AT_ONCE, USELESS_BUNDLES, WITHOUT_S, Bundles
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.entries import ALONE, Entry, Part, entry_of
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.fhir_http import Answer, Exchange, NoAnswer, NotSent
-from pipeline.destinations.fhir_profile import load_profile
 from pipeline.destinations.protocol import (
     Ambiguous,
     Confirmed,
@@ -29,7 +29,7 @@ from pipeline.domain.event import Bed, BedOccupancy, Occupancy
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Lane, Reason
 from pipeline.formats.fhir.profile import BundleProfile
-from pipeline.local.standin import StandIn
+from pipeline.local.servers.standin import StandIn
 from tests.support.fhir_lab import DIGEST_KEY, accepted, outcome, pending
 
 Body = dict[str, Any]

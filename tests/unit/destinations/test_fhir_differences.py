@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from pipeline.destinations.fhir_build import Builder
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Absent, Current, PendingWrite, Request
 from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy, Service, ServiceStatus
 from pipeline.domain.identifiers import Millis

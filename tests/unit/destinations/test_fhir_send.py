@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from pipeline.destinations.auth.credentials import Authorised, NoToken
-from pipeline.destinations.fhir import FhirDestination
+from pipeline.destinations.fhir.destination import FhirDestination
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.fhir_http import MAX_RETRY_AFTER_S, retry_after_s
-from pipeline.destinations.fhir_profile import load_profile
 from pipeline.destinations.protocol import (
     Absent,
     Ambiguous,

@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from pipeline.destinations.fhir_build import Builder
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.profile import load_profile
+from pipeline.destinations.fhir.survey import TRIES, Survey, Unread
 from pipeline.destinations.fhir_http import Answer, Exchange, FhirHttp, NoAnswer, NotSent
-from pipeline.destinations.fhir_profile import load_profile
-from pipeline.destinations.fhir_survey import TRIES, Survey, Unread
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason

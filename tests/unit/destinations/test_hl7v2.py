@@ -5,8 +5,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from pipeline.destinations.hl7v2 import Hl7v2Destination
-from pipeline.destinations.hl7v2_profile import load_out_profile
+from pipeline.destinations.hl7v2.destination import Hl7v2Destination
+from pipeline.destinations.hl7v2.profile import load_out_profile
 from pipeline.destinations.protocol import Confirmed, Refused, Retry
 from pipeline.domain.records import Reason
 from pipeline.formats.hl7v2.out_messages import Letter

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from pipeline.destinations.auth.tls import TlsFiles
-from pipeline.destinations.mllp_client import Acknowledged, Address, Bounds, MllpClient, News, NotSent, Unanswered
+from pipeline.destinations.hl7v2.mllp_client import Acknowledged, Address, Bounds, MllpClient, News, NotSent, Unanswered
 from pipeline.formats.hl7v2.ack import Code
 from pipeline.local.ports import HOST, free_port
 from tests.support.certificates import Authority, server_context

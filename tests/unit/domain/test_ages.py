@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.ages import PASSED_OVER, STALE_SHARE, STALE_SPARE, Ages, first_of
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.writing.ages import PASSED_OVER, STALE_SHARE, STALE_SPARE, Ages, first_of
 
 KEYS = [b"%d" % number for number in range(8)]
 

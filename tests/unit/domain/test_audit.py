@@ -6,7 +6,7 @@ import json
 import msgspec
 import pytest
 
-from pipeline.domain.audit import Checkpoint, Fault, Finding, hash_of, heads, next_entry, verify
+from pipeline.domain.accounts.audit import Checkpoint, Fault, Finding, hash_of, heads, next_entry, verify
 from pipeline.domain.identifiers import EventId, Millis, Revision
 from pipeline.domain.records import Audit
 

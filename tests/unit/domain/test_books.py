@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.domain.books import Books, Ledger, PartitionCut, of_types
-from pipeline.domain.deliveries import Trouble, rising
+from pipeline.domain.accounts.books import Books, Ledger, PartitionCut, of_types
+from pipeline.domain.accounts.deliveries import Trouble, rising
 from pipeline.domain.event import Bed, EntityType, Environment, EventType
 from pipeline.domain.identifiers import EventId, Millis, Revision, revision_of
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Outcome, OutcomeKind, Reason

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 import yaml
 
-from pipeline.domain.budget_book import BudgetBook
-from pipeline.domain.budgets import (
+from pipeline.domain.accounts.budget_book import BudgetBook
+from pipeline.domain.accounts.budgets import (
     LOSS,
     MAX_TELLINGS,
     BudgetsFile,
@@ -23,8 +23,8 @@ from pipeline.domain.budgets import (
 )
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EventId, Millis, Revision
-from pipeline.domain.policy import BadPolicy
-from pipeline.domain.reconcile_record import Cause, Reconciliation, Scope, Stage
+from pipeline.domain.judging.policy import BadPolicy
+from pipeline.domain.reconcile.record import Cause, Reconciliation, Scope, Stage
 from pipeline.domain.records import LagReport, Lane, Outcome, OutcomeKind, Reason, Stuck
 from pipeline.roles.policies import load_budgets
 

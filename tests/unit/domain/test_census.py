@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.census import Census, Unit, natural
-from pipeline.domain.census_lines import BedWord, Disagreement, UnitBoard, bed_word
 from pipeline.domain.event import (
     Bed,
     BedOccupancy,
@@ -32,6 +30,8 @@ from pipeline.domain.event import (
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.ring import EMPTY_RING
+from pipeline.domain.ward.census import Census, Unit, natural
+from pipeline.domain.ward.lines import BedWord, Disagreement, UnitBoard, bed_word
 
 ICU: Final = Unit("t", "MAIN", "ICU")
 MED: Final = Unit("t", "MAIN", "MED")

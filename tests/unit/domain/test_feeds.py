@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, sealed
-from pipeline.domain.feeds import DIFFERENT_KEPT, UNMATCHED_KEPT, WINDOW_MS, Comparison, FeedComparison, FieldFigures
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.domain.policy import Live, with_live
+from pipeline.domain.judging.policy import Live, with_live
+from pipeline.domain.subscriptions.feeds import (
+    DIFFERENT_KEPT,
+    UNMATCHED_KEPT,
+    WINDOW_MS,
+    Comparison,
+    FeedComparison,
+    FieldFigures,
+)
 from tests.support.policies import shipped_policy
 
 V2, FHIR = "adt", "fhir"

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.domain.file_life import (
+from pipeline.domain.files.life import (
     Again,
     Content,
     FileReason,

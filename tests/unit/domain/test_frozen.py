@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.frozen import type_of
 from pipeline.domain.identifiers import EntityKey, Millis
 from pipeline.domain.records import LANES, Lane
-from pipeline.domain.scheduler import Entry, LaneScheduler
+from pipeline.domain.writing.frozen import type_of
+from pipeline.domain.writing.scheduler import Entry, LaneScheduler
 
 
 def key(name: str, entity_type: str = "bed") -> bytes:

@@ -25,10 +25,10 @@ from pipeline.domain.event import (
     ServiceStatus,
     sealed,
 )
-from pipeline.domain.gate import Accept, Broken, Position, Redelivered, Suppress, Verdict, decide
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, epoch_and_offset, revision_of
-from pipeline.domain.policy import Ignore, Live, Policy, with_live
+from pipeline.domain.judging.gate import Accept, Broken, Position, Redelivered, Suppress, Verdict, decide
+from pipeline.domain.judging.policy import Ignore, Live, Policy, with_live
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Lane, Reason
 from pipeline.domain.ring import RING_LENGTH, seen_in
 from tests.support.policies import shipped_policy

@@ -23,10 +23,10 @@ from pipeline.domain.event import (
     Reference,
     sealed,
 )
-from pipeline.domain.gate import Accept, Position, Send, Suppress, Verdict, decide
 from pipeline.domain.head import Head, decode_head, encode_head
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, derive_event_id, revision_of
-from pipeline.domain.merges import ABSORBED_KEPT, HOPS
+from pipeline.domain.judging.gate import Accept, Position, Send, Suppress, Verdict, decide
+from pipeline.domain.judging.merges import ABSORBED_KEPT, HOPS
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Reason
 from pipeline.domain.ring import EMPTY_RING
 from tests.support.policies import shipped_policy

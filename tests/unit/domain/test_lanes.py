@@ -33,8 +33,8 @@ from pipeline.domain.event import (
     TransferStage,
 )
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.lanes import lane_of
-from pipeline.domain.policy import LaneRule, Policy
+from pipeline.domain.judging.lanes import lane_of
+from pipeline.domain.judging.policy import LaneRule, Policy
 from pipeline.domain.records import Lane
 from tests.support.policies import shipped_policy
 

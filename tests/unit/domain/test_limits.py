@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.limits import (
+from pipeline.domain.writing.limits import (
     FIRST_ALLOWED,
     FIRST_DELAY_S,
     HALVE_EVERY_MS,
@@ -23,7 +23,7 @@ from pipeline.domain.limits import (
     Refusals,
     next_delay,
 )
-from pipeline.domain.pace import BURST_S, CUT, DEEPEST_CUT, FIRST_GUESS_PER_S, Pace
+from pipeline.domain.writing.pace import BURST_S, CUT, DEEPEST_CUT, FIRST_GUESS_PER_S, Pace
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))

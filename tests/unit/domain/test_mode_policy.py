@@ -9,9 +9,9 @@ import yaml
 
 import pipeline
 from pipeline.domain.event import EntityType, EventType
-from pipeline.domain.mode_policy import FreezeRule, mode_policy_from
-from pipeline.domain.policy import BadPolicy
+from pipeline.domain.judging.policy import BadPolicy
 from pipeline.domain.records import LANES, Lane
+from pipeline.domain.writing.mode_policy import FreezeRule, mode_policy_from
 from pipeline.roles.policies import load_modes
 
 FILE = Path(pipeline.__file__).parent / "policies" / "modes.yaml"

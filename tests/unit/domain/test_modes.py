@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.modes import Cause, Entered, Figures, Force, Known, Mode, Modes
+from pipeline.domain.writing.modes import Cause, Entered, Figures, Force, Known, Mode, Modes
 from pipeline.roles.policies import load_modes
 
 POLICY = load_modes()

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.domain import occupants
 from pipeline.domain.event import Encounter, EncounterStatus, EntityType, PatientClass, Place
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.occupants import FREE, REVISIONS_KEPT, Occupants, bed_of
 from pipeline.domain.records import Accepted, OutcomeKind, Reason
-from pipeline.domain.turns import GRACE_MS, WAIT_MS, AnyOrder, Turn, VacateFirst
+from pipeline.domain.writing import occupants
+from pipeline.domain.writing.occupants import FREE, REVISIONS_KEPT, Occupants, bed_of
+from pipeline.domain.writing.turns import GRACE_MS, WAIT_MS, AnyOrder, Turn, VacateFirst
 from tests.support.changes import DESTINATION, change, outcome
 
 NOW = Millis(1_000_000)

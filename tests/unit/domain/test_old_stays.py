@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.domain import occupants
 from pipeline.domain.event import Encounter, EncounterStatus, Place
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import NO_REVISION, Revision
-from pipeline.domain.occupants import Told, bed_of, told_of
-from pipeline.domain.pending import EMPTY
 from pipeline.domain.records import Accepted, OutcomeKind, Reason
 from pipeline.domain.ring import EMPTY_RING
-from pipeline.domain.turns import GRACE_MS, Turn
+from pipeline.domain.writing import occupants
+from pipeline.domain.writing.occupants import Told, bed_of, told_of
+from pipeline.domain.writing.pending import EMPTY
+from pipeline.domain.writing.turns import GRACE_MS, Turn
 from tests.support.changes import outcome
 from tests.unit.domain.test_occupants import NOW, Ward, key, stay
 

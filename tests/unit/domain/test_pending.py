@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pipeline.domain.event import Environment
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
-from pipeline.domain.pending import (
+from pipeline.domain.records import LANES, Accepted, Lane, OutcomeKind, Reason
+from pipeline.domain.writing.pending import (
     Fork,
     Pending,
     UnknownPendingVersion,
@@ -17,7 +18,6 @@ from pipeline.domain.pending import (
     on_accepted,
     on_outcome,
 )
-from pipeline.domain.records import LANES, Accepted, Lane, OutcomeKind, Reason
 from tests.support.changes import change, encoded, outcome
 
 

@@ -9,7 +9,7 @@ import yaml
 
 import pipeline
 from pipeline.domain.event import PAYLOADS
-from pipeline.domain.policy import ROLE_CACHE_BOUND, BadPolicy, decode_policy, encode_policy, policy_from
+from pipeline.domain.judging.policy import ROLE_CACHE_BOUND, BadPolicy, decode_policy, encode_policy, policy_from
 from tests.support.policies import shipped_policy
 
 FOLDER = Path(pipeline.__file__).parent / "policies"

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
-from pipeline.domain.reconcile import (
+from pipeline.domain.reconcile.compare import (
     UNTOLD,
     Finding,
     Held,
@@ -20,7 +20,7 @@ from pipeline.domain.reconcile import (
     judge,
     judge_snapshot,
 )
-from pipeline.domain.reconcile_record import Drift, Remedy, Rule
+from pipeline.domain.reconcile.record import Drift, Remedy, Rule
 
 NOW: Final = Millis(10_000_000)
 SETTLE_MS: Final = 900_000

@@ -3,8 +3,8 @@
 from typing import Final
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.reconcile_record import Cause, Reconciliation, ReconciliationOrder, Scope, Stage
-from pipeline.domain.reconcile_schedule import DAY_MS, RETRY_MS, Due, Schedule, Times
+from pipeline.domain.reconcile.record import Cause, Reconciliation, ReconciliationOrder, Scope, Stage
+from pipeline.domain.reconcile.schedule import DAY_MS, RETRY_MS, Due, Schedule, Times
 
 EVERY_MS: Final = 900_000
 NIGHT_MS: Final = 2 * 3_600_000

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain.deliveries import Course, EntityBooks, Fate
+from pipeline.domain.accounts.deliveries import Course, EntityBooks, Fate
 from pipeline.domain.event import EntityType, EventType
 from pipeline.domain.identifiers import Millis, Revision
-from pipeline.domain.records import Accepted, ControlKind, Outcome, OutcomeKind, Reason
-from pipeline.domain.replay import (
+from pipeline.domain.reconcile.replay import (
     ChangedEntities,
     Entity,
     Group,
@@ -25,6 +24,7 @@ from pipeline.domain.replay import (
     millis_ago,
     reassertion,
 )
+from pipeline.domain.records import Accepted, ControlKind, Outcome, OutcomeKind, Reason
 from tests.support.changes import change, outcome
 from tests.support.changes import key_of as bed_key
 

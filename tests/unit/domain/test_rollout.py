@@ -27,7 +27,7 @@ from pipeline.domain.event import (
     TransferStage,
 )
 from pipeline.domain.records import Accepted
-from pipeline.domain.rollout import (
+from pipeline.domain.writing.rollout import (
     FULL,
     SHADOW,
     STATUSES,

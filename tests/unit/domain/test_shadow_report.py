@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.records import Outcome, OutcomeKind, Reason, Would
-from pipeline.domain.shadow_report import ShadowReport, ShadowTally
+from pipeline.domain.writing.shadow_report import ShadowReport, ShadowTally
 from tests.support.changes import change, outcome
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.subscription import (
+from pipeline.domain.subscriptions.life import (
     Action,
     CheckStatus,
     Create,
@@ -22,7 +22,7 @@ from pipeline.domain.subscription import (
     encode_state,
     first_state,
 )
-from pipeline.domain.subscription_state import (
+from pipeline.domain.subscriptions.state import (
     FETCH_TRIES,
     GAP_GRACE_MS,
     LATE_MS,

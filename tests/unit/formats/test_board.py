@@ -7,8 +7,6 @@ from typing import Final
 
 import pytest
 
-from pipeline.domain.census import Census, Unit
-from pipeline.domain.census_lines import BedWord, UnitBoard
 from pipeline.domain.event import (
     Allocation,
     AllocationStatus,
@@ -33,8 +31,10 @@ from pipeline.domain.event import (
 )
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
-from pipeline.formats.board import COUNTS, SIGNS, Stamp, age_words, render_html
-from pipeline.formats.board_csv import HEADER, render_csv
+from pipeline.domain.ward.census import Census, Unit
+from pipeline.domain.ward.lines import BedWord, UnitBoard
+from pipeline.formats.boards.csv import HEADER, render_csv
+from pipeline.formats.boards.page import COUNTS, SIGNS, Stamp, age_words, render_html
 
 ICU: Final = Unit("t", "MAIN", "ICU")
 MADE: Final = Millis(1_767_593_700_000)

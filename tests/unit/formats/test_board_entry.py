@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain.event import Bed, Environment, Event, EventType, Service, ServiceStatus, sealed
-from pipeline.domain.gate import Accept, Position, Redelivered, decide
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.formats.board_entry import FUTURE, MAX_AGE_MS, NO_TIME, TOO_OLD, Paper, read_paper
+from pipeline.domain.judging.gate import Accept, Position, Redelivered, decide
+from pipeline.formats.boards.entry import FUTURE, MAX_AGE_MS, NO_TIME, TOO_OLD, Paper, read_paper
 from pipeline.formats.files.rows import Origin, Unreadable
 from pipeline.formats.rfc3339 import rfc3339_of
-from pipeline.roles.downtime_enter import PROFILE, SOURCE
-from pipeline.roles.files import file_profile
+from pipeline.roles.downtime.enter import PROFILE, SOURCE
+from pipeline.roles.ways_in.files import file_profile
 from tests.support.policies import shipped_policy
 
 NOW: Final = Millis(1_767_600_000_000)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.domain.subscription import SubscriptionStatus
+from pipeline.domain.subscriptions.life import SubscriptionStatus
 from pipeline.formats.fhir.codec import decode
 from pipeline.formats.fhir.notification import Kind, Malformed, MalformedBecause, Notification, NotifiedEvent, Version, parse
 from pipeline.formats.fhir.owned import Body

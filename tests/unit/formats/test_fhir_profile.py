@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.destinations.fhir_profile import PROFILES, InvalidProfile, load_profile
+from pipeline.destinations.fhir.profile import PROFILES, InvalidProfile, load_profile
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.profile import FIELDS, OWNER_FIELDS, Profile
 from pipeline.formats.fhir.profile_rules import ProfileProblems, parse_profile

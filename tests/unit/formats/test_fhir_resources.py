@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.bed import BedStatusCode
 from pipeline.domain.event import (
     Bed,

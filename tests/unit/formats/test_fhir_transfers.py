@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.event import EntityType, Place, Reference, StageState, Transfer, TransferKind, TransferStage
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.fhir.naming import Naming

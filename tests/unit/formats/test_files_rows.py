@@ -19,7 +19,7 @@ from pipeline.formats.files.rows import CHUNK_ROWS, MAX_RECORD_BYTES, Bad, Chunk
 from pipeline.formats.files.table import BadProfile
 from pipeline.formats.json_events import event_to_json
 from pipeline.formats.rfc3339 import millis_of
-from pipeline.roles.intake import hl7_profile
+from pipeline.roles.ways_in.intake import hl7_profile
 from tests.support.files_in import HEADER, NOW, census
 
 FOLDER: Final = files("pipeline") / "profiles"

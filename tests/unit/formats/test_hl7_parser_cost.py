@@ -7,7 +7,7 @@ from typing import Final
 import hl7
 
 from pipeline.formats.hl7v2.er7 import Message, parse
-from pipeline.local.bench_mllp_load import MESSAGE_BYTES, Messages
+from pipeline.local.bench.mllp.load import MESSAGE_BYTES, Messages
 
 ROUNDS: Final = 5
 MESSAGES: Final = 100

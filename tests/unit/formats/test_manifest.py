@@ -11,7 +11,7 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
-from pipeline.domain.file_life import FileReason, Flaw, Manifest
+from pipeline.domain.files.life import FileReason, Flaw, Manifest
 from pipeline.formats.manifest import MAX_MANIFEST_BYTES, check_signature, public_key, read_manifest, sign, write_manifest
 from tests.support.files_in import KEY, KEY_ID, PUBLIC, census, manifest_of
 

@@ -3,7 +3,7 @@
 from pipeline.domain.identifiers import MAX_EPOCH, Millis
 from pipeline.domain.records import TopicEpoch
 from pipeline.kafka.epochs import Life, assign, unknown
-from pipeline.settings import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 NOW = Millis(1_700_000_000_000)
 

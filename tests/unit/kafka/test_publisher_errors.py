@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.kafka.loop_publisher import LoopPublisher
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
-from pipeline.settings import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 RECORD = OutRecord("landing.bed", b"key", b"value")
 

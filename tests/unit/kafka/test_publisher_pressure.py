@@ -6,7 +6,7 @@ from typing import Final
 
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
 from pipeline.local.ports import HOST, free_port
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 
 DELIVERY_S: Final = 1.5
 BOUND_S: Final = 30.0

@@ -9,13 +9,13 @@ import pytest
 from pipeline.domain.event import EncounterStatus
 from pipeline.domain.head import encode_head
 from pipeline.domain.identifiers import Millis, Revision, partition_of
-from pipeline.domain.occupants import Occupants
-from pipeline.domain.pending import EMPTY, encode_pending
 from pipeline.domain.records import Accepted
+from pipeline.domain.writing.occupants import Occupants
+from pipeline.domain.writing.pending import EMPTY, encode_pending
 from pipeline.formats.avro import Codec
 from pipeline.kafka import stays
 from pipeline.kafka.client import Message
-from pipeline.settings_model import KafkaSettings
+from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, GATE_CHANGELOG, OUTCOMES, writer_changelog
 from tests.unit.domain.test_occupants import key, stay
 from tests.unit.domain.test_old_stays import head

@@ -20,7 +20,7 @@ from loadtest.shapes import SHAPES, Act, Deed
 from loadtest.target import BadTarget, HttpTarget, KillTarget, MllpTarget, Opened, Target, write
 from loadtest.tracker import Tracker
 from pipeline.domain.identifiers import Millis
-from pipeline.local.drive import END, START, subject_of
+from pipeline.local.demo.drive import END, START, subject_of
 from pipeline.local.ports import HOST, free_port
 
 TIME = 0.01

@@ -7,7 +7,7 @@ import pytest
 from loadtest.plan import MAX_MESSAGES, Plan, TooLong, entities_for, make_plan
 from loadtest.shapes import SHAPES, SLOW_FACTOR, SURGE_FACTOR, Act, Deed, Phase, Shape, due_times
 from pipeline.domain.identifiers import Millis
-from pipeline.local.drive import subject_of
+from pipeline.local.demo.drive import subject_of
 
 BEGIN = Millis(1_800_000_000_000)
 

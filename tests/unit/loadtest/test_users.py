@@ -27,7 +27,7 @@ from locust.env import Environment
 from loadtest.feeder import Due
 from loadtest.target import Opened
 from pipeline.domain.identifiers import Millis
-from pipeline.local.trace import Step
+from pipeline.local.demo.trace import Step
 
 Shared.opened = Opened(Path(sys.argv[1]))
 environment = Environment(user_classes=[HttpSender])

@@ -10,11 +10,11 @@ from aiohttp.test_utils import TestServer
 
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import LANES, Lane
-from pipeline.local.bench_e2e import SHARES, E2eReport, Options, markdown
-from pipeline.local.bench_e2e_send import BATCH, HttpSender
-from pipeline.local.bench_e2e_stages import STAGES, Course, Courses, StageLag, stages_of
-from pipeline.local.bench_surge_figures import LaneLag
-from pipeline.local.bench_surge_load import Load, Mix
+from pipeline.local.bench.e2e.bench import SHARES, E2eReport, Options, markdown
+from pipeline.local.bench.e2e.send import BATCH, HttpSender
+from pipeline.local.bench.e2e.stages import STAGES, Course, Courses, StageLag, stages_of
+from pipeline.local.bench.surge.figures import LaneLag
+from pipeline.local.bench.surge.load import Load, Mix
 
 MIX = Mix(*(share * 500.0 for share in SHARES))
 

@@ -13,11 +13,12 @@ from pipeline.cli import app
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
-from pipeline.local import bench_e2e, bench_scale
-from pipeline.local import bench_gate_report as report_of
-from pipeline.local.bench_gate_load import Landing, by_cycle, one_by_one
-from pipeline.local.bench_gate_report import OURS, Alone, GateReport, Kill, Options, Run, joined
-from pipeline.local.bench_gate_worker import PEERS
+from pipeline.local.bench.e2e import bench as bench_e2e
+from pipeline.local.bench.gate import report as report_of
+from pipeline.local.bench.gate.load import Landing, by_cycle, one_by_one
+from pipeline.local.bench.gate.report import OURS, Alone, GateReport, Kill, Options, Run, joined
+from pipeline.local.bench.gate.worker import PEERS
+from pipeline.local.bench.scale import bench as bench_scale
 from pipeline.roles.policies import load_policy
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -9,7 +9,7 @@ from pipeline.domain.identifiers import EventId, Millis, Revision
 from pipeline.domain.records import Control, ControlKind, Decision, DecisionKind, Reason
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import Message
-from pipeline.local.bench_gate_pace import Options, Pace, PaceReport, delay_ms, markdown, percentile
+from pipeline.local.bench.gate.pace import Options, Pace, PaceReport, delay_ms, markdown, percentile
 from pipeline.local.errors import LocalPlatformError
 
 CODEC = Codec.shipped()

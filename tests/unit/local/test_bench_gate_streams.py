@@ -11,11 +11,11 @@ from pipeline import topology
 from pipeline.domain.identifiers import Millis, Revision
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Reason
 from pipeline.formats.avro import Codec
-from pipeline.local import bench_gate_report as report_of
-from pipeline.local.bench_gate_load import Landing
-from pipeline.local.bench_gate_report import OURS, Alone, GateReport, Options, Run, Twin
-from pipeline.local.bench_gate_streams import JARS, STREAMS, WARM_UP, Place, Said, compared, expected
-from pipeline.local.bench_gate_worker import PEERS
+from pipeline.local.bench.gate import report as report_of
+from pipeline.local.bench.gate.load import Landing
+from pipeline.local.bench.gate.report import OURS, Alone, GateReport, Options, Run, Twin
+from pipeline.local.bench.gate.streams import JARS, STREAMS, WARM_UP, Place, Said, compared, expected
+from pipeline.local.bench.gate.worker import PEERS
 from pipeline.roles.policies import load_policy
 
 KEPT = Path(__file__).parents[3] / "docs" / "reports" / "bench-gate-streams.json"

@@ -13,10 +13,10 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.verdict import Mapped
-from pipeline.local.bench_mllp_load import MESSAGE_BYTES, Load, Messages, acknowledgement
-from pipeline.local.bench_mllp_report import OURS, Kill, MllpReport, Options, Run, markdown
+from pipeline.local.bench.mllp.load import MESSAGE_BYTES, Load, Messages, acknowledgement
+from pipeline.local.bench.mllp.report import OURS, Kill, MllpReport, Options, Run, markdown
 from pipeline.local.errors import LocalPlatformError
-from pipeline.roles.intake import hl7_profile
+from pipeline.roles.ways_in.intake import hl7_profile
 
 DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
 MESSAGES: Final = Messages("r0-n", "20260105101500")

@@ -10,8 +10,8 @@ from pipeline.domain.head import decode_head
 from pipeline.domain.identifiers import partition_of
 from pipeline.domain.ring import RING_LENGTH, entry_of, find
 from pipeline.formats.avro import Codec
-from pipeline.local.bench_scale import GOAL_HEADS, Scale, ScaleReport, joined, markdown
-from pipeline.local.bench_scale_recovery import Recovery, full_heads
+from pipeline.local.bench.scale.bench import GOAL_HEADS, Scale, ScaleReport, joined, markdown
+from pipeline.local.bench.scale.recovery import Recovery, full_heads
 
 SCALE = Scale(
     workers=2,

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.local import bench_scheduler as bench
-from pipeline.local.bench_scheduler import SchedulerFigures, table_of
+from pipeline.local.bench import scheduler as bench
+from pipeline.local.bench.scheduler import SchedulerFigures, table_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 

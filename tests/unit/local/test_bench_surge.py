@@ -14,20 +14,20 @@ from aiohttp.test_utils import TestServer
 from rich.console import Console
 
 from pipeline.domain.event import Event
-from pipeline.domain.gate import Accept, Position, decide
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, Millis, revision_of
+from pipeline.domain.judging.gate import Accept, Position, decide
 from pipeline.domain.records import Lane
-from pipeline.domain.scheduler import Entry
+from pipeline.domain.writing.scheduler import Entry
 from pipeline.formats.fhir.revision import Mark, mark_extension
-from pipeline.local import bench_surge_figures as of
-from pipeline.local.bench_surge import bench_surge, joined, report_of
-from pipeline.local.bench_surge_fifo import FifoScheduler
-from pipeline.local.bench_surge_figures import Change, History, LaneLag, Phase, Span, phase_of
-from pipeline.local.bench_surge_load import Load, Mix
-from pipeline.local.bench_surge_parts import queue_checks
-from pipeline.local.bench_surge_report import Check, Options, Part, SurgeReport, markdown
-from pipeline.local.standin import Behaviour, StandIn, Witness
+from pipeline.local.bench.surge import figures as of
+from pipeline.local.bench.surge.bench import bench_surge, joined, report_of
+from pipeline.local.bench.surge.fifo import FifoScheduler
+from pipeline.local.bench.surge.figures import Change, History, LaneLag, Phase, Span, phase_of
+from pipeline.local.bench.surge.load import Load, Mix
+from pipeline.local.bench.surge.parts import queue_checks
+from pipeline.local.bench.surge.report import Check, Options, Part, SurgeReport, markdown
+from pipeline.local.servers.standin import Behaviour, StandIn, Witness
 from tests.support.policies import shipped_policy
 
 DOCS: Final = Path(__file__).resolve().parents[3] / "docs"

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 
 from pipeline.local.child import Child
-from pipeline.local.delay import FaultProxy, controlled
-from pipeline.local.faults import Fault, FaultKind
 from pipeline.local.ports import HOST, free_port, is_listening
+from pipeline.local.servers.delay import FaultProxy, controlled
+from pipeline.local.servers.faults import Fault, FaultKind
 
 BODY: Final = {"resourceType": "Patient", "id": "1", "active": True}
 WAIT_S: Final = 5.0
@@ -269,7 +269,8 @@ async def test_faults_are_switched_at_run_time_by_the_control_endpoint(target: T
 
 async def test_proxy_runs_as_a_process_of_its_own(target: Target, session: aiohttp.ClientSession, tmp_path: Path) -> None:
     port, control_port = free_port(), free_port()
-    command = ["-m", "pipeline.local.delay", "--target", target.url, "--port", str(port), "--control-port", str(control_port)]
+    ports = ["--port", str(port), "--control-port", str(control_port)]
+    command = ["-m", "pipeline.local.servers.delay", "--target", target.url, *ports]
     process = Child("the proxy", [sys.executable, *command], REPOSITORY, tmp_path / "proxy.log")
     process.start()
     await asyncio.to_thread(process.wait_until, lambda: is_listening(control_port), 30)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from pipeline.local.faults import MAX_FAULTS, Fault, FaultKind, Faults, Strike
+from pipeline.local.servers.faults import MAX_FAULTS, Fault, FaultKind, Faults, Strike
 
 
 def test_no_faults_pass_everything() -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from pipeline.local.rhythm import ENTRY, HOUR_WEIGHTS, STAYS
+from pipeline.local.demo.rhythm import ENTRY, HOUR_WEIGHTS, STAYS
 
 SCRIPT: Final = Path(__file__).resolve().parents[3] / "loadtest" / "fit_rhythm.py"
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from pipeline.formats.fhir.profile import BundleProfile
-from pipeline.local import bench_ehr as bench
-from pipeline.local.bench_ehr import EhrFigures, table_of
-from pipeline.local.standin import Bucket, Store
+from pipeline.local.bench import ehr as bench
+from pipeline.local.bench.ehr import EhrFigures, table_of
+from pipeline.local.servers.standin import Bucket, Store
 
 DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
 BODY: Final = {"resourceType": "Location", "identifier": [{"system": "urn:s", "value": "a|b"}]}

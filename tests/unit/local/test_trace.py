@@ -14,8 +14,8 @@ from pipeline.formats.hl7v2.mapping import to_events
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Mapped
 from pipeline.formats.json_events import Client, Invalid, parse_event
-from pipeline.local.telling import hl7_time, rfc3339
-from pipeline.local.trace import MIN_ENTITIES, Step, paced, surge_trace
+from pipeline.local.demo.telling import hl7_time, rfc3339
+from pipeline.local.demo.trace import MIN_ENTITIES, Step, paced, surge_trace
 
 BASE = Millis(1_790_000_000_123)
 TRIGGERS = {"A01", "A02", "A03", "A04", "A08", "A11", "A12", "A13", "A20"}

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from pipeline.domain.budgets import IncidentKind
+from pipeline.domain.accounts.budgets import IncidentKind
 from pipeline.ops.metrics import CATALOGUE, WINDOW
 from pipeline.roles.policies import load_budgets
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.domain.audit import Fault
+from pipeline.domain.accounts.audit import Fault
 from pipeline.domain.identifiers import Millis, Revision, partition_of
 from pipeline.ops.audit import (
     FIRST_WINDOW,

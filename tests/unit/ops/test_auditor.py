@@ -7,17 +7,17 @@ import msgspec
 import pytest
 from joserfc.jwk import OKPKey
 
-from pipeline.domain.audit import Fault
-from pipeline.domain.checkpoints import CHECKPOINTS, SignedCheckpoint
+from pipeline.domain.accounts.audit import Fault
+from pipeline.domain.accounts.checkpoints import CHECKPOINTS, SignedCheckpoint
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.specs import load_templates
 from pipeline.ops.audit import AuditChain, Verified, read_entries, render_verified, verify_all
 from pipeline.ops.checkpoints import export, imported, judged, public_keys, read_checkpoints
 from pipeline.resources import topics_dir
-from pipeline.roles.auditor import Ledger
+from pipeline.roles.accounts.auditor import Ledger
 from pipeline.roles.process import Refused
-from pipeline.settings import Settings
+from pipeline.settings.model import Settings
 
 SETTINGS: Final = Settings(demo=True)
 KEYS: Final = public_keys(SETTINGS.audit, demo=True)

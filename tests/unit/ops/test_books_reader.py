@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from pipeline.domain.books import Books, of_types
-from pipeline.domain.deliveries import Trouble
+from pipeline.domain.accounts.books import Books, of_types
+from pipeline.domain.accounts.deliveries import Trouble
 from pipeline.domain.event import Bed, EntityType, Environment, EventType
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, Revision, revision_of
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Outcome, OutcomeKind, Reason, TopicEpoch
 from pipeline.ops.books import BooksReader, Shown, Waiting, ask_destination, exit_code, take_cut
-from pipeline.ops.render_books import books_json, render_books
+from pipeline.ops.render.books import books_json, render_books
 
 EHR = "ehr"
 BEDS = ("ICU-1", "ICU-2")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from pipeline.domain.accounts.evidence import Question, Stage
 from pipeline.domain.event import (
     Bed,
     EntityType,
@@ -17,8 +18,7 @@ from pipeline.domain.event import (
     Service,
     ServiceStatus,
 )
-from pipeline.domain.evidence import Question, Stage
-from pipeline.domain.file_record import FileState, FileStatus
+from pipeline.domain.files.record import FileState, FileStatus
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, partition_of
 from pipeline.domain.records import (
     Accepted,
@@ -34,8 +34,8 @@ from pipeline.domain.records import (
 )
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
-from pipeline.ops.render_evidence import evidence_json, render_evidence
-from pipeline.roles.evidence import EvidenceReader
+from pipeline.ops.render.evidence import evidence_json, render_evidence
+from pipeline.roles.accounts.evidence import EvidenceReader
 
 KEY: Final = EntityKey("north", "bed", "MAIN", "ICU/12/A")
 OTHER: Final = EntityKey("north", "bed", "MAIN", "ICU/12/B")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.domain.file_record import FileState, FileStatus
+from pipeline.domain.files.record import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import Message

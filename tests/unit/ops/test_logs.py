@@ -15,7 +15,8 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops import logs
 from pipeline.ops.log_catalogue import CATALOGUE, FIELD_HELP, Fields, LogEvent
 from pipeline.ops.logs import NotInCatalogue, configure, emit, refused, subject
-from pipeline.settings_model import LoggingSettings, Settings
+from pipeline.settings.model import Settings
+from pipeline.settings.sections.workers import LoggingSettings
 
 CANARY = "CANARY^Jane"
 SETTINGS = Settings(logging=LoggingSettings(level="DEBUG"))
@@ -138,7 +139,7 @@ def test_a_warning_of_python_is_stripped(capsys: pytest.CaptureFixture[str]) -> 
 CRASHES = """
 import asyncio, logging, sys, threading
 from pipeline.ops.logs import configure
-from pipeline.settings_model import Settings
+from pipeline.settings.model import Settings
 configure(Settings(), role="gate")
 def fail(): raise ValueError("CANARY^Jane")
 thread = threading.Thread(target=fail); thread.start(); thread.join()

@@ -11,7 +11,7 @@ from pipeline.domain.records import DecisionKind, Lane, Reason
 from pipeline.formats.hl7v2 import ack
 from pipeline.ops import metrics
 from pipeline.ops.metrics import CATALOGUE, DESTINATION_LIMIT, OTHER
-from pipeline.ops.reference import DOCUMENTS
+from pipeline.ops.reference.catalogues import DOCUMENTS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -56,7 +56,7 @@ def test_a_name_says_what_it_is_and_in_which_unit(metric: metrics.Declared) -> N
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_reference_says_what_the_catalogue_says(name: str) -> None:
     committed = (REPOSITORY / "docs" / "operating" / name).read_text(encoding="utf-8")
-    assert committed == DOCUMENTS[name](), "run: python -m pipeline.ops.reference"
+    assert committed == DOCUMENTS[name](), "run: python -m pipeline.ops.reference.catalogues"
 
 
 def test_every_answer_of_mllp_can_be_counted() -> None:

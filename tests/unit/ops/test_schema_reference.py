@@ -7,7 +7,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from pipeline.ops.schema_reference import SHAPES, render
+from pipeline.ops.reference.schemas import SHAPES, render
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FILES = [(name, file) for name, (pattern, _) in SHAPES.items() for file in sorted((REPOSITORY / "pipeline").glob(pattern))]
@@ -16,7 +16,7 @@ FILES = [(name, file) for name, (pattern, _) in SHAPES.items() for file in sorte
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_committed_schema_is_the_codes(name: str) -> None:
     shown = (REPOSITORY / "docs/schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
-    assert shown == render(name), "run: python -m pipeline.ops.schema_reference"
+    assert shown == render(name), "run: python -m pipeline.ops.reference.schemas"
 
 
 @pytest.mark.parametrize(("name", "file"), FILES, ids=[file.name for _, file in FILES])

@@ -12,8 +12,8 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis, Revision, revision_of
 from pipeline.domain.records import LagReport, Lane, LaneWindow, ModeChange, ModeOrder, Reason, Stuck
 from pipeline.kafka.client import KafkaUnavailable
-from pipeline.ops.render_modes import modes_json, render_modes
-from pipeline.ops.render_status import render_status, status_json, watch
+from pipeline.ops.render.modes import modes_json, render_modes
+from pipeline.ops.render.status import render_status, status_json, watch
 from pipeline.ops.status import DestinationStatus, FeedStatus, Status, Verdict, assemble, read_status
 from pipeline.ops.words import age_of, duration_of
 

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import FeedState
-from pipeline.domain.subscription import Gap, State, SubscriptionStatus, encode_state
-from pipeline.ops.render_status import render_status
+from pipeline.domain.subscriptions.life import Gap, State, SubscriptionStatus, encode_state
+from pipeline.ops.render.status import render_status
 from pipeline.ops.status import Status, Verdict
 from pipeline.ops.subscriptions import newest_lines
 

@@ -9,13 +9,15 @@ import pytest
 from pipeline.destinations.auth import files
 from pipeline.destinations.auth.bearer import BearerFile
 from pipeline.destinations.auth.smart import SmartBackend
-from pipeline.destinations.fhir_profile import PROFILES, load_profile
+from pipeline.destinations.fhir.profile import PROFILES, load_profile
 from pipeline.ops import metrics
-from pipeline.roles import destinations
-from pipeline.roles.destinations import access_to, destination_of
-from pipeline.roles.fhir import servers_of
 from pipeline.roles.process import Refused
-from pipeline.settings import FhirFeed, Settings, WriterSettings
+from pipeline.roles.ways_in.fhir import servers_of
+from pipeline.roles.writers import destinations
+from pipeline.roles.writers.destinations import access_to, destination_of
+from pipeline.settings.model import Settings
+from pipeline.settings.sections.ways_in import FhirFeed
+from pipeline.settings.sections.workers import WriterSettings
 from tests.support.certificates import Authority
 from tests.support.fhir_lab import DIGEST_KEY
 from tests.support.token_server import CLIENT, SCOPE, ec_key, pem, write

@@ -12,19 +12,21 @@ import pytest
 
 from pipeline import topology
 from pipeline.carriers.folder import FolderCarrier
-from pipeline.destinations.files_boards import Board, BoardShelf, room_of
-from pipeline.destinations.files_crypto import BadRecipients, encryptor
-from pipeline.domain.census import Unit
+from pipeline.destinations.files.boards import Board, BoardShelf, room_of
+from pipeline.destinations.files.crypto import BadRecipients, encryptor
 from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy
 from pipeline.domain.head import Head, encode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.ring import EMPTY_RING
+from pipeline.domain.ward.census import Unit
 from pipeline.kafka.client import KafkaUnavailable, Message
-from pipeline.roles import downtime, downtime_state
-from pipeline.roles.downtime import Workstation, workstations_of
-from pipeline.roles.downtime_state import Standing
-from pipeline.settings import Settings, SettingsError, load
-from pipeline.settings_rules import check
+from pipeline.roles.downtime import role as downtime
+from pipeline.roles.downtime import state as downtime_state
+from pipeline.roles.downtime.role import Workstation, workstations_of
+from pipeline.roles.downtime.state import Standing
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import SettingsError, load
+from pipeline.settings.rules.check import check
 
 MADE: Final = Millis(1_767_593_700_000)
 """2026-01-05T06:15:00Z."""

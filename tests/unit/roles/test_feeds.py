@@ -2,9 +2,9 @@
 
 from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, sealed
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.domain.policy import Live, with_live
-from pipeline.roles.feeds import told_since
+from pipeline.domain.judging.policy import Live, with_live
 from pipeline.roles.policies import load_policy
+from pipeline.roles.ways_in.feeds import told_since
 from tests.unit.roles.test_replay import CODEC, Topics
 
 LANDING = "landing.bed"

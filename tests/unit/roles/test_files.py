@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pipeline.domain.file_life import Files, FileState, FileStatus
+from pipeline.domain.files.life import Files, FileState, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import Message
-from pipeline.roles import files as role
 from pipeline.roles.process import Refused
-from pipeline.settings import Settings
-from pipeline.settings_files import problems_of_partners
+from pipeline.roles.ways_in import files as role
+from pipeline.settings.model import Settings
+from pipeline.settings.rules.files import problems_of_partners
 from tests.support.files_in import KEY, KEY_ID, NOW, PUBLIC
 from tests.support.sftp_server import HOST_KEY, USER_KEY
 

@@ -15,9 +15,8 @@ from fhir.resources.R4B.bundle import Bundle
 from joserfc.jwk import OKPKey
 
 from pipeline import topology
-from pipeline.destinations.files_out import Made
-from pipeline.domain.audit import next_entry
-from pipeline.domain.capacity import capacity_of
+from pipeline.destinations.files.outgoing import Made
+from pipeline.domain.accounts.audit import next_entry
 from pipeline.domain.event import (
     Bed,
     BedOccupancy,
@@ -33,18 +32,19 @@ from pipeline.domain.event import (
     Service,
     ServiceStatus,
 )
-from pipeline.domain.file_life import Manifest
-from pipeline.domain.file_out import FileOutState, OutKind, OutStatus, covered
+from pipeline.domain.files.life import Manifest
+from pipeline.domain.files.outgoing import FileOutState, OutKind, OutStatus, covered
 from pipeline.domain.head import Head, encode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.ring import EMPTY_RING
+from pipeline.domain.ward.capacity import capacity_of
 from pipeline.formats.avro import Codec
 from pipeline.formats.manifest import check_signature, public_key, read_manifest
-from pipeline.formats.safr import GROUPS, safr_bundle
+from pipeline.formats.reports.safr import GROUPS, safr_bundle
 from pipeline.kafka.client import Message
-from pipeline.roles.downtime_state import Standing
-from pipeline.roles.files_out_made import Maker
-from pipeline.settings import Settings
+from pipeline.roles.downtime.state import Standing
+from pipeline.roles.files.made import Maker
+from pipeline.settings.model import Settings
 from tests.support.policies import shipped_policy
 
 NOW: Final = Millis(1_767_593_700_000)

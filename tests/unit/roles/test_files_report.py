@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.domain.event import Bed, Event
-from pipeline.domain.file_life import FileState, FileStatus
-from pipeline.domain.gate import Accept, Position, decide
+from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.judging.gate import Accept, Position, decide
 from pipeline.domain.records import Audit, Lane, Outcome, OutcomeKind, Reason
 from pipeline.formats.avro import Codec
 from pipeline.formats.files import corrections
@@ -19,11 +19,11 @@ from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.producer import Position as Placed
 from pipeline.kafka.receipts import Receipts
 from pipeline.kafka.sink import KafkaSink
-from pipeline.roles import files_repair
-from pipeline.roles.files import file_profile, key_of
-from pipeline.roles.files_report import FilesReader
+from pipeline.roles.files import repair as files_repair
+from pipeline.roles.files.ledger import FilesReader
 from pipeline.roles.policies import load_policy
-from pipeline.settings import Settings
+from pipeline.roles.ways_in.files import file_profile, key_of
+from pipeline.settings.model import Settings
 from tests.support.files_desk import Office, run_once
 from tests.support.files_in import NAME, NOW, census, manifest_of, put
 from tests.unit.roles.test_files import settings
@@ -187,7 +187,7 @@ def test_only_rows_that_were_rejected_are_corrected_each_once_and_only_what_is_r
 def test_a_release_is_told_in_the_ledger_and_in_the_audit_log(place: Place) -> None:
     from msgspec.structs import replace
 
-    from pipeline.domain.file_life import FileReason
+    from pipeline.domain.files.life import FileReason
 
     held = replace(place.state, status=FileStatus.HELD, why=FileReason.TOO_MANY_REJECTS, version=place.state.version + 1)
     place.topics.put("files", key_of(held), held)

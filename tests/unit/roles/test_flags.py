@@ -14,12 +14,12 @@ import pytest
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted
-from pipeline.domain.rollout import Scope
+from pipeline.domain.writing.rollout import Scope
 from pipeline.ops.flag_file import BadFlags, parse_flags
 from pipeline.ops.metrics import REGISTRY
-from pipeline.roles import flags as flags_module
-from pipeline.roles.flags import KEPT, Flags
 from pipeline.roles.process import Refused
+from pipeline.roles.writers import flags as flags_module
+from pipeline.roles.writers.flags import KEPT, Flags
 from tests.support.changes import change
 
 BOUND_S = 20.0

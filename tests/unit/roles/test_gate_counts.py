@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from pipeline.domain.event import EntityType
-from pipeline.domain.gate import Redelivered
 from pipeline.domain.identifiers import Millis, Revision
+from pipeline.domain.judging.gate import Redelivered
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Reason
 from pipeline.ops import log_catalogue, metrics
-from pipeline.roles import gate_counts
-from pipeline.roles.gate_counts import Counts
+from pipeline.roles.gates import counts as gate_counts
+from pipeline.roles.gates.counts import Counts
 
 DUPLICATE = Decision(
     topic="landing.bed",

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from pipeline import topology
-from pipeline.domain.budgets import (
+from pipeline.domain.accounts.budgets import (
     MAX_TELLINGS,
     Count,
     Incident,
@@ -20,14 +20,14 @@ from pipeline.domain.budgets import (
     Verdict,
 )
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.reconcile_record import ReconciliationOrder, Scope
+from pipeline.domain.reconcile.record import ReconciliationOrder, Scope
 from pipeline.domain.records import Audit
 from pipeline.formats.avro import Codec, Record
 from pipeline.kafka.producer import OutRecord
 from pipeline.local.ports import free_port
 from pipeline.ops.audit import AuditChain
 from pipeline.ops.webhook import DELIVERY, SIGNATURE, Message, Told, Webhook, message_of, signature_of
-from pipeline.roles.budgets import Incidents
+from pipeline.roles.accounts.budgets import Incidents
 from pipeline.roles.policies import load_budgets
 
 CODEC: Final = Codec.shipped()

@@ -9,9 +9,9 @@ import pytest
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.samples import SAMPLES
-from pipeline.roles.intake import hl7_profile
 from pipeline.roles.mapping import Ehr, ehr_of, map_file
 from pipeline.roles.process import Refused
+from pipeline.roles.ways_in.intake import hl7_profile
 from tests.support.fhir_resources import BED_ID, KEY, RECEIVED_MS, encounter, location, patient, written
 
 

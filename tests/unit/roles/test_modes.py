@@ -9,18 +9,18 @@ import pytest
 
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.modes import Cause, Mode, Modes
 from pipeline.domain.records import Lane, ModeChange, ModeOrder, OutcomeKind, Reason
-from pipeline.domain.scheduler import Entry, LaneScheduler
+from pipeline.domain.writing.modes import Cause, Mode, Modes
+from pipeline.domain.writing.scheduler import Entry, LaneScheduler
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import Message
 from pipeline.kafka.producer import OutRecord, PublishError, PublishFailed
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.metrics import REGISTRY
-from pipeline.roles import modes
-from pipeline.roles.modes import ModeKeeper, Told
 from pipeline.roles.policies import load_modes
-from pipeline.stream.freezing import Freezing
+from pipeline.roles.writers import modes
+from pipeline.roles.writers.modes import ModeKeeper, Told
+from pipeline.stream.writing.freezing import Freezing
 
 CODEC = Codec.shipped()
 NOW = Millis(1_800_000_000_000)

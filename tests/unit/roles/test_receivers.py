@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from pipeline.domain.event import Bed, BedOccupancy, EntityType, Environment, Occupancy, Patient, Place
-from pipeline.roles.destinations import entity_types_of
 from pipeline.roles.process import Refused, specs_of
-from pipeline.roles.receivers import expected_at, out_profile_for, receiver_of, types_at
-from pipeline.settings import Settings, SettingsError, load
+from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.roles.writers.receivers import expected_at, out_profile_for, receiver_of, types_at
+from pipeline.settings.model import Settings
+from pipeline.settings.reading import SettingsError, load
 from pipeline.topology import writer_changelog
 from tests.support.certificates import Authority
 from tests.unit.formats.test_hl7_out import PROFILES, record

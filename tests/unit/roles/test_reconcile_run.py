@@ -13,17 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from pipeline.domain.event import EntityType
 from pipeline.domain.head import encode_head
 from pipeline.domain.identifiers import EntityKey, Millis
-from pipeline.domain.pending import encode_pending
-from pipeline.domain.reconcile import Settled
-from pipeline.domain.reconcile_record import Cause, Reconciliation, Remedy, Scope, Stage
+from pipeline.domain.reconcile.compare import Settled
+from pipeline.domain.reconcile.record import Cause, Reconciliation, Remedy, Scope, Stage
 from pipeline.domain.records import Audit, Control, ControlKind, Reason
+from pipeline.domain.writing.pending import encode_pending
 from pipeline.formats.avro import Codec
 from pipeline.formats.manifest import check_signature, public_key
 from pipeline.kafka.producer import OutRecord
 from pipeline.ops.audit import AuditChain
-from pipeline.roles.reconcile import figures_of
-from pipeline.roles.reconcile_orders import Orders, Signer, reassertion, record_of
-from pipeline.roles.reconcile_run import Meant, StoppedByMode
+from pipeline.roles.reconcile.orders import Orders, Signer, reassertion, record_of
+from pipeline.roles.reconcile.role import figures_of
+from pipeline.roles.reconcile.run import Meant, StoppedByMode
 from pipeline.topology import AUDIT, GATE_CHANGELOG, LANDING, writer_changelog
 from tests.support.reconcile_world import DESTINATION, NOW, World, head_of, pending_of
 

@@ -9,17 +9,17 @@ import pytest
 
 from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType, sealed
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, derive_event_id
+from pipeline.domain.reconcile.replay import LeftOut, Selection, Window
 from pipeline.domain.records import Control, ControlKind, Decision, DecisionKind, OutcomeKind, Quarantined, Reason
-from pipeline.domain.replay import LeftOut, Selection, Window
 from pipeline.formats.avro import Codec, Record
 from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.kafka.crypto import RawCipher, Undecryptable
 from pipeline.kafka.producer import OutRecord, PublishError, PublishFailed
 from pipeline.kafka.reader import LogTruncated
-from pipeline.roles import replay
 from pipeline.roles.policies import load_policy
-from pipeline.roles.quarantine import Opener
-from pipeline.roles.replay import History, Plan, orders, plan_parked, plan_quarantined, plan_range
+from pipeline.roles.repairs import replay
+from pipeline.roles.repairs.quarantine import Opener
+from pipeline.roles.repairs.replay import History, Plan, orders, plan_parked, plan_quarantined, plan_range
 from tests.support.changes import change, outcome
 
 CODEC = Codec.shipped()

@@ -9,8 +9,8 @@ from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Lane, OutcomeKind, Reason
 from pipeline.ops import log_catalogue as lines
-from pipeline.roles import reports
-from pipeline.roles.reports import Reports
+from pipeline.roles.writers import reports
+from pipeline.roles.writers.reports import Reports
 
 ACCEPTED: Any = SimpleNamespace(
     key=EntityKey("t", "patient", "n", "RECORD-4711"), entity_type=EntityType.PATIENT, lane=Lane.URGENT, revision=5

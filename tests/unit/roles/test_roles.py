@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from pipeline import topology
-from pipeline.destinations.fhir_profile import PROFILES
+from pipeline.destinations.fhir.profile import PROFILES
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.policy import BadPolicy
+from pipeline.domain.judging.policy import BadPolicy
 from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro import Codec
 from pipeline.kafka.crypto import RawCipher, Undecryptable
 from pipeline.roles import process as process_module
-from pipeline.roles.destinations import entity_types_of, pace_of, profile_for
-from pipeline.roles.intake import expectations, hl7_profile
 from pipeline.roles.policies import load_policy, policy_records
 from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, EXIT_TRY_AGAIN, Process, Refused, or_die, run_role
-from pipeline.settings import RawEncryption, Settings
-from pipeline.stream.gate import POLICY_KEY
+from pipeline.roles.ways_in.intake import expectations, hl7_profile
+from pipeline.roles.writers.destinations import entity_types_of, pace_of, profile_for
+from pipeline.settings.model import Settings
+from pipeline.settings.sections.ways_in import RawEncryption
+from pipeline.stream.judging.gate import POLICY_KEY
 
 CODEC = Codec.shipped()
 KEY = bytes(range(32))

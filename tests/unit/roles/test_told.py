@@ -8,16 +8,17 @@ import pytest
 
 from pipeline.destinations.protocol import VersionMismatch
 from pipeline.domain.event import EntityType
-from pipeline.domain.gate import Redelivered
+from pipeline.domain.judging.gate import Redelivered
 from pipeline.kafka.producer import OutRecord, Publisher, PublishError, PublishFailed
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import REGISTRY
-from pipeline.roles import intake, publishing
-from pipeline.roles.gate_counts import Counts
-from pipeline.roles.intake import _CountedSink, _HttpObserver, _MllpObserver
+from pipeline.roles import publishing
+from pipeline.roles.gates.counts import Counts
 from pipeline.roles.publishing import WatchedPublisher
-from pipeline.roles.timed import Timed
+from pipeline.roles.ways_in import intake
+from pipeline.roles.ways_in.intake import _CountedSink, _HttpObserver, _MllpObserver
+from pipeline.roles.writers.timed import Timed
 from pipeline.sources.protocol import Repeated, Stored, Unavailable
 
 Said = list[tuple[LogEvent, dict[str, Any]]]

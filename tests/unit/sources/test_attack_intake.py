@@ -18,7 +18,7 @@ from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.projections import ProducerFailed, ProjectionEnded, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.sources.errors import Oversize
-from pipeline.sources.mllp import MllpSource
+from pipeline.sources.mllp.source import MllpSource
 from pipeline.sources.protocol import RawMessage, Receipted, Stored
 from pipeline.sources.timers import Ends
 from tests.support.fhir_lab import accepted

@@ -10,12 +10,13 @@ import httpx
 import pytest
 
 from pipeline.local.ports import HOST
-from pipeline.sources import connections, http
+from pipeline.sources import connections
 from pipeline.sources.connections import peers_of
-from pipeline.sources.fhir import FhirSource, Listener, Silent
-from pipeline.sources.http import HttpSource
-from pipeline.sources.http_api import NoObserver
-from pipeline.sources.http_openapi import EXAMPLE
+from pipeline.sources.fhir.receiver import FhirSource, Listener, Silent
+from pipeline.sources.http import source as http
+from pipeline.sources.http.api import NoObserver
+from pipeline.sources.http.openapi import EXAMPLE
+from pipeline.sources.http.source import HttpSource
 from tests.support.http_fakes import MemorySink, headers, new_tracker, settings
 
 BUSY_S = 60.0

@@ -12,9 +12,9 @@ from fhir.resources.R4B.subscription import Subscription as SubscriptionR4B
 from fhir.resources.subscription import Subscription as SubscriptionR5
 
 from pipeline.formats.fhir.owned import Body
-from pipeline.sources.fhir_secret import HookSecret
-from pipeline.sources.fhir_server import Failed, FhirServer, Reply
-from pipeline.sources.fhir_subscription import Wanted, agrees, endpoint_of, oldest_first, subscription_body
+from pipeline.sources.fhir.resource import Wanted, agrees, endpoint_of, oldest_first, subscription_body
+from pipeline.sources.fhir.secret import HookSecret
+from pipeline.sources.fhir.server import Failed, FhirServer, Reply
 
 SHARED: Final = Path(os.environ.get("SURGELINE_SHARED_DATA", "../shared/data")) / "fhir" / "subscriptions"
 WANTED: Final = Wanted(

@@ -9,8 +9,10 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from pipeline.sources import fhir_feed, fhir_keeper, fhir_reading
-from pipeline.sources.fhir_subscription import Content
+from pipeline.sources.fhir import feed as fhir_feed
+from pipeline.sources.fhir import keeper as fhir_keeper
+from pipeline.sources.fhir import reading as fhir_reading
+from pipeline.sources.fhir.resource import Content
 from tests.support.fhir_in import Receiver, until
 from tests.support.fhir_in_server import WAIT_S, Clock, PlayedServer, bed
 

@@ -17,7 +17,7 @@ from pipeline.formats.fhir.codec import decode, encode
 from pipeline.formats.fhir.inbound import MAPPED_TYPES, Mapped, Rejected, events_of, needed
 from pipeline.formats.fhir.inbound_verdict import Origin, Verdict
 from pipeline.formats.fhir.owned import Body
-from pipeline.sources.fhir_landing import Landing, Taken
+from pipeline.sources.fhir.landing import Landing, Taken
 from tests.support.fhir_in import MemorySink
 from tests.support.fhir_resources import KEY, PEOPLE, RECEIVED_MS, REPLICA, STAYS
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.domain.subscription import Watch
+from pipeline.domain.subscriptions.life import Watch
 from pipeline.local.ports import free_port
-from pipeline.sources.fhir_subscription import Content, Version
+from pipeline.sources.fhir.resource import Content, Version
 from tests.support.fhir_in import Receiver, until
 from tests.support.fhir_in_fixtures import Make, make, quick
 from tests.support.fhir_in_server import SECRET, WAIT_S, Clock, PlayedServer, bed, echo_of, headers_of

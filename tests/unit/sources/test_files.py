@@ -11,10 +11,10 @@ import pytest
 from joserfc.jwk import OKPKey
 
 from pipeline.domain.event import Event
-from pipeline.domain.file_life import FileReason, FileStatus
+from pipeline.domain.files.life import FileReason, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.sources.errors import Oversize
-from pipeline.sources.files_ack import safe
+from pipeline.sources.files.ack import safe
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.files_desk import Observed, Office, kind, run_once
 from tests.support.files_in import HEADER, KEY_ID, NAME, census, manifest_of, place, put
@@ -498,7 +498,7 @@ async def test_a_file_that_its_sender_replaced_while_we_were_down_is_finished_fr
 
 
 async def test_a_fault_in_one_sender_s_folder_holds_up_no_other(tmp_path: Path, sink: Sink) -> None:
-    from pipeline.sources.files import FilesSource
+    from pipeline.sources.files.watch import FilesSource
 
     good, bad, observed = Office(tmp_path / "a"), Office(tmp_path / "b"), Observed()
     shutil.rmtree(bad.root)

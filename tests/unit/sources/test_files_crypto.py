@@ -8,8 +8,8 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from pipeline.sources.files_crypto import decryptor, identities_of
-from pipeline.sources.files_folder import Measured, TooLong, Undecipherable
+from pipeline.sources.files.crypto import decryptor, identities_of
+from pipeline.sources.files.folder import Measured, TooLong, Undecipherable
 from tests.support.files_desk import Office, run_once
 from tests.support.files_in import NAME, census, manifest_of, place, put
 from tests.unit.sources.test_files import Sink

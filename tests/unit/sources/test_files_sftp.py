@@ -14,9 +14,9 @@ from pipeline.carriers import lease as lease_module
 from pipeline.carriers.lease import LEASE_S, Lease
 from pipeline.carriers.protocol import Carrier, NotAllowed, Unreachable
 from pipeline.carriers.sftp import SftpCarrier
-from pipeline.domain.file_life import FileReason, FileStatus
+from pipeline.domain.files.life import FileReason, FileStatus
 from pipeline.domain.identifiers import Millis
-from pipeline.sources.files_crypto import decryptor
+from pipeline.sources.files.crypto import decryptor
 from tests.property.test_files_machine import Bomb, Log
 from tests.support.files_desk import Office, run_once
 from tests.support.files_in import NAME, census, manifest_of, place, put

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from pipeline.sources.errors import Oversize
-from pipeline.sources.http import HttpSource
-from pipeline.sources.http_api import NoObserver
-from pipeline.sources.http_openapi import EXAMPLE, EXAMPLE_DIVERSION, document
+from pipeline.sources.http.api import NoObserver
+from pipeline.sources.http.openapi import EXAMPLE, EXAMPLE_DIVERSION, document
+from pipeline.sources.http.source import HttpSource
 from tests.support.http_fakes import OTHER_TOKEN, MemorySink, application, client_of, headers, new_tracker, settings
 
 BUSY_S = 60.0

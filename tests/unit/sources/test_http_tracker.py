@@ -9,8 +9,8 @@ import pytest
 from pipeline.domain.event import Bed, EntityType, EventType
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, revision_of
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Outcome, OutcomeKind, Reason
-from pipeline.sources.http_answers import status_body
-from pipeline.sources.http_tracker import Progress, Received, Suppressed, Tracker
+from pipeline.sources.http.answers import status_body
+from pipeline.sources.http.tracker import Progress, Received, Suppressed, Tracker
 
 NOW = Millis(1_790_000_000_000)
 KEY = EntityKey("north", "bed", "GH", "ICU-12")

@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from pipeline.domain.file_life import FileStatus, Waits
+from pipeline.domain.files.life import FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from tests.property.test_files_machine import Bomb, Log
 from tests.support.files_desk import Office

@@ -20,7 +20,7 @@ from pipeline.formats.hl7v2.er7 import Message, parse
 from pipeline.formats.hl7v2.framing import END, START, frame
 from pipeline.formats.hl7v2.profile_file import profile_of
 from pipeline.sources.connections import peers_of
-from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
+from pipeline.sources.mllp.source import MllpLimits, MllpSource, server_context
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 
 PROFILE = profile_of((Path(__file__).resolve().parents[3] / "pipeline/profiles/hl7/default.yaml").read_bytes())

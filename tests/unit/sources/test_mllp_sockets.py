@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.formats.hl7v2.framing import START, frame
 from pipeline.local.ports import HOST, free_port
-from pipeline.sources.mllp import MllpLimits, MllpSource, server_context
+from pipeline.sources.mllp.source import MllpLimits, MllpSource, server_context
 from tests.support.certificates import Authority
 from tests.unit.sources.test_mllp import BOUND_S, PROFILE, MemorySink, Peer, message, running, said, until
 

@@ -8,14 +8,14 @@ from rocksdict import Options, Rdict
 from pipeline.domain.event import Encounter, EntityType, Reference
 from pipeline.domain.head import Head, encode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, revision_of
-from pipeline.domain.merges import aliases
+from pipeline.domain.judging.merges import aliases
+from pipeline.domain.judging.referring import as_it_stands
+from pipeline.domain.judging.verdicts import Position
 from pipeline.domain.records import Control, MergeLink
-from pipeline.domain.referring import as_it_stands
 from pipeline.domain.ring import EMPTY_RING
-from pipeline.domain.verdicts import Position
-from pipeline.stream.aliases import ALIAS_MARK, Aliases, last_alias
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.gate import join_values
+from pipeline.stream.judging.aliases import ALIAS_MARK, Aliases, last_alias
+from pipeline.stream.judging.gate import join_values
+from pipeline.stream.worker.batch import PartitionBatch
 
 TOPIC = "landing.encounter"
 LANDING = {TOPIC: EntityType.ENCOUNTER}

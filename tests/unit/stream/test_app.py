@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import KafkaSettings, WorkerSettings
-from pipeline.stream import app as stream_app
-from pipeline.stream.app import AppSpec
-from pipeline.stream.batch import Cycle
-from pipeline.stream.outputs import EXIT_NOT_DURABLE
+from pipeline.settings.sections.kafka import KafkaSettings
+from pipeline.settings.sections.workers import WorkerSettings
+from pipeline.stream.worker import app as stream_app
+from pipeline.stream.worker.app import AppSpec
+from pipeline.stream.worker.batch import Cycle
+from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE
 
 
 class Ended(BaseException):

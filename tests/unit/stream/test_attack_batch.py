@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stream import outputs as outputs_module
-from pipeline.stream.batch import portions
-from pipeline.stream.outputs import Outputs
+from pipeline.stream.worker import outputs as outputs_module
+from pipeline.stream.worker.batch import portions
+from pipeline.stream.worker.outputs import Outputs
 
 
 @given(sizes=st.lists(st.integers(0, 30), max_size=40), most=st.integers(1, 40))

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from pipeline.destinations.fhir_build import Builder
-from pipeline.destinations.fhir_profile import load_profile
+from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.protocol import Confirmed, Current, Outcome, Request
 from pipeline.domain.identifiers import Revision, revision_of
-from pipeline.stream.bodies import Bodies
+from pipeline.stream.writing.bodies import Bodies
 from tests.support.changes import change
 from tests.unit.stream.test_delivery import A, World
 

@@ -14,7 +14,7 @@ from pipeline.domain.records import Lane, Outcome, OutcomeKind, Reason
 from pipeline.formats.avro import Codec
 from pipeline.kafka.producer import OutRecord
 from pipeline.ops.audit import AuditChain
-from pipeline.stream.ledger import OutcomeLedger
+from pipeline.stream.writing.ledger import OutcomeLedger
 from pipeline.topology import AUDIT, OUTCOMES
 from tests.support.fhir_lab import accepted
 

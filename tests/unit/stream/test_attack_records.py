@@ -11,11 +11,11 @@ from pipeline.domain.event import Bed, BedOccupancy, EntityType, Occupancy
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Quarantined, Reason
 from pipeline.formats.avro import Codec
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.delivery import Change, Delivery
-from pipeline.stream.gate import KEY_BOUND, Destinations, GateWork
-from pipeline.stream.outputs import Outputs
-from pipeline.stream.writer import WriterWork
+from pipeline.stream.judging.gate import KEY_BOUND, Destinations, GateWork
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.worker.outputs import Outputs
+from pipeline.stream.writing.agent import WriterWork
+from pipeline.stream.writing.delivery import Change, Delivery
 from tests.support.fhir_lab import accepted
 from tests.support.policies import shipped_policy
 

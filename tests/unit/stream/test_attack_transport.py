@@ -12,8 +12,8 @@ from faust.types import TP
 from faust.types.tuples import Message
 from mode.utils.queues import FlowControlQueue
 
-from pipeline.stream import transport
-from pipeline.stream.transport import BatchConsumer, FlowControl
+from pipeline.stream.worker import transport
+from pipeline.stream.worker.transport import BatchConsumer, FlowControl
 
 SOURCE = TP("landing.bed", 0)
 CHANGELOG = TP("changelog", 0)

@@ -23,9 +23,9 @@ from pipeline.destinations.protocol import (
     VersionMismatch,
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
-from pipeline.domain.pending import on_accepted
 from pipeline.domain.records import Accepted, OutcomeKind, Reason, Would
-from pipeline.stream.attempt import READ_BACKS, REREADS, Attempt, Verdict
+from pipeline.domain.writing.pending import on_accepted
+from pipeline.stream.writing.attempt import READ_BACKS, REREADS, Attempt, Verdict
 from tests.support.changes import change, encoded, key_of
 
 NEWEST = change(9)

@@ -23,14 +23,14 @@ from pipeline.destinations.protocol import (
     VersionMismatch,
 )
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
-from pipeline.domain.limits import AdaptiveLimiter, ConsecutiveBreaker
-from pipeline.domain.pending import EMPTY, Pending, on_accepted, on_outcome
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason
 from pipeline.domain.records import Outcome as Recorded
-from pipeline.domain.turns import STEP_MS, Freed, Order, Turn
-from pipeline.stream.delivery import FAULT_WAIT_MS, Change, Delivery
-from pipeline.stream.shadows import Rollout
-from pipeline.stream.throttle import Limits
+from pipeline.domain.writing.limits import AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.writing.pending import EMPTY, Pending, on_accepted, on_outcome
+from pipeline.domain.writing.turns import STEP_MS, Freed, Order, Turn
+from pipeline.stream.writing.delivery import FAULT_WAIT_MS, Change, Delivery
+from pipeline.stream.writing.shadows import Rollout
+from pipeline.stream.writing.throttle import Limits
 from tests.support import changes
 from tests.support.changes import WRITER, change, key_of
 

@@ -4,7 +4,7 @@ import asyncio
 
 from pipeline.domain.records import Outcome as Recorded
 from pipeline.domain.records import OutcomeKind
-from pipeline.stream.delivery import CONCLUDING_AT_ONCE
+from pipeline.stream.writing.delivery import CONCLUDING_AT_ONCE
 from tests.support.changes import change
 from tests.unit.stream.test_delivery import World
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from mode import Service
 
-from pipeline.stream.eager import Done, Waits, begun, without_pause
-from pipeline.stream.transport import BatchConsumer
+from pipeline.stream.worker.eager import Done, Waits, begun, without_pause
+from pipeline.stream.worker.transport import BatchConsumer
 
 
 class Broken(Exception):

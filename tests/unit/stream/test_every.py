@@ -13,13 +13,13 @@ import pytest
 from pipeline.destinations.protocol import Ambiguous, Confirmed, Refused, Retry, always
 from pipeline.domain.event import Bed, BedOccupancy, EntityType, EventType, Occupancy
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis, Revision, revision_of
-from pipeline.domain.limits import ConsecutiveBreaker
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
+from pipeline.domain.writing.limits import ConsecutiveBreaker
 from pipeline.formats.hl7v2.out_messages import Letter, control_id_of
-from pipeline.stream.every import MAX_HELD, EveryDelivery
-from pipeline.stream.every_kept import NO_GENERATION, decode_mark
-from pipeline.stream.every_ports import Bounds, Room
-from pipeline.stream.every_told import SINCE_KEY, Told, decode_told, encode_told, join_values
+from pipeline.stream.every.delivery import MAX_HELD, EveryDelivery
+from pipeline.stream.every.kept import NO_GENERATION, decode_mark
+from pipeline.stream.every.ports import Bounds, Room
+from pipeline.stream.every.told import SINCE_KEY, Told, decode_told, encode_told, join_values
 
 pytestmark = pytest.mark.timeout(120)
 

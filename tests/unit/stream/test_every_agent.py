@@ -11,7 +11,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Quarantined, Reason
 from pipeline.formats.avro import Codec
 from pipeline.kafka.producer import OutRecord, Publisher
-from pipeline.stream.every_agent import Intake
+from pipeline.stream.every.agent import Intake
 from pipeline.topology import ACCEPTED, QUARANTINE
 from tests.unit.stream.test_every import accepted, key_of
 

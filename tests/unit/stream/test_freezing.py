@@ -4,12 +4,12 @@ import msgspec
 
 from pipeline.domain.event import EventType
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.mode_policy import FreezeRule
-from pipeline.domain.pending import Pending, on_accepted
 from pipeline.domain.records import LANES, Accepted, Lane
-from pipeline.domain.scheduler import Entry, LaneScheduler
-from pipeline.stream import freezing
-from pipeline.stream.freezing import Freezing
+from pipeline.domain.writing.mode_policy import FreezeRule
+from pipeline.domain.writing.pending import Pending, on_accepted
+from pipeline.domain.writing.scheduler import Entry, LaneScheduler
+from pipeline.stream.writing import freezing
+from pipeline.stream.writing.freezing import Freezing
 from tests.support.changes import change, decoded, encoded, key_of
 
 REST = FreezeRule("tried here", tuple(lane for lane in LANES if lane is not Lane.CRITICAL))

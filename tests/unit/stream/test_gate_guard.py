@@ -11,13 +11,13 @@ from collections.abc import Callable
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from pipeline.domain.event import Event
-from pipeline.domain.gate import Accept, Position, decide
 from pipeline.domain.head import Head, decode_head, encode_head
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.judging.gate import Accept, Position, decide
 from pipeline.formats.avro import Codec
 from pipeline.formats.avro.codec import HEADER_BYTES
 from pipeline.formats.avro.shipped import newest, shipped_schemas
-from pipeline.local.bench_gate_load import Landed, Landing
+from pipeline.local.bench.gate.load import Landed, Landing
 from pipeline.roles.policies import load_policy
 from pipeline.topology import LANDING
 

@@ -8,13 +8,13 @@ import msgspec
 from pipeline.domain.event import EntityType, Patient, Reference
 from pipeline.domain.head import state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision, partition_of, revision_of
-from pipeline.domain.merges import is_copy
-from pipeline.domain.pending import EMPTY, LOSERS_KEPT, decode_pending, encode_pending, held_for, join, on_loser
+from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.records import LANES, Accepted, Await, Outcome, OutcomeKind, Quarantined, Reason
+from pipeline.domain.writing.pending import EMPTY, LOSERS_KEPT, decode_pending, encode_pending, held_for, join, on_loser
 from pipeline.formats.avro import Codec
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.delivery import Change
-from pipeline.stream.writer import WriterWork
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.writing.agent import WriterWork
+from pipeline.stream.writing.delivery import Change
 from pipeline.topology import ENTITY_PARTITIONS
 from tests.support.changes import change, key_of, outcome
 from tests.unit.stream.test_delivery import World

@@ -6,13 +6,13 @@ from typing import Any
 from pipeline import topology
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EventId, Millis
-from pipeline.domain.policy import encode_policy
+from pipeline.domain.judging.policy import encode_policy
 from pipeline.domain.records import Control, ControlKind
 from pipeline.formats.avro import Codec
-from pipeline.local.bench_gate_load import Landed, Landing
+from pipeline.local.bench.gate.load import Landed, Landing
 from pipeline.roles.policies import load_policy
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.gate import POLICY_KEY, Destinations, GateWork
+from pipeline.stream.judging.gate import POLICY_KEY, Destinations, GateWork
+from pipeline.stream.worker.batch import PartitionBatch
 
 NOW = Millis(1_800_000_000_000)
 CODEC = Codec.shipped()

@@ -1,6 +1,6 @@
 """A recovery that gets on is left alone, however long it takes; one that stands still is ended."""
 
-from pipeline.stream.progress import RECOVERY_STALL_S, Progress
+from pipeline.stream.worker.progress import RECOVERY_STALL_S, Progress
 
 
 def test_a_slow_recovery_that_gets_on_is_left_alone() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from faust.types import TP
 
-from pipeline.settings import KafkaSettings, WorkerSettings
-from pipeline.stream import app as stream_app
-from pipeline.stream.app import AppSpec
-from pipeline.stream.batch import Cycle
-from pipeline.stream.store import STORE_OPTIONS, BatchStore, BatchTable
+from pipeline.settings.sections.kafka import KafkaSettings
+from pipeline.settings.sections.workers import WorkerSettings
+from pipeline.stream.worker import app as stream_app
+from pipeline.stream.worker.app import AppSpec
+from pipeline.stream.worker.batch import Cycle
+from pipeline.stream.worker.store import STORE_OPTIONS, BatchStore, BatchTable
 
 PARTITION = 3
 CHANGELOG = TP("changelog", PARTITION)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stream.taking import Taking
+from pipeline.stream.worker.taking import Taking
 
 BOUND_S = 20.0
 

@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.destinations.protocol import Outcome, Request, Retry
 from pipeline.domain.identifiers import revision_of
-from pipeline.domain.limits import MOST_REFUSALS_ALONE, AdaptiveLimiter, ConsecutiveBreaker
 from pipeline.domain.records import Lane, OutcomeKind, Reason
-from pipeline.domain.scheduler import CRITICAL_SHARE
-from pipeline.stream.attempt import Verdict
-from pipeline.stream.throttle import Admits, Throttle
+from pipeline.domain.writing.limits import MOST_REFUSALS_ALONE, AdaptiveLimiter, ConsecutiveBreaker
+from pipeline.domain.writing.scheduler import CRITICAL_SHARE
+from pipeline.stream.writing.attempt import Verdict
+from pipeline.stream.writing.throttle import Admits, Throttle
 from tests.support.changes import change, key_of
 from tests.unit.stream.test_delivery import Clock, World
 

@@ -16,16 +16,16 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.metrics import REGISTRY
 from pipeline.roles.policies import policy_records
-from pipeline.stream import foreign as foreign_module
-from pipeline.stream import gate as gate_module
-from pipeline.stream import outputs as outputs_module
-from pipeline.stream import writer as writer_module
-from pipeline.stream.batch import PartitionBatch
-from pipeline.stream.delivery import Delivery
-from pipeline.stream.gate import POLICY_KEY, Destinations, GateWork
-from pipeline.stream.outputs import EXIT_NOT_DURABLE, Outputs
-from pipeline.stream.store import POSITIONS_KEY, BatchStore
-from pipeline.stream.writer import WriterWork
+from pipeline.stream.judging import foreign as foreign_module
+from pipeline.stream.judging import gate as gate_module
+from pipeline.stream.judging.gate import POLICY_KEY, Destinations, GateWork
+from pipeline.stream.worker import outputs as outputs_module
+from pipeline.stream.worker.batch import PartitionBatch
+from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE, Outputs
+from pipeline.stream.worker.store import POSITIONS_KEY, BatchStore
+from pipeline.stream.writing import agent as writer_module
+from pipeline.stream.writing.agent import WriterWork
+from pipeline.stream.writing.delivery import Delivery
 from tests.support.policies import shipped_policy
 from tests.unit.stream.test_attack_records import BED, KEY, Changes, Sent
 

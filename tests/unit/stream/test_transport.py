@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from pipeline.stream.transport import BatchConsumer, generation_is_current
+from pipeline.stream.worker.transport import BatchConsumer, generation_is_current
 
 TP0 = TP("landing.bed", 0)
 OTHER = TP("changelog", 0)

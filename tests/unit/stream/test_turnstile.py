@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.pace import Pace
-from pipeline.domain.scheduler import CRITICAL_SHARE
-from pipeline.stream.turnstile import Turnstile
+from pipeline.domain.writing.pace import Pace
+from pipeline.domain.writing.scheduler import CRITICAL_SHARE
+from pipeline.stream.writing.turnstile import Turnstile
 
 RATE_PER_S = 200.0
 

@@ -1,0 +1,1 @@
+"""The way out by HL7 v2 over MLLP."""

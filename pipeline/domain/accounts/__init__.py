@@ -1,0 +1,1 @@
+"""What can be proved afterwards: books, audit chains and their checkpoints, evidence, budgets."""

@@ -1,0 +1,1 @@
+"""What we hold beside what a system shows; and what is sent again."""

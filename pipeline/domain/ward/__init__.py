@@ -1,0 +1,1 @@
+"""Who lies where, and how many beds that leaves."""

@@ -1,0 +1,1 @@
+"""What is reported: the capacity extract, and the US SAFR measure."""

@@ -1,0 +1,1 @@
+"""From the source to the confirmation at the EHR."""

@@ -1,0 +1,1 @@
+"""The gate beside the same decision in other frameworks."""

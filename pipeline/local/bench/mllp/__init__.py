@@ -1,0 +1,1 @@
+"""The MLLP way in beside another engine."""

@@ -1,0 +1,1 @@
+"""A surge while the EHR is slow."""

@@ -1,0 +1,1 @@
+"""`surgeline demo`: a simulated hospital, and what its systems send."""

@@ -1,0 +1,1 @@
+"""A broker and EHRs on this machine, and what makes them fail on purpose."""

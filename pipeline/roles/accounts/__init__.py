@@ -1,0 +1,1 @@
+"""Roles and commands that prove, count and tell."""

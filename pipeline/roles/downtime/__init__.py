@@ -1,0 +1,1 @@
+"""Boards while everything works, and paper entered after it did not."""

@@ -1,0 +1,1 @@
+"""The role that compares what we hold with what destinations show."""

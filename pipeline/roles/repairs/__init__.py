@@ -1,0 +1,1 @@
+"""Commands that send again what is parked, quarantined or in doubt."""

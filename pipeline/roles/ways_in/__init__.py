@@ -1,0 +1,1 @@
+"""The roles that take changes in."""

@@ -1,0 +1,1 @@
+"""The roles that write, one per destination."""

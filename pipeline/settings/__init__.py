@@ -1,0 +1,1 @@
+"""Settings: the sections, the rules between them, and how they are read."""

@@ -1,0 +1,1 @@
+"""What may not be combined, and what a file or key must be."""

@@ -1,0 +1,1 @@
+"""The way in by HL7 v2 over MLLP."""

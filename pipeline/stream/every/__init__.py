@@ -1,0 +1,1 @@
+"""Delivery to a destination that is told of each change."""

@@ -1,0 +1,1 @@
+"""Faust made exact and fast: app, transport, store, batch."""
