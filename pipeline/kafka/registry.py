@@ -27,7 +27,6 @@ ASK_AGAIN_AFTER_S: Final = 30.0
 """How long an id that was not found, or a registry that did not answer, is left alone."""
 MAX_MISSES: Final = 1024
 """Ids not found that are remembered; the oldest goes first."""
-NOT_FOUND: Final = 404
 
 
 class Client(Protocol):
@@ -126,7 +125,6 @@ class Registry:
                     missing.append((subject, code))
                 case int(number):
                     registered.setdefault(number, (schema.name, schema.version))
-        self._say(missing, away)
         if self._kept is not None and away:
             registered = {**self._kept.read(), **registered}
         elif self._kept is not None:
@@ -166,13 +164,6 @@ class Registry:
         except Exception as error:  # noqa: BLE001  # the client raises its transport's own errors, which it does not declare
             code = getattr(error, "http_status_code", 0)
             return _Status(code if isinstance(code, int) and 400 <= code < 500 else 0)
-
-    def _say(self, missing: list[tuple[str, int]], away: bool) -> None:
-        if away:
-            LOG.warning("schema registry does not answer; going on with the shipped schema ids")
-        for subject, code in missing:
-            what = "does not have" if code == NOT_FOUND else "refuses"
-            LOG.warning("schema registry %s subject %s (HTTP %d); its shipped id is used", what, subject, code)
 
 
 @dataclass(frozen=True, slots=True)

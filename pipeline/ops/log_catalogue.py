@@ -100,6 +100,18 @@ SERVER_LISTENING: Final = _line("info", "server.listening", "source port", "A se
 TOPIC_MISSING: Final = _line(
     "error", "topic.missing", "topic cause", "A topic isn't there, or isn't as declared: run `surgeline topics`."
 )
+REGISTRY_AWAY: Final = _line(
+    "warning",
+    "registry.away",
+    "",
+    "The schema registry does not answer. Work goes on with the ids kept beside the table, else the shipped ones.",
+)
+REGISTRY_LACKS: Final = _line(
+    "warning",
+    "registry.lacks",
+    "count status",
+    "Subjects that the schema registry does not have or refuses, and the HTTP status of the first: their shipped ids are used.",
+)
 LOOP_STALLED: Final = _line("warning", "loop.stalled", "duration_ms", "The event loop stood still.")
 
 # Ways in.

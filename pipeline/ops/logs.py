@@ -34,9 +34,11 @@ HARMLESS: Final = frozenset(
         "Recovery started", "Recovery complete", "Restore complete!", "Resuming flow...", "Elected group coordinator",
         "Seek stream partitions to committed offsets.", "Worker shutting down...", "Connection closed",
         "Application startup complete.",
+        "schema registry does not answer", "the kept ids of the schema registry can not be read",
+        "the ids of the schema registry can not be kept", "unreadable record", "not paused",
     }
 )  # fmt: skip
-"""Templates of libraries' lines that are shown: constants of their source, without arguments."""
+"""Templates of lines that are shown, of libraries and of rooms below the catalogue: constants of their source, no arguments."""
 
 _LIBRARY_PREFIX: Final = re.compile(r"^\[\^-*[^\]]{0,80}\]: ")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -24,7 +24,7 @@ from pipeline.kafka import admin
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.epochs import read_epochs
-from pipeline.kafka.registry import Registry, RegistryConfig, connect
+from pipeline.kafka.registry import Registration, Registry, RegistryConfig, connect
 from pipeline.kafka.registry_ids import KeptIds
 from pipeline.kafka.specs import TopicSpec, load_specs
 from pipeline.ops import log_catalogue as lines
@@ -127,8 +127,8 @@ def specs_of(settings: Settings) -> tuple[TopicSpec, ...]:
     )
 
 
-def codec_of(settings: Settings, folder: Path | None = None) -> Codec:
-    """Codec with ids of the registry, where there is one; else with the shipped ids.
+def codec_of(settings: Settings, folder: Path | None = None, told: Callable[[Registration], None] = lambda _: None) -> Codec:
+    """Codec with ids of the registry, where there is one; else with the shipped ids. `told` hears what the registry said.
 
     In `folder` the registry's are kept: a role that has one reads what was written with them while the registry is away.
     """
@@ -138,7 +138,15 @@ def codec_of(settings: Settings, folder: Path | None = None) -> Codec:
     config = RegistryConfig(section.url, username=section.username, password_file=section.password_file, ca_file=section.ca_file)
     kept = KeptIds(folder, section.url) if folder is not None else None
     registry = Registry(connect(config), prefix=settings.kafka.topic_prefix, auto_register=config.auto_register, kept=kept)
-    return Codec(registry.registration().ids, registry.resolve)
+    told(registration := registry.registration())
+    return Codec(registration.ids, registry.resolve)
+
+
+def _tell_registry(registration: Registration) -> None:
+    if registration.away:
+        emit(lines.REGISTRY_AWAY)
+    if registration.missing:
+        emit(lines.REGISTRY_LACKS, count=len(registration.missing), status=registration.missing[0][1])
 
 
 def run_role(settings: Settings, role: str, instance: str, build: Build) -> int:
@@ -188,7 +196,7 @@ def _folder_of(settings: Settings, role: str) -> Path | None:
 
 
 def _prepare(settings: Settings, role: str, instance: str) -> Process:
-    codec = codec_of(settings, _folder_of(settings, role))
+    codec = codec_of(settings, _folder_of(settings, role), _tell_registry)
     problems = admin.check(settings.kafka, specs_of(settings), codec)
     if problems:
         for problem in problems:
