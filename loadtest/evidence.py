@@ -17,7 +17,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Decision, LagReport, ModeChange, Outcome
 from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.process import codec_of
-from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.roles.writers.profiles import entity_types_of
 from pipeline.settings.model import Settings
 from pipeline.topology import ACCEPTED, DECISIONS, LAG, MODES, OUTCOMES
 

@@ -12,7 +12,7 @@ from pipeline.formats.avro import Undecodable
 from pipeline.kafka.client import LOG
 from pipeline.kafka.reader import end_offsets
 from pipeline.roles.process import codec_of
-from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.roles.writers.profiles import entity_types_of
 from pipeline.settings.model import Settings
 from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES, topic
 

@@ -175,7 +175,7 @@ def replay_range(
     from pipeline.formats.rfc3339 import rfc3339_of
     from pipeline.roles.process import Refused
     from pipeline.roles.repairs.replay import plan_range
-    from pipeline.roles.writers.receivers import types_at
+    from pipeline.roles.writers.profiles import types_at
 
     at, since_begun = now(), _time("--begun", begun)
     window = _window(since, start, to, at)

@@ -32,7 +32,7 @@ from pipeline.ops.health import Health, HealthServer, Heartbeat
 from pipeline.ops.logs import configure, emit, where
 from pipeline.ops.watchdog import Beat, Bounds, Watchdog
 from pipeline.settings.model import Settings
-from pipeline.stream.worker.batch import report_with
+from pipeline.stream.worker.faults import report_with
 
 EXIT_CONFIG: Final = 78
 """Something must be set right by a person first (sysexits.h EX_CONFIG)."""

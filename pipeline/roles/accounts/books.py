@@ -16,7 +16,7 @@ from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.process import codec_of, now_ms
 from pipeline.roles.writers.borders import Bordered
 from pipeline.roles.writers.destinations import destination_of
-from pipeline.roles.writers.receivers import expected_at
+from pipeline.roles.writers.profiles import expected_at
 from pipeline.settings.model import Settings
 from pipeline.settings.rules.evidence import borders_of, place_of
 

@@ -38,7 +38,8 @@ from pipeline.roles.reconcile.snapshots import compare_snapshots
 from pipeline.roles.reconcile.view import View
 from pipeline.roles.reconcile.watch import Watch, feeds_at
 from pipeline.roles.ways_in.feeds import in_force
-from pipeline.roles.writers.destinations import access_to, profile_for
+from pipeline.roles.writers.destinations import access_to
+from pipeline.roles.writers.profiles import profile_for
 from pipeline.settings.model import Settings
 
 GROUP: Final = "surgeline-reconcile"

@@ -22,7 +22,7 @@ from pipeline.ops import metrics
 from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
-from pipeline.roles.writers.destinations import entity_types_of
+from pipeline.roles.writers.profiles import entity_types_of
 from pipeline.settings.model import Settings
 from pipeline.sources.http.source import HttpSource
 from pipeline.sources.http.tracker import Tracker

@@ -11,14 +11,13 @@ from pipeline.destinations.auth.tls import TlsFiles, TlsUnusable
 from pipeline.destinations.auth.token_endpoint import Grant, TokenEndpoint
 from pipeline.destinations.fhir.bundles import BUNDLES_AT_ONCE
 from pipeline.destinations.fhir.destination import FhirDestination
-from pipeline.destinations.fhir.profile import InvalidProfile, load_profile
 from pipeline.destinations.fhir_http import TlsSource, system_clock
-from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.profile import Profile
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.logs import emit
 from pipeline.roles.process import Refused
+from pipeline.roles.writers.profiles import profile_for
 from pipeline.settings.sections.servers import ServerSettings
 from pipeline.settings.sections.workers import WriterSettings
 
@@ -32,22 +31,6 @@ class Access:
 
     credentials: Credentials | None
     tls: TlsSource | None
-
-
-def profile_for(name: str, section: WriterSettings) -> Profile:
-    """Profile of a destination; Refused with all its problems, or if it is for another role."""
-    try:
-        profile = load_profile(section.profile)
-    except InvalidProfile as error:
-        raise Refused([f"writers.{name}.profile: {error}"]) from None
-    if profile.role != section.role:
-        raise Refused([f"writers.{name}.role is {section.role}, but the profile {section.profile} is for an {profile.role}"])
-    return profile
-
-
-def entity_types_of(name: str, section: WriterSettings) -> frozenset[EntityType]:
-    """Entity types that the destination's profile maps: only of these an outcome is due."""
-    return frozenset(profile_for(name, section).resources)
 
 
 def pace_of(name: str, section: WriterSettings) -> tuple[int, float]:

@@ -28,7 +28,8 @@ from pipeline.roles.writers.borders import BorderedEvery
 from pipeline.roles.writers.every_reports import EveryReports
 from pipeline.roles.writers.flags import Flags
 from pipeline.roles.writers.modes import ModeKeeper
-from pipeline.roles.writers.receivers import out_profile_for, receiver_of
+from pipeline.roles.writers.profiles import out_profile_for
+from pipeline.roles.writers.receivers import receiver_of
 from pipeline.settings.rules.evidence import borders_of, place_of
 from pipeline.settings.sections.workers import Hl7OutSettings
 from pipeline.stream.every.agent import EveryRunner, Intake

@@ -20,7 +20,7 @@ from pipeline.ops.flag_file import MAX_BYTES, BadFlags, FlagFile, parse_flags
 from pipeline.ops.logs import emit
 from pipeline.ops.shadow import scopes
 from pipeline.roles.process import Refused, now_ms
-from pipeline.roles.writers.receivers import types_at
+from pipeline.roles.writers.profiles import types_at
 from pipeline.settings.model import Settings
 
 POLL_S: Final = 1.0

@@ -14,7 +14,7 @@ from pipeline.kafka.stays import follow_stays
 from pipeline.ops import metrics
 from pipeline.roles.process import Process, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
-from pipeline.roles.writers.destinations import profile_for
+from pipeline.roles.writers.profiles import profile_for
 
 _WHERE: Final = "location"
 """Field of a stay that says in which bed somebody lies."""

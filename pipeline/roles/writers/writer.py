@@ -21,9 +21,10 @@ from pipeline.roles.policies import load_modes
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
 from pipeline.roles.writers.borders import Bordered
-from pipeline.roles.writers.destinations import destination_of, entity_types_of, pace_of
+from pipeline.roles.writers.destinations import destination_of, pace_of
 from pipeline.roles.writers.flags import Flags
 from pipeline.roles.writers.modes import ModeKeeper
+from pipeline.roles.writers.profiles import entity_types_of
 from pipeline.roles.writers.reports import Reports
 from pipeline.roles.writers.stays import Stays
 from pipeline.roles.writers.timed import Timed

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from pipeline import topology
 from pipeline.destinations.auth.bearer import is_token
-from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
 from pipeline.settings.model import Settings
 from pipeline.settings.rules.evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from pipeline.settings.rules.files import problems_of_partners
@@ -274,6 +273,9 @@ def _access(where: str, server: ServerSettings, demo: bool) -> Iterator[Problem]
         yield Problem(f"{where}.smart.token_url", "tokens would cross the network in clear text", "Write https://…")
     if (data := _read(smart.key_file)) is None:
         return
+    # Its libraries take a tenth of a second to load; few servers want a signature.
+    from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
+
     problem = parse_signing_key(data, smart.algorithm, smart.key_id)
     if isinstance(problem, KeyProblem):
         yield Problem(f"{where}.smart.key_file", f"{smart.key_file} {problem.value}", f"Write: {KEY_REMEDIES[smart.algorithm]}")

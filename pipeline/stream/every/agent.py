@@ -12,7 +12,8 @@ from pipeline.formats.avro import Codec, Undecodable
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
 from pipeline.stream.every.delivery import EveryDelivery
 from pipeline.stream.judging.foreign import is_in_its_place, quarantined_of, tell_quarantined
-from pipeline.stream.worker.batch import BatchRunner, Cycle, PartitionBatch, report
+from pipeline.stream.worker.batch import BatchRunner, Cycle, PartitionBatch
+from pipeline.stream.worker.faults import report
 from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.worker.store import BatchTable
 from pipeline.topology import QUARANTINE

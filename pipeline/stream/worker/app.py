@@ -14,7 +14,8 @@ from faust.types.auth import AuthProtocol
 
 from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.settings.sections.workers import WorkerSettings
-from pipeline.stream.worker.batch import BatchRunner, Cycle, Work, report
+from pipeline.stream.worker.batch import BatchRunner, Cycle, Work
+from pipeline.stream.worker.faults import report
 from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.worker.progress import Progress
 from pipeline.stream.worker.store import STORE_OPTIONS, BatchTable, Join

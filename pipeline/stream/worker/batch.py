@@ -5,7 +5,7 @@ changelog offset, in one write. 4. Leaving the batch acknowledges it. So what th
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -17,6 +17,7 @@ from rocksdict import Rdict
 from pipeline.ops.log_catalogue import FOREIGN_WRITER
 from pipeline.ops.logs import emit
 from pipeline.ops.metrics import BATCH_RECORDS, BATCH_SECONDS, FORKS
+from pipeline.stream.worker.faults import report
 from pipeline.stream.worker.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs, die
 from pipeline.stream.worker.store import POSITIONS_KEY, BatchTable
 from pipeline.stream.worker.taking import Taking
@@ -196,17 +197,3 @@ def portions(events: Sequence[EventT[Any]], max_records: int) -> Iterator[Sequen
         count += len(event.value)
     if portion:
         yield portion
-
-
-_reporters: list[Callable[[BaseException], None]] = []
-
-
-def report_with(reporter: Callable[[BaseException], None]) -> None:
-    """Who is told of an exception before the process ends; it must not print the exception's text."""
-    _reporters[:] = [reporter]
-
-
-def report(error: BaseException) -> None:
-    """Tell of an exception that is about to end the process."""
-    for reporter in _reporters:
-        reporter(error)

@@ -8,8 +8,8 @@ import yaml
 
 from pipeline.domain.event import Bed, BedOccupancy, EntityType, Environment, Occupancy, Patient, Place
 from pipeline.roles.process import Refused, specs_of
-from pipeline.roles.writers.destinations import entity_types_of
-from pipeline.roles.writers.receivers import expected_at, out_profile_for, receiver_of, types_at
+from pipeline.roles.writers.profiles import entity_types_of, expected_at, out_profile_for, types_at
+from pipeline.roles.writers.receivers import receiver_of
 from pipeline.settings.model import Settings
 from pipeline.settings.reading import SettingsError, load
 from pipeline.topology import writer_changelog

@@ -22,7 +22,8 @@ from pipeline.roles import process as process_module
 from pipeline.roles.policies import load_policy, policy_records
 from pipeline.roles.process import EXIT_CONFIG, EXIT_CRASHED, EXIT_TRY_AGAIN, Process, Refused, or_die, run_role
 from pipeline.roles.ways_in.intake import expectations, hl7_profile
-from pipeline.roles.writers.destinations import entity_types_of, pace_of, profile_for
+from pipeline.roles.writers.destinations import pace_of
+from pipeline.roles.writers.profiles import entity_types_of, profile_for
 from pipeline.settings.model import Settings
 from pipeline.settings.sections.ways_in import RawEncryption
 from pipeline.stream.judging.gate import POLICY_KEY
