@@ -11,7 +11,7 @@ from pipeline.formats.avro.catalogue import BY_FULL_NAME, BY_NAME, CATALOGUE, En
 from pipeline.formats.avro.compiled import Compiled, compile_entry
 from pipeline.formats.avro.generate import schema_of
 from pipeline.formats.avro.resolving import plain_writer, resolving_reader
-from pipeline.formats.avro.shipped import SchemaIds, Shipped, newest, shipped_schemas
+from pipeline.formats.avro.shipped import SchemaIds, newest, shipped_schemas
 
 MAGIC: Final = 0
 HEADER_BYTES: Final = 5
@@ -45,7 +45,8 @@ class StaleSchemas(Exception):
 class Codec:
     """Encodes with the newest schemas, decodes every version that it knows or can fetch.
 
-    Holds no connection and may be shared by threads. The same record always gives the same bytes, except for the order
+    Holds no connection and may be shared by threads. What reads or writes a schema is made when it is first met: a role meets
+    few, and making all would take a fifth of its start. The same record always gives the same bytes, except for the order
     of a map's entries, which is kept as it is.
     """
 
@@ -53,16 +54,14 @@ class Codec:
         """`resolve` is asked for the schema of an id that `ids` doesn't hold. StaleSchemas if structs and files differ."""
         self._resolve = resolve
         self._newest = newest(shipped_schemas())
-        self._compiled = _compiled()
+        refuse_stale()
         by_version = {(schema.name, schema.version): schema for schema in shipped_schemas()}
         self._names = {number: name for number, (name, _) in ids.reads.items()}
-        self._readers: dict[int, _Read] = {number: self._reader(by_version[schema]) for number, schema in ids.reads.items()}
+        self._reads = {number: by_version[schema] for number, schema in ids.reads.items()}
+        self._readers: dict[int, _Read] = {}
         self._fetched: dict[int, tuple[str, _Read]] = {}
+        self._writes = {entry.payload or entry.struct: (entry, ids.writes[entry.name]) for entry in CATALOGUE}
         self._writers: dict[type, tuple[bytes, _Write]] = {}
-        for entry in CATALOGUE:
-            number = ids.writes[entry.name]
-            header = MAGIC.to_bytes(1, "big") + number.to_bytes(4, "big")
-            self._writers[entry.payload or entry.struct] = (header, self._writer(by_version[ids.reads[number]]))
 
     @classmethod
     def shipped(cls, resolve: Resolve | None = None) -> "Codec":
@@ -73,7 +72,7 @@ class Codec:
         """Kafka value of a record. Unencodable where it breaks its own type annotations."""
         kind = type(record.payload) if type(record) is Event else type(record)
         try:
-            header, write = self._writers[kind]
+            header, write = self._writers.get(kind) or self._make_writer(kind)
             out = bytearray(header)
             write(record, out)
             return bytes(out)
@@ -84,7 +83,7 @@ class Codec:
     def decode(self, data: bytes | None) -> Record:
         """Record of a Kafka value; raises Undecodable and nothing else, also for bytes after the record's end."""
         number = _id_of(data)
-        read = self._readers.get(number) or self._fetch(number)
+        read = self._readers.get(number) or self._make_reader(number)
         assert data is not None
         try:
             record, end = read(data, HEADER_BYTES)
@@ -107,16 +106,22 @@ class Codec:
             return fetched[0]
         return name
 
-    def _reader(self, schema: Shipped) -> _Read:
-        current = self._newest[schema.name]
-        if schema == current:
-            return self._compiled[schema.name].read
-        return resolving_reader(BY_NAME[schema.name], schema.text, current.text)
+    def _make_reader(self, number: int) -> _Read:
+        schema = self._reads.get(number)
+        if schema is None:
+            return self._fetch(number)
+        entry, current = BY_NAME[schema.name], self._newest[schema.name]
+        made = _compiled(entry).read if schema == current else resolving_reader(entry, schema.text, current.text)
+        self._readers[number] = made
+        return made
 
-    def _writer(self, schema: Shipped) -> _Write:
-        if schema == self._newest[schema.name]:
-            return self._compiled[schema.name].write
-        return plain_writer(BY_NAME[schema.name], schema.text)
+    def _make_writer(self, kind: type) -> tuple[bytes, _Write]:
+        entry, number = self._writes[kind]
+        schema = self._reads[number]
+        write = _compiled(entry).write if schema == self._newest[schema.name] else plain_writer(entry, schema.text)
+        made = MAGIC.to_bytes(1, "big") + number.to_bytes(4, "big"), write
+        self._writers[kind] = made
+        return made
 
     def _fetch(self, number: int) -> _Read:
         known = self._fetched.get(number)
@@ -155,12 +160,17 @@ def _entry_of(text: str) -> Entry:
 
 
 @cache
-def _compiled() -> dict[str, Compiled]:
-    """Compiled code by name, once per process; it is made from the structs and so must agree with the files."""
+def refuse_stale() -> None:
+    """StaleSchemas unless structs and files agree: compiled code is made from the structs. Looks once per process."""
     current = newest(shipped_schemas())
     stale = [
         each.name for each in CATALOGUE if each.name not in current or json.loads(current[each.name].text) != schema_of(each)
     ]
     if stale:
         raise StaleSchemas(", ".join(stale))
-    return {entry.name: compile_entry(entry) for entry in CATALOGUE}
+
+
+@cache
+def _compiled(entry: Entry) -> Compiled:
+    """Compiled code of an entry, once per process."""
+    return compile_entry(entry)

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
-
 from pipeline.domain.residency import Agreed, Borders, Place, Rule
 from pipeline.settings.model import Settings
 
@@ -114,6 +111,10 @@ def problems_of_webhook(settings: Settings) -> Iterator[Found]:
 
 
 def _is_ed25519(data: bytes, *, is_private: bool) -> bool:
+    # Slow to load, and most roles' settings name no key.
+    from joserfc.errors import JoseError
+    from joserfc.jwk import OKPKey
+
     try:
         key = OKPKey.import_key(data)
     except (JoseError, ValueError, TypeError, AttributeError):

@@ -280,4 +280,4 @@ def test_what_cannot_be_read_is_refused_without_showing_a_value() -> None:
 def test_structs_that_differ_from_the_committed_schemas_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "shipped_schemas", lambda: tuple(each for each in shipped_schemas() if each.name != "audit"))
     with pytest.raises(StaleSchemas, match="audit"):
-        codec._compiled.__wrapped__()
+        codec.refuse_stale.__wrapped__()
