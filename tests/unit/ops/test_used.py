@@ -1,7 +1,6 @@
 """Nothing is declared that is not produced: every metric, every line and every field of a line has its place in the code."""
 
 import ast
-import re
 from functools import cache
 from pathlib import Path
 
@@ -20,21 +19,26 @@ BY_EVERY_LINE = {"role", "instance"}
 
 
 @cache
-def code(without: str) -> str:
-    """The package's code without imports, comments and texts; the named file left out."""
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(PACKAGE.rglob("*.py")) if file.name != without]
-    names: list[str] = []
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                names.append(node.attr)
-            elif isinstance(node, ast.Name):
-                names.append(node.id)
-    return " ".join(names)
+def code() -> tuple[tuple[str, frozenset[str], tuple[ast.Call, ...]], ...]:
+    """Of each file of the package its name, the names that its code uses (no imports, comments or texts), and its calls."""
+    return tuple((file.name, *looked_at(ast.parse(file.read_text(encoding="utf-8")))) for file in sorted(PACKAGE.rglob("*.py")))
+
+
+def looked_at(tree: ast.Module) -> tuple[frozenset[str], tuple[ast.Call, ...]]:
+    names: set[str] = set()
+    calls: list[ast.Call] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Call):
+            calls.append(node)
+    return frozenset(names), tuple(calls)
 
 
 def is_used(name: str, outside_of: str) -> bool:
-    return re.search(rf"\b{name}\b", code(outside_of)) is not None
+    return any(name in names for file, names, _ in code() if file != outside_of)
 
 
 def test_there_is_something_to_look_for() -> None:
@@ -55,9 +59,9 @@ def test_every_line_is_logged(name: str) -> None:
 
 def test_every_field_of_a_line_is_given_where_the_line_is_logged() -> None:
     given: dict[str, set[str]] = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Name | ast.Attribute):
+    for _, _, calls in code():
+        for call in calls:
+            if call.args and isinstance(call.args[0], ast.Name | ast.Attribute):
                 first = call.args[0]
                 name = first.attr if isinstance(first, ast.Attribute) else first.id
                 given.setdefault(name, set()).update(keyword.arg for keyword in call.keywords if keyword.arg)
