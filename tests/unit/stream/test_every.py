@@ -16,6 +16,7 @@ from pipeline.domain.identifiers import NO_REVISION, EntityKey, EventId, Millis,
 from pipeline.domain.records import Accepted, Lane, Outcome, OutcomeKind, Reason
 from pipeline.domain.writing.limits import ConsecutiveBreaker
 from pipeline.formats.hl7v2.out_messages import Letter, control_id_of
+from pipeline.stream.every import delivery as every_delivery
 from pipeline.stream.every.delivery import MAX_HELD, EveryDelivery
 from pipeline.stream.every.kept import NO_GENERATION, decode_mark
 from pipeline.stream.every.ports import Bounds, Room
@@ -27,6 +28,12 @@ BOUND_S: Final = 30.0
 GENERATION: Final = 5
 END: Final = Confirmed("id", None, NO_REVISION)
 Answer = Confirmed | Refused | Retry | Ambiguous
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delivery looks often; its clock goes on by how often it is asked."""
+    monkeypatch.setattr(every_delivery, "IDLE_WAIT_S", 0.01)
 
 
 def accepted(entity: str, offset: int, previous: int = 0, **more: Any) -> Accepted:
