@@ -5,16 +5,12 @@ end, and the history at each EHR rises strictly and ends at the head.
 """
 
 import itertools
-import json
 import os
-import random
 import shutil
 import signal
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,13 +27,10 @@ from pipeline.domain.event import Bed, EntityType, Environment, Event, EventType
 from pipeline.domain.identifiers import EntityKey, Millis, Revision, derive_event_id, partition_of
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind
 from pipeline.formats.avro import Codec, Record
-from pipeline.formats.fhir.revision import read_mark
+from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.reader import read_topic
 from pipeline.local.child import Child
-from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import HOST, free_port
-from pipeline.local.servers.ehr import Ehr
-from pipeline.local.servers.faults import Fault
 from pipeline.local.stack import Stack, Target, wait_for
 from pipeline.ops.audit import read_entries, verify_all
 from pipeline.ops.books import Asked
@@ -46,8 +39,9 @@ from pipeline.roles.accounts.books import close_books
 from pipeline.settings.sections.kafka import KafkaSettings
 from pipeline.topology import ACCEPTED, DECISIONS, ENTITY_PARTITIONS, LANDING, OUTCOMES
 from tests.hazards import faulty
+from tests.hazards.at_ehr import NAMESPACE, ask, history, revisions_of
 from tests.hazards.faulty import Strike
-from tests.support.stacks import remove_topics
+from tests.support.stacks import apply_topics, remove_topics
 
 SHORT: Final = os.environ.get("SURGELINE_HAZARDS", "full") == "short"
 SESSION_S: Final = 6.0 if SHORT else 8.0
@@ -56,7 +50,6 @@ ANSWER_S: Final = 120.0
 
 OWNER: Final = "owner"
 CODEC: Final = Codec.shipped()
-NAMESPACE: Final = "GENERAL"
 STATES: Final = (Environment.DIRTY, Environment.CLEANING, Environment.CLEAN, Environment.CONTAMINATED)
 _NUMBERS: Final = itertools.count(1)
 
@@ -359,76 +352,6 @@ class Site:
             assert revisions[-1] == head.revision
 
 
-def revisions_of(versions: Iterable[dict[str, Any]]) -> list[Revision]:
-    """Our revisions in a resource's history; versions of somebody else that carry ours along are passed over."""
-    marks = [mark.revision for body in versions if (mark := read_mark(body)) is not None]
-    return [revision for before, revision in itertools.pairwise([None, *marks]) if revision is not None and revision != before]
-
-
-def history(base_url: str, tenant: str, bed: str) -> list[dict[str, Any]]:
-    """All versions of a bed's Location, oldest first; asserts that there is one Location of it at most."""
-    found = locations(base_url, tenant, bed)
-    assert len(found) <= 1, "two resources for one bed"
-    if not found:
-        return []
-    bundle = ask(f"{base_url}/Location/{found[0]['id']}/_history?_count=1000")
-    versions = [entry["resource"] for entry in bundle["entry"]]
-    return sorted(versions, key=lambda body: int(body["meta"]["versionId"]))
-
-
-def locations(base_url: str, tenant: str, bed: str) -> list[dict[str, Any]]:
-    token = f"https://surgeline.dev/fhir/id/{tenant}/bed|{NAMESPACE}/{bed}"
-    form = urllib.parse.urlencode({"identifier": token}).encode()
-    bundle = ask(f"{base_url}/Location/_search", "POST", form, {"Content-Type": "application/x-www-form-urlencoded"})
-    return [entry["resource"] for entry in bundle.get("entry", [])]
-
-
-def ask(url: str, method: str = "GET", data: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
-    request = urllib.request.Request(url, data, dict(headers or {}), method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        body = answer.read()
-        return json.loads(body) if body else None
-
-
-# -- a destination that can be made to fail
-
-
-@dataclass
-class Proxy:
-    """The fault proxy before an EHR, as a process of its own."""
-
-    url: str
-    control: str
-
-    def set(self, *faults: Fault) -> None:
-        ask(self.control, "PUT", msgspec.json.encode(list(faults)))
-
-    def struck(self) -> int:
-        return sum(report["struck"] for report in ask(self.control))
-
-
-@contextmanager
-def proxied(ehr: Ehr, folder: Path) -> Iterator[Proxy]:
-    port, control = free_port(), free_port()
-    arguments = ["--target", ehr.base_url, "--port", str(port), "--control-port", str(control)]
-    command = [sys.executable, "-m", "pipeline.local.servers.delay", *arguments]
-    child = Child("proxy", command, folder, folder / "proxy.log", dict(os.environ))
-    proxy = Proxy(f"http://{HOST}:{port}/fhir", f"http://{HOST}:{control}/faults")
-    child.start()
-
-    def answers() -> bool:
-        try:
-            return ask(proxy.control) is not None
-        except OSError:
-            return False
-
-    try:
-        child.wait_until(answers, ANSWER_S)
-        yield proxy
-    finally:
-        child.kill()
-
-
 # -- making a site
 
 
@@ -451,70 +374,16 @@ def site(folder: Path, bootstrap: str, targets: Mapping[str, str], **overrides: 
 
 
 def _applied(stack: Stack) -> bool:
-    """Just after its start, and on a busy machine, a broker has topics without a leader: the command says to try again."""
+    """Just after its start, and on a busy machine, a broker has topics without a leader."""
     try:
-        stack.complete("topics", "apply")
-    except LocalPlatformError as error:
-        if "ended with 75" not in str(error):
-            raise
+        apply_topics(stack)
+    except KafkaUnavailable:
         return False
     return True
 
 
 def _profile(name: str) -> str:
     return "sekmet-owner" if name == OWNER else "sekmet-replica"
-
-
-# -- a stream
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Changes of `beds` beds: 15 % published twice, 10 % late, the same for the same seed."""
-
-    seed: int
-    beds: int
-    changes: int
-
-    def events(self, to: Site) -> list[Event]:
-        chance, base = random.Random(self.seed), now_ms()
-        made: list[tuple[float, Event]] = []
-        for step in range(self.changes):
-            for bed in range(self.beds):
-                place, number = step * self.beds + bed, self.seed * 1_000_000 + step * self.beds + bed
-                event = to.bed(f"B/{bed}/A", STATES[chance.randrange(4)], at=base + place, number=number)
-                late = place + (chance.uniform(1, 3) * self.beds if chance.random() < 0.1 else 0)
-                made.append((late, event))
-                if chance.random() < 0.15:
-                    made.append((place + chance.uniform(0.1, 4) * self.beds, event))
-        return [event for _, event in sorted(made, key=lambda pair: pair[0])]
-
-
-@contextmanager
-def flowing(to: Site, events: Sequence[Event], rate_per_s: float) -> Iterator[Callable[[], None]]:
-    """Publishes in the background; the callable waits until all were acknowledged."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            size = max(1, int(rate_per_s / 5))
-            for start in range(0, len(events), size):
-                to.publish(*events[start : start + size])
-                time.sleep(size / rate_per_s)
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        thread.join(10 * ANSWER_S)
-        assert not thread.is_alive()
-        if failure:
-            raise failure[0]
-
-    yield wait
-    wait()
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = ANSWER_S) -> None:

@@ -14,7 +14,8 @@ from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
 from tests.chaos.checks import history_problems, theirs, version_of
-from tests.hazards.harness import OWNER, STATES, Site, locations, proxied, site, until
+from tests.hazards.at_ehr import locations, proxied
+from tests.hazards.harness import OWNER, STATES, Site, site, until
 
 BED = "E/1/A"
 NOTE = "https://hospital.example/fhir/note"

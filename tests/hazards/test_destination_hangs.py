@@ -12,7 +12,8 @@ from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.topics import KafkaTopics
 from pipeline.topology import LANE_TOPICS, writer_app, writer_changelog
-from tests.hazards.harness import OWNER, SHORT, STATES, Site, proxied, site, until
+from tests.hazards.at_ehr import proxied
+from tests.hazards.harness import OWNER, SHORT, STATES, Site, site, until
 
 PUTS = ("PUT",)
 

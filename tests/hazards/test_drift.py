@@ -16,7 +16,8 @@ from pipeline.kafka.holdings import Holdings
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.standin_child import StandInChild
 from pipeline.ops.topics import KafkaTopics
-from tests.hazards.harness import OWNER, SHORT, STATES, Site, ask, site, until
+from tests.hazards.at_ehr import ask
+from tests.hazards.harness import OWNER, SHORT, STATES, Site, site, until
 from tests.support.stacks import surgeline
 
 ENTITIES: Final = 60 if SHORT else 20_000

@@ -11,7 +11,8 @@ from pipeline.kafka.holdings import Holdings
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.ops.topics import KafkaTopics
-from tests.hazards.harness import OWNER, STATES, Site, ask, locations, site, until
+from tests.hazards.at_ehr import ask, locations
+from tests.hazards.harness import OWNER, STATES, Site, site, until
 from tests.support.stacks import surgeline
 
 pytestmark = [pytest.mark.timeout(300)]

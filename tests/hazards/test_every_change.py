@@ -12,7 +12,8 @@ from pipeline.domain.records import OutcomeKind
 from pipeline.local.ports import HOST
 from pipeline.local.servers.broker import Broker
 from pipeline.roles.accounts.books import current_status
-from tests.hazards.harness import ANSWER_S, SHORT, Site, Stream, flowing, site
+from tests.hazards.harness import ANSWER_S, SHORT, Site, site
+from tests.hazards.stream import Stream, flowing
 from tests.support.mllp_desk import Desk, desk
 from tests.support.mllp_receiver import Seen, ack
 

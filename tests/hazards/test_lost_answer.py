@@ -8,7 +8,8 @@ from pipeline.domain.records import OutcomeKind
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
-from tests.hazards.harness import OWNER, STATES, Site, proxied, revisions_of, site
+from tests.hazards.at_ehr import proxied, revisions_of
+from tests.hazards.harness import OWNER, STATES, Site, site
 
 BEDS = tuple(f"L/{n}/A" for n in range(4))
 

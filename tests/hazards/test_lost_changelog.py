@@ -16,7 +16,9 @@ from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.policies import FILES
 from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE
 from pipeline.topology import GATE_APP, GATE_CHANGELOG, writer_app, writer_changelog
-from tests.hazards.harness import OWNER, STATES, Site, Stream, revisions_of, site, until
+from tests.hazards.at_ehr import revisions_of
+from tests.hazards.harness import OWNER, STATES, Site, site, until
+from tests.hazards.stream import Stream
 
 BEDS = 8
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "policies"

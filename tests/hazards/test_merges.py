@@ -21,7 +21,8 @@ from pipeline.formats.fhir.revision import read_mark
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.topology import ENTITY_PARTITIONS, LANDING, topic
-from tests.hazards.harness import ANSWER_S, CODEC, NAMESPACE, SHORT, Site, ask, now_ms, site
+from tests.hazards.at_ehr import NAMESPACE, ask
+from tests.hazards.harness import ANSWER_S, CODEC, SHORT, Site, now_ms, site
 
 REPLICA: Final = "replica"
 SENDERS: Final = 64

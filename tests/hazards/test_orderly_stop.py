@@ -8,8 +8,9 @@ import pytest
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
+from tests.hazards.at_ehr import proxied
 from tests.hazards.faulty import Strike
-from tests.hazards.harness import OWNER, STATES, proxied, site, until
+from tests.hazards.harness import OWNER, STATES, site, until
 
 GRACE_S = 30.0
 """20 s that the role has, and what a busy machine adds."""

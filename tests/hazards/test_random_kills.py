@@ -15,8 +15,10 @@ from pipeline.local.demo.trace import surge_trace
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.topology import LANDING
+from tests.hazards.at_ehr import revisions_of
 from tests.hazards.faulty import Strike
-from tests.hazards.harness import OWNER, SHORT, STATES, Site, Stream, flowing, revisions_of, site
+from tests.hazards.harness import OWNER, SHORT, STATES, Site, site
+from tests.hazards.stream import Stream, flowing
 
 KILLS = 4 if SHORT else 10
 

@@ -7,7 +7,8 @@ import pytest
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from tests.hazards.faulty import Strike
-from tests.hazards.harness import OWNER, Stream, flowing, site
+from tests.hazards.harness import OWNER, site
+from tests.hazards.stream import Stream, flowing
 
 
 @pytest.mark.timeout(240)

@@ -10,7 +10,8 @@ from pipeline.domain.identifiers import EventId, Millis, Revision
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Reason
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
-from tests.hazards.harness import CODEC, OWNER, STATES, Site, now_ms, revisions_of, site, until
+from tests.hazards.at_ehr import revisions_of
+from tests.hazards.harness import CODEC, OWNER, STATES, Site, now_ms, site, until
 
 LANDING_BED = "landing.bed"
 

@@ -17,7 +17,9 @@ from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.audit import read_entries
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.accounts.books import close_books
-from tests.hazards.harness import CODEC, NAMESPACE, OWNER, SHORT, STATES, Site, Stream, flowing, locations, proxied, site, until
+from tests.hazards.at_ehr import NAMESPACE, locations, proxied
+from tests.hazards.harness import CODEC, OWNER, SHORT, STATES, Site, site, until
+from tests.hazards.stream import Stream, flowing
 
 NORTH, SOUTH = NAMESPACE, "SOUTH"
 BEDS = {NORTH: tuple(f"N/{n}/A" for n in range(4)), SOUTH: tuple(f"S/{n}/A" for n in range(4))}

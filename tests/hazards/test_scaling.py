@@ -14,7 +14,8 @@ from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.ops.topics import GROUP_TIMEOUT_S
 from pipeline.topology import ENTITY_PARTITIONS, GATE_APP, writer_app
-from tests.hazards.harness import OWNER, STATES, Site, proxied, site, until
+from tests.hazards.at_ehr import proxied
+from tests.hazards.harness import OWNER, STATES, Site, site, until
 
 STABLE_S = 120.0
 LOOKS = 3

@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
-from tests.hazards.harness import OWNER, Stream, ask, flowing, locations, site, until
+from tests.hazards.at_ehr import ask, locations
+from tests.hazards.harness import OWNER, site, until
+from tests.hazards.stream import Stream, flowing
 
 FHIR = {"Content-Type": "application/fhir+json"}
 NOTE = "https://example.org/fhir/clinician-note"

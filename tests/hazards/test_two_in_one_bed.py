@@ -19,7 +19,8 @@ from pipeline.local.servers.ehr import Ehr
 from pipeline.local.servers.faults import Fault, FaultKind
 from pipeline.topology import ACCEPTED, ENTITY_PARTITIONS, OUTCOMES
 from pipeline.topology import topic as at_broker
-from tests.hazards.harness import ANSWER_S, Site, ask, now_ms, proxied, site, until
+from tests.hazards.at_ehr import ask, proxied
+from tests.hazards.harness import ANSWER_S, Site, now_ms, site, until
 
 REPLICA: Final = "replica"
 NUMBERS: Final = itertools.count()

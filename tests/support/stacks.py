@@ -18,11 +18,14 @@ from typing import Any, Final
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec, Record
+from pipeline.kafka import admin
 from pipeline.kafka.client import Message
 from pipeline.kafka.reader import read_topic
 from pipeline.local.ports import HOST
 from pipeline.local.stack import Stack, Target
+from pipeline.roles.process import codec_of, specs_of
 
 CODEC: Final = Codec.shipped()
 ANSWER_S: Final = 60.0
@@ -38,8 +41,16 @@ def stack_at(folder: Path, bootstrap: str, *targets: Target, overrides: Mapping[
     """Settings under a prefix that nobody else has, with the topics made; no role runs yet."""
     stack = Stack(folder, bootstrap, targets, prefix=next(PREFIXES), overrides=overrides or {})
     stack.write_settings()
-    stack.complete("topics", "apply")
+    apply_topics(stack)
     return stack
+
+
+def apply_topics(stack: Stack) -> None:
+    """What `surgeline topics apply` does, without a process of its own; KafkaUnavailable where the broker is not ready."""
+    settings = stack.settings
+    now = Millis(time.time_ns() // 1_000_000)
+    applied = admin.apply(settings.kafka, specs_of(settings), codec_of(settings), "operator:tests", now)
+    assert applied.refused == ()
 
 
 @contextmanager
@@ -59,9 +70,9 @@ def remove_topics(stack: Stack) -> None:
     if not stack.prefix:
         return  # everybody's
     try:
-        admin = AdminClient({**stack.settings.kafka.client_config(), "log_level": 0})
-        names = [name for name in admin.list_topics(timeout=GONE_S).topics if name.startswith(stack.prefix)]
-        removed = admin.delete_topics(names, operation_timeout=0, request_timeout=GONE_S) if names else {}
+        client = AdminClient({**stack.settings.kafka.client_config(), "log_level": 0})
+        names = [name for name in client.list_topics(timeout=GONE_S).topics if name.startswith(stack.prefix)]
+        removed = client.delete_topics(names, operation_timeout=0, request_timeout=GONE_S) if names else {}
         for answer in removed.values():
             answer.result(GONE_S)
     except (KafkaException, concurrent.futures.TimeoutError):
