@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -183,7 +183,7 @@ class Server:
                 yield Unread(Reason.UNAVAILABLE)
                 return
 
-    async def find(self, entity_type: EntityType, idents: Sequence[Ident]) -> list[Body] | Unread:
+    async def find(self, entity_type: EntityType, idents: Sequence[Ident], tenant: str) -> list[Body] | Unread:
         """By identifier."""
         self.asked.append(len(idents))
         await asyncio.sleep(0)
@@ -191,7 +191,7 @@ class Server:
             return Unread(Reason.TIMEOUT)
         return [body for body in self.resources.values() if any(carries(body, ident) for ident in idents)]
 
-    async def read(self, entity_type: EntityType, remote_id: str) -> Body | Unread | None:
+    async def read(self, entity_type: EntityType, remote_id: str, tenants: Collection[str]) -> Body | Unread | None:
         """By id."""
         kind = RESOURCE_TYPE[entity_type]
         return self.resources.get(f"{kind}/{remote_id}")

@@ -26,6 +26,7 @@ from pipeline.domain.head import Head, encode_head, state_hash_of
 from pipeline.domain.identifiers import Millis, revision_of
 from pipeline.domain.reconcile.compare import Repairs, Settled
 from pipeline.domain.records import Accepted
+from pipeline.domain.residency import Borders, Place
 from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.writing.pending import EMPTY, encode_pending
 from pipeline.kafka.client import Message
@@ -36,6 +37,7 @@ from pipeline.local.servers.standin_child import StandInChild
 from pipeline.roles.process import now_ms
 from pipeline.roles.reconcile.run import Meant, Ports, Repair, Run
 from pipeline.roles.reconcile.view import View
+from pipeline.roles.writers.borders import BorderedSurvey
 from pipeline.topology import GATE_CHANGELOG, writer_changelog
 
 DESTINATION: Final = "bench"
@@ -121,7 +123,8 @@ def bench_reconcile(beds: int, encounters: int, latency_ms: float) -> ReconcileF
 
 async def _compared(builder: Builder, logs: _Logs, base_url: str) -> tuple[Run, float, float, float]:
     """The run, what it took in seconds, of that reading the changelogs, and of a processor."""
-    survey = Survey(FhirHttp(base_url, {"Accept": JSON_TYPE}, None, system_clock), builder, PAGE_COUNT, AT_ONCE, TIMEOUT_S)
+    http = FhirHttp(base_url, {"Accept": JSON_TYPE}, None, system_clock)
+    survey = BorderedSurvey(Survey(http, builder, PAGE_COUNT, AT_ONCE, TIMEOUT_S), Borders({}), Place(None, None))
 
     async def order(repairs: Sequence[Repair]) -> int:
         return len(repairs)

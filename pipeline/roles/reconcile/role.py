@@ -38,9 +38,11 @@ from pipeline.roles.reconcile.snapshots import compare_snapshots
 from pipeline.roles.reconcile.view import View
 from pipeline.roles.reconcile.watch import Watch, feeds_at
 from pipeline.roles.ways_in.feeds import in_force
+from pipeline.roles.writers.borders import BorderedSurvey
 from pipeline.roles.writers.destinations import access_to
 from pipeline.roles.writers.profiles import profile_for
 from pipeline.settings.model import Settings
+from pipeline.settings.rules.evidence import borders_of, place_of
 
 GROUP: Final = "surgeline-reconcile"
 LOOK_S: Final = 1.0
@@ -178,13 +180,14 @@ class ReconcileRole:
             figures_of(record, run), stage=stage, stopped_by=stopped_by, ended_at=now_ms(), changed_until=run.changed_until
         )
 
-    def _built(self, record: Reconciliation, chain: AuditChain, policy: Policy) -> tuple[Survey, Run]:
+    def _built(self, record: Reconciliation, chain: AuditChain, policy: Policy) -> tuple[BorderedSurvey, Run]:
         settings, section, name = self._process.settings, self._process.settings.reconcile, record.destination
         writer, profile, access = settings.writers[name], self._profiles[name], self._access[name]
         digest_key = settings.digest_key()
         builder = Builder(profile, digest_key)
         http = FhirHttp(writer.base_url, {"Accept": JSON_TYPE, **profile.headers}, access.credentials, now_ms, access.tls)
-        survey = Survey(http, builder, section.page_count, section.requests_at_once, section.request_timeout_s)
+        reads = Survey(http, builder, section.page_count, section.requests_at_once, section.request_timeout_s)
+        survey = BorderedSurvey(reads, borders_of(settings), place_of(writer))
         orders = Orders(
             self._process.codec,
             chain,

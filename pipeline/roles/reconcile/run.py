@@ -6,7 +6,7 @@ head is still the one that was judged: the gate sees to that.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 
 class Surveyed(Protocol):
-    """A server that can be read; see `pipeline.destinations.fhir.survey.Survey`."""
+    """A server that can be read as far as the tenants' borders let it; see `pipeline.roles.writers.borders.BorderedSurvey`."""
 
     def pages(self, entity_type: EntityType, since: Millis | None) -> AsyncIterator[tuple[Body, ...] | Unread]: ...
-    async def find(self, entity_type: EntityType, idents: Sequence[Ident]) -> list[Body] | Unread: ...
-    async def read(self, entity_type: EntityType, remote_id: str) -> Body | Unread | None: ...
+    async def find(self, entity_type: EntityType, idents: Sequence[Ident], tenant: str) -> list[Body] | Unread: ...
+    async def read(self, entity_type: EntityType, remote_id: str, tenants: Collection[str]) -> Body | Unread | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Run:
     unread_because: Reason | None = None
     _seen: dict[bytes, tuple[Settled, str]] = field(default_factory=dict)
     _suspects: set[bytes] = field(default_factory=set)
-    _extras: set[tuple[EntityType, str]] = field(default_factory=set)
+    _extras: dict[tuple[EntityType, str], frozenset[str]] = field(default_factory=dict)
     _unread_types: set[EntityType] = field(default_factory=set)
 
     async def carry_out(self) -> None:
@@ -141,8 +141,9 @@ class Run:
         key = self.view.key_of(entity_type, body)
         remote_id = str(body.get("id", ""))
         if key is None:
-            if self.view.is_ours(entity_type, body):
-                self._extras.add((entity_type, remote_id))
+            owners = self.view.owners(entity_type, body)
+            if owners:
+                self._extras[entity_type, remote_id] = owners
             else:
                 self.tally.foreign += 1
             return
@@ -187,7 +188,8 @@ class Run:
     async def _look_again(self, entity_type: EntityType, keys: Sequence[bytes]) -> None:
         await self._go_on()
         found: dict[bytes, list[Body] | Unread] = {}
-        answers = await asyncio.gather(*(self._found(entity_type, part) for part in _chunks(keys, NAMES_AT_ONCE)))
+        asked = [(tenant, part) for tenant, own in _by_tenant(keys) for part in _chunks(own, NAMES_AT_ONCE)]
+        answers = await asyncio.gather(*(self._found(entity_type, part, tenant) for tenant, part in asked))
         for answer in answers:
             found |= answer
         await self._refresh()
@@ -203,9 +205,9 @@ class Run:
                 due.append(repair)
         await self._repair(due)
 
-    async def _found(self, entity_type: EntityType, keys: Sequence[bytes]) -> dict[bytes, list[Body] | Unread]:
+    async def _found(self, entity_type: EntityType, keys: Sequence[bytes], tenant: str) -> dict[bytes, list[Body] | Unread]:
         idents = [self.view.ident(key, self.holdings.held[key]) for key in keys]
-        answer = await self.ports.survey.find(entity_type, idents)
+        answer = await self.ports.survey.find(entity_type, idents, tenant)
         if isinstance(answer, Unread):
             return dict.fromkeys(keys, answer)
         found: dict[bytes, list[Body]] = {key: [] for key in keys}
@@ -232,12 +234,13 @@ class Run:
         self.view.learn(self.holdings)
         for chunk in _chunks(sorted(self._extras), CHUNK):
             await self._go_on()
-            bodies = await asyncio.gather(*(self.ports.survey.read(entity_type, remote_id) for entity_type, remote_id in chunk))
+            read = self.ports.survey.read
+            bodies = await asyncio.gather(*(read(*each, self._extras[each]) for each in chunk))
             now = self.ports.clock()
             for (entity_type, remote_id), body in zip(chunk, bodies, strict=True):
                 if isinstance(body, Unread):
                     self.unread_because = body.reason
-                elif body is not None and self.view.key_of(entity_type, body) is None and self.view.is_ours(entity_type, body):
+                elif body is not None and self.view.key_of(entity_type, body) is None and self.view.owners(entity_type, body):
                     verdict = judge(None, UNTOLD, _shown_extra(body), self.view.rights(entity_type), now)
                     self.tally.add(self.ports.subject(f"{entity_type.value}/{remote_id}".encode()), entity_type, verdict)
 
@@ -279,6 +282,14 @@ def _by_type(keys: Iterable[bytes]) -> list[tuple[EntityType, list[bytes]]]:
     sorted_out: dict[EntityType, list[bytes]] = {}
     for key in sorted(keys):
         sorted_out.setdefault(_type_of(key), []).append(key)
+    return sorted(sorted_out.items())
+
+
+def _by_tenant(keys: Iterable[bytes]) -> list[tuple[str, list[bytes]]]:
+    """The same keys in their order, one tenant after the other."""
+    sorted_out: dict[str, list[bytes]] = {}
+    for key in keys:
+        sorted_out.setdefault(EntityKey.decode(key).tenant, []).append(key)
     return sorted(sorted_out.items())
 
 

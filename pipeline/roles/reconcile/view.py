@@ -1,7 +1,7 @@
 """One destination as it is compared: which resource is which entity, and what a resource shows of it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from pipeline.destinations.fhir.build import Builder
@@ -35,8 +35,8 @@ class View:
             for entity_type, resource in builder.profile.resources.items()
         }
         self._keys: dict[bytes, bytes] = {}
-        self._own_systems: set[tuple[EntityType, str]] = set()
-        self._known_systems: set[tuple[EntityType, str]] = set()
+        self._own_systems: dict[tuple[EntityType, str], set[str]] = {}
+        self._known_systems: dict[tuple[EntityType, str], set[str]] = {}
         self._tenants: set[str] = set()
         self._learnt = 0
 
@@ -71,22 +71,25 @@ class View:
         """The entity that a resource is about, by its identifiers."""
         return next((key for name in _names(entity_type, body) if (key := self._keys.get(name)) is not None), None)
 
-    def is_ours(self, entity_type: EntityType, body: Body) -> bool:
-        """Whether a resource carries an identifier under a system of our own making, or our mark and one under any that we use.
+    def owners(self, entity_type: EntityType, body: Body) -> frozenset[str]:
+        """Tenants of whom a resource may be: it carries an identifier under a system of our own making, or our mark and one
+        under any that we use. None where it is not ours.
 
         A mark alone may be that of another pipeline, for another organisation at the same server.
         """
         if body.get("resourceType") != RESOURCE_TYPE[entity_type]:
-            return False
+            return frozenset()
         systems = {
             (entity_type, system) for each in elements(body, "identifier") if isinstance(system := each.get("system"), str)
         }
-        if not self._own_systems.isdisjoint(systems):
-            return True
+        own = _tenants_at(self._own_systems, systems)
+        if own:
+            return own
         try:
-            return not self._known_systems.isdisjoint(systems) and self._builder.mark_in(body) is not None
+            known = _tenants_at(self._known_systems, systems)
+            return known if known and self._builder.mark_in(body) is not None else frozenset()
         except _UNSHAPED:
-            return False
+            return frozenset()
 
     def rights(self, entity_type: EntityType) -> Rights:
         """What may be done there."""
@@ -120,8 +123,9 @@ class View:
         naming = Naming(self._profile, tenant, "")
         for entity_type in self._rights:
             # No authority has an empty name: so this is the system of our own names.
-            self._own_systems.add((entity_type, naming.entity(entity_type, "", "").system))
-            self._known_systems |= {(entity_type, system) for system in self._profile.resources[entity_type].authorities.values()}
+            self._own_systems.setdefault((entity_type, naming.entity(entity_type, "", "").system), set()).add(tenant)
+            for system in self._profile.resources[entity_type].authorities.values():
+                self._known_systems.setdefault((entity_type, system), set()).add(tenant)
 
 
 def updated(body: Body) -> Millis | None:
@@ -134,6 +138,10 @@ def etag(body: Body) -> str | None:
     """Version that a resource names."""
     version = dotted_value(body, "meta.versionId")
     return f'W/"{version}"' if isinstance(version, str) else None
+
+
+def _tenants_at(known: Mapping[tuple[EntityType, str], set[str]], systems: Collection[tuple[EntityType, str]]) -> frozenset[str]:
+    return frozenset(tenant for system in systems for tenant in known.get(system, ()))
 
 
 def _names(entity_type: EntityType, body: Body) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 """Nothing of a tenant leaves for a place where its data may not be: refused before a request is made, questions included."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final
 
+from pipeline.destinations.fhir.survey import Survey, Unread
 from pipeline.destinations.protocol import (
     Absent,
     Ambiguous,
@@ -20,8 +21,11 @@ from pipeline.destinations.protocol import (
     always,
 )
 from pipeline.domain.event import EntityType
-from pipeline.domain.records import Accepted
+from pipeline.domain.identifiers import Millis
+from pipeline.domain.records import Accepted, Reason
 from pipeline.domain.residency import Borders, Place
+from pipeline.formats.fhir.naming import Ident
+from pipeline.formats.fhir.owned import Body
 from pipeline.formats.hl7v2.out_messages import Letter
 
 
@@ -105,3 +109,39 @@ class BorderedEvery:
     async def close(self) -> None:
         """See `EveryDestination`."""
         await self._destination.close()
+
+
+class BorderedSurvey:
+    """A server that is never asked about what may not be there. What is refused is unread, with the rule's reason."""
+
+    def __init__(self, survey: Survey, borders: Borders, place: Place) -> None:
+        self._survey: Final = survey
+        self._borders, self._place = borders, place
+
+    async def pages(self, entity_type: EntityType, since: Millis | None) -> AsyncIterator[tuple[Body, ...] | Unread]:
+        """See `Survey`: where nobody's data may be there, nothing of ours is there to be read."""
+        reason = self._refused(self._borders.meant(self._place)) if self._borders.are_drawn else None
+        if reason is not None:
+            yield Unread(reason)
+            return
+        async for page in self._survey.pages(entity_type, since):
+            yield page
+
+    async def find(self, entity_type: EntityType, idents: Sequence[Ident], tenant: str) -> list[Body] | Unread:
+        """See `Survey`: the identifiers of one tenant's entities tell of its patients."""
+        reason = self._refused((tenant,))
+        return Unread(reason) if reason is not None else await self._survey.find(entity_type, idents)
+
+    async def read(self, entity_type: EntityType, remote_id: str, tenants: Collection[str]) -> Body | Unread | None:
+        """See `Survey`; `tenants`: all those of whom the resource may be."""
+        reason = self._refused(tenants)
+        return Unread(reason) if reason is not None else await self._survey.read(entity_type, remote_id)
+
+    async def close(self) -> None:
+        """See `Survey`."""
+        await self._survey.close()
+
+    def _refused(self, tenants: Collection[str]) -> Reason | None:
+        """Why a question about these may not be asked; None where one of them may."""
+        rules = [self._borders.refuses(tenant, self._place) for tenant in sorted(tenants)]
+        return rules[0].reason if rules and rules[0] is not None and None not in rules else None

@@ -8,12 +8,15 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from pipeline.destinations.fhir.survey import Unread
 from pipeline.destinations.protocol import Absent, PendingWrite, Refused
+from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
 from pipeline.domain.residency import Agreed, Borders, Place
+from pipeline.formats.fhir.naming import Ident
 from pipeline.roles.writers import borders
-from pipeline.roles.writers.borders import Bordered, BorderedEvery
+from pipeline.roles.writers.borders import Bordered, BorderedEvery, BorderedSurvey
 from pipeline.settings.model import Settings
 from pipeline.settings.rules.evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from tests.support.changes import change
@@ -99,6 +102,57 @@ def test_a_destination_is_refused_at_start_for_each_tenant_whose_data_may_not_go
     assert "none has rules" in wrong
 
 
+class Surveyed:
+    """A server that notes each question; it has one page."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def pages(self, *_: Any) -> Any:
+        self.asked.append("pages")
+        yield ({"id": "1"},)
+
+    async def find(self, *_: Any) -> list[Any]:
+        self.asked.append("find")
+        return []
+
+    async def read(self, *_: Any) -> None:
+        self.asked.append("read")
+
+
+def questions(rules: Borders, place: Place, tenant: str) -> tuple[list[Any], list[str]]:
+    """What a comparison of a bed is told, and what was asked for it."""
+
+    async def ask() -> list[Any]:
+        pages = [page async for page in survey.pages(EntityType.BED, None)]
+        found = await survey.find(EntityType.BED, [Ident("urn:beds", "MAIN/ICU/12/A")], tenant)
+        return [*pages, found, await survey.read(EntityType.BED, "1", {tenant})]
+
+    inner: Any = Surveyed()
+    survey = BorderedSurvey(inner, rules, place)
+    return asyncio.run(ask()), inner.asked
+
+
+@pytest.mark.parametrize(("place", "reason"), [(ABROAD, Reason.RESIDENCY), (PLANNING, Reason.NO_CONSENT)])
+def test_a_comparison_asks_nothing_where_a_tenant_s_data_may_not_be(place: Place, reason: Reason) -> None:
+    assert questions(RULES, place, "t") == ([Unread(reason)] * 3, [])
+
+
+def test_a_comparison_asks_for_those_whose_data_may_be_there_and_for_nobody_else() -> None:
+    whole = [({"id": "1"},), [], None]
+    assert questions(RULES, HOME, "t") == (whole, ["pages", "find", "read"])
+    assert questions(Borders({}), Place(None, None), "anyone") == (whole, ["pages", "find", "read"])
+    told, asked = questions(RULES, HOME, "someone")
+    assert (told[1:], asked) == ([Unread(Reason.RESIDENCY)] * 2, ["pages"])
+
+
+def test_a_resource_that_may_be_of_several_is_asked_for_where_one_of_them_may() -> None:
+    inner: Any = Surveyed()
+    survey = BorderedSurvey(inner, RULES, HOME)
+    assert asyncio.run(survey.read(EntityType.BED, "1", {"t", "someone"})) is None
+    assert inner.asked == ["read"]
+
+
 def test_a_receiver_of_files_is_refused_where_its_tenant_s_data_may_not_go() -> None:
     receiver = {"folder": "out", "facilities": ["MAIN"], "sends": ["capacity"], "key_id": "k", "key_file": "k.key"}
 
@@ -131,9 +185,11 @@ def test_a_webhook_s_key_is_long_and_its_address_is_private(tmp_path: Any) -> No
 
 
 def test_whoever_makes_a_destination_puts_it_behind_the_borders() -> None:
-    """Both kinds of writer, and the books that look at what an EHR shows."""
-    makes, guards = re.compile(r"(?<!def )\b(?:destination_of|receiver_of)\("), re.compile(r"\bBordered(?:Every)?\(")
-    found = {file.name: file.read_text() for file in Path(borders.__file__).parents[1].rglob("*.py")}
+    """Both kinds of writer, the books that look at what an EHR shows, and the comparison that reads all of it."""
+    makes = re.compile(r"(?<!def )\b(?:destination_of|receiver_of|Survey)\(")
+    guards = re.compile(r"\bBordered(?:Every|Survey)?\(")
+    roles = Path(borders.__file__).parents[1]
+    found = {str(file.relative_to(roles)): file.read_text() for file in roles.rglob("*.py")}
     makers = {name for name, text in found.items() if makes.search(text)}
-    assert {"books.py", "every.py", "writer.py"} <= makers
+    assert {"accounts/books.py", "reconcile/role.py", "writers/every.py", "writers/writer.py"} <= makers
     assert [name for name in sorted(makers) if not guards.search(found[name])] == []
