@@ -13,10 +13,12 @@ from msgspec.structs import replace
 
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.protocol import Carrier
+from pipeline.destinations.fhir.profile import load_profile
 from pipeline.domain.files.life import Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import profile_of
 from pipeline.formats.files.reading import format_of
+from pipeline.formats.files.resources import Ehr
 from pipeline.roles.ways_in.intake import hl7_profile
 from pipeline.sources.files.desk import Desk
 from pipeline.sources.files.folder import Folder
@@ -28,10 +30,15 @@ QUICK: Final = Waits(settle_ms=0, partial_ms=600_000)
 PROFILES: Final = files("pipeline") / "profiles" / "files"
 
 
+def ehr(name: str) -> Ehr:
+    """A server by the name of its profile."""
+    return Ehr(load_profile(name), b"digest key of the tests")
+
+
 def kind(name: str, **said: Any) -> Kind:
     profile = profile_of((PROFILES / f"{name}.yaml").read_bytes())
     profile = replace(profile, **said)
-    return Kind(name, profile, lambda: format_of(profile, "MAIN", hl7_profile))
+    return Kind(name, profile, lambda: format_of(profile, "MAIN", hl7_profile, ehr))
 
 
 class MemoryLedger:

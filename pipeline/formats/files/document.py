@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.domain.files.life import FileReason, FileStatus
+from pipeline.formats.fhir.inbound import MAPPED_TYPES
 from pipeline.formats.files.profile import PLACEHOLDERS, Column, FileProfile, profile_of
 from pipeline.formats.files.records import MAX_COLUMNS, MAX_RECORD_LINES
+from pipeline.formats.files.resources import MAX_KNOWN
 from pipeline.formats.files.rows import CHUNK_ROWS, MAX_RECORD_BYTES
 from pipeline.formats.manifest import ManifestFile
 from pipeline.formats.markdown import table
@@ -47,6 +49,11 @@ ROWS: Final = f"""
 - An empty cell says nothing, unless the profile has it clear the field. A field of several parts is replaced as a whole.
 - An id of several columns is joined by `/`, as HL7 v2 names a bed (`unit/room/bed`).
 - `recorded_at` of a row of a table is the manifest's `created_at`: a snapshot never overrides what a live event said since.
+- A line of FHIR resources is mapped as a subscription's resource is ([fhir-in.md](fhir-in.md)), by the profile of its server.
+  Our own word in it makes no event. What a line refers to is known by an identifier in the reference, or by those of a resource
+  on an earlier line, the first {MAX_KNOWN} of the file: patients and places come before stays. `recorded_at` is
+  `meta.lastUpdated`, without it the manifest's `created_at`, and never later than that. The element of a broken line is named as a
+  path, e.g. `Encounter.subject`.
 - The id of an event derives from source system, the content's SHA-256 and the record's number; a message of an HL7 v2 batch keeps
   the identity that its sender gave it. `audit_context` of each event names file and row.
 - Rows are landed in chunks of at most {CHUNK_ROWS}, one after the other, each durable before the next.
@@ -80,6 +87,11 @@ def _outcomes() -> Iterator[str]:
 def _profile(name: str, profile: FileProfile) -> str:
     lines = [f"\n## Profile {name}\n\n"]
     lines.append(f"Schema `{profile.schema}`, {profile.format}, named {', '.join(f'`{each}`' for each in profile.names)}.")
+    if profile.format == "fhir":
+        lines.append(
+            f" A line is a resource of FHIR {profile.fhir_version} ({', '.join(MAPPED_TYPES)}; others say nothing here), event "
+            f"{profile.event_type}, identifiers as EHR profile {profile.ehr_profile}."
+        )
     if profile.format == "csv":
         lines.append(
             f" A row is a {profile.entity}, event {profile.event_type}, id {' / '.join(profile.id_columns)}; delimiter "

@@ -71,11 +71,11 @@ class FileProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     names: Annotated[
         tuple[str, ...], Meta(description="forms of names: letters, digits, . _ - and {date} {time} {n}, no others", min_length=1)
     ]
-    format: Annotated[Literal["csv", "ndjson", "hl7v2"], Meta(description="form of the content")]
+    format: Annotated[Literal["csv", "ndjson", "hl7v2", "fhir"], Meta(description="form of the content")]
     feed: Annotated[str, Meta(description="connection, as sequences and live feeds know it", min_length=1, max_length=64)]
     facility: Annotated[str | None, Meta(description="site where a row names none; else the partner's")] = None
     entity: Annotated[EntityType | None, Meta(description="csv: what a row is about")] = None
-    event_type: Annotated[EventType, Meta(description="csv: what a row says that happened")] = EventType.SNAPSHOT
+    event_type: Annotated[EventType, Meta(description="csv and fhir: what a row says that happened")] = EventType.SNAPSHOT
     id_columns: Annotated[tuple[str, ...], Meta(description="csv: columns that name it, outermost first; joined by /")] = ()
     facility_column: Annotated[str | None, Meta(description="csv: column that names the site")] = None
     namespace: Annotated[str | None, Meta(description="csv: assigning authority of the ids; default: the site")] = None
@@ -87,6 +87,8 @@ class FileProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     columns: Annotated[tuple[Column, ...], Meta(description="csv: the columns")] = ()
     csv: Annotated[CsvShape, Meta(description="csv: how it is written")] = msgspec.field(default_factory=CsvShape)
     hl7_profile: Annotated[str | None, Meta(description="hl7v2: profile of the messages, a name under profiles/hl7")] = None
+    ehr_profile: Annotated[str | None, Meta(description="fhir: profile of its server, a name under profiles/ehr")] = None
+    fhir_version: Annotated[Literal["R4", "R4B", "R5"], Meta(description="fhir: version of the resources")] = "R4"
     late: Annotated[Literal["take", "refuse"], Meta(description="a file that came after its time")] = "take"
     max_bytes: Annotated[int, Meta(description="largest content", ge=1, le=64 << 30)] = 2 << 30
     max_rejected: Annotated[float, Meta(description="part of the rows that may be broken, else the file is held", ge=0, le=1)] = (
@@ -114,6 +116,10 @@ class FileProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             found += self._csv_problems()
         if self.format == "hl7v2" and (self.hl7_profile is None or self.max_bytes > HL7_MAX_BYTES):
             found.append(f"hl7v2: names an hl7_profile, and max_bytes up to {HL7_MAX_BYTES}")
+        if self.format == "fhir" and self.ehr_profile is None:
+            found.append("fhir: names an ehr_profile")
+        if self.event_type in (EventType.EXPIRED, EventType.REASSERT, EventType.OVERRIDE):
+            found.append("event_type: made by the pipeline itself or by an operator")
         return found
 
     def _csv_problems(self) -> "list[str]":
@@ -134,8 +140,6 @@ class FileProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ]
         if len({folded(each.column) for each in self.columns}) != len(self.columns):
             found.append("columns: two have one name")
-        if self.event_type in (EventType.EXPIRED, EventType.REASSERT, EventType.OVERRIDE):
-            found.append("event_type: made by the pipeline itself or by an operator")
         if self.csv.delimiter in '"\r\n ' or self.csv.delimiter == self.csv.decimal == ",":
             found.append("csv.delimiter: a character that stands for nothing else")
         return found

@@ -8,6 +8,7 @@ from pipeline.domain.event import Event
 from pipeline.formats.files.events import EventLines
 from pipeline.formats.files.messages import MessageBatch
 from pipeline.formats.files.profile import FileProfile
+from pipeline.formats.files.resources import Ehr, ResourceLines
 from pipeline.formats.files.rows import Bad, Entry, Format, Origin
 from pipeline.formats.files.table import Table
 from pipeline.formats.hl7v2.profile import Profile as Hl7Profile
@@ -41,8 +42,9 @@ class Made:
     landed: int
 
 
-def format_of(profile: FileProfile, facility: str, hl7_profile: Callable[[str], Hl7Profile]) -> Format:
-    """What reads a profile's files. `facility`: the partner's site; `hl7_profile` finds a profile of messages by name.
+def format_of(profile: FileProfile, facility: str, hl7_profile: Callable[[str], Hl7Profile], ehr: Callable[[str], Ehr]) -> Format:
+    """What reads a profile's files. `facility`: the partner's site; `hl7_profile` finds a profile of messages by name, `ehr` a
+    server by that of its profile.
 
     `BadProfile` of one that names a field which its entity does not have. What is returned reads one file at a time.
     """
@@ -53,6 +55,8 @@ def format_of(profile: FileProfile, facility: str, hl7_profile: Callable[[str], 
             return EventLines(profile)
         case "hl7v2":
             return MessageBatch(hl7_profile(profile.hl7_profile or ""))
+        case "fhir":
+            return ResourceLines(profile, facility, ehr(profile.ehr_profile or ""))
         case unknown:
             assert_never(unknown)
 

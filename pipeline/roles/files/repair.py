@@ -59,7 +59,7 @@ class Plan:
 def plan(settings: Settings, state: FileState, corrected: Sequence[Corrected], rejected: Collection[int]) -> Plan:
     """Judge corrected rows as the file's own rows were. `Refused` where partner or profile are gone from the settings."""
     section = settings.files.partners[state.partner]
-    reader = kind_of(state.profile, section).reader()
+    reader = kind_of(state.profile, section, settings.digest_key()).reader()
     ready: list[Ready] = []
     broken: list[tuple[int, Bad]] = []
     seen: set[int] = set()

@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from importlib.resources import files as package_files
 from typing import Any, Final
 
@@ -15,11 +15,13 @@ from joserfc.jwk import OKPKey
 from pipeline import topology
 from pipeline.carriers.places import carrier_of
 from pipeline.carriers.protocol import BadPlace, Carrier
+from pipeline.destinations.fhir.profile import InvalidProfile, load_profile
 from pipeline.domain.files.life import DEFAULT_WAITS, Files, FileState, FileStatus, Waits
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
 from pipeline.formats.files.profile import FileProfile, profile_of
 from pipeline.formats.files.reading import format_of
+from pipeline.formats.files.resources import Ehr
 from pipeline.formats.files.table import BadProfile
 from pipeline.formats.manifest import public_key
 from pipeline.kafka.client import Message
@@ -108,6 +110,8 @@ class FilesRole:
 
 
 READY_POLL_S: Final = 0.05
+MAX_EHRS: Final = 32
+"""Profiles of servers that are kept in memory: a reader is made anew for each file."""
 
 
 class KafkaLedger:
@@ -229,7 +233,7 @@ def partner_of(settings: Settings, name: str, section: FilePartner) -> Partner:
         name=name,
         tenant=section.tenant or settings.tenant_default,
         sources=frozenset(section.source_systems),
-        kinds=tuple(kind_of(profile, section) for profile in section.profiles),
+        kinds=tuple(kind_of(profile, section, key) for profile in section.profiles),
         keys=signers,
         decrypt=decryptor(each.key_file for each in section.decrypt_keys),
         digest=lambda text: subject(text.encode("utf-8", "surrogateescape"), key),
@@ -276,8 +280,11 @@ def signers_of(where_: str, section: FilePartner) -> dict[str, OKPKey]:
     return found
 
 
-def kind_of(name: str, section: FilePartner) -> Kind:
-    """A kind of file by the name of its profile; Refused where there is none, it has problems, or is not this partner's."""
+def kind_of(name: str, section: FilePartner, digest_key: bytes) -> Kind:
+    """A kind of file by the name of its profile; Refused where there is none, it has problems, or is not this partner's.
+
+    `digest_key`: what our marks are made with, by which our own word is known where a server exports it.
+    """
     profile = file_profile(name)
     messages = partial(hl7_profile, facility=section.facility)
     if profile.format == "hl7v2":
@@ -285,10 +292,16 @@ def kind_of(name: str, section: FilePartner) -> Kind:
         if speaks_for not in section.source_systems:
             raise Refused([f"files: {name} speaks for {speaks_for}, which is none of the partner's source_systems"])
     try:
-        format_of(profile, section.facility, messages)
-    except BadProfile as error:
+        reader = partial(format_of, profile, section.facility, messages, partial(_ehr, digest_key=digest_key))
+        reader()
+    except (BadProfile, InvalidProfile) as error:
         raise Refused([f"profiles/files/{name}.yaml: {error}"]) from None
-    return Kind(name, profile, partial(format_of, profile, section.facility, messages))
+    return Kind(name, profile, reader)
+
+
+@lru_cache(maxsize=MAX_EHRS)
+def _ehr(profile: str, digest_key: bytes) -> Ehr:
+    return Ehr(load_profile(profile), digest_key)
 
 
 def file_profile(name: str) -> FileProfile:

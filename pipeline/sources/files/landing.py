@@ -21,7 +21,12 @@ from pipeline.sources.files.ack import summary
 from pipeline.sources.files.partner import origin_of
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Sink, Stored, Unavailable
 
-CONTENT_TYPES: Final = {"csv": "text/csv", "ndjson": "application/x-ndjson", "hl7v2": "x-application/hl7-v2+er7"}
+CONTENT_TYPES: Final = {
+    "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    "hl7v2": "x-application/hl7-v2+er7",
+    "fhir": "application/fhir+ndjson",
+}
 PROGRESS_CHUNKS: Final = 10
 """The ledger learns how far a file is after so many chunks; after a crash those since are landed again, as repeats."""
 PRESSURE_HIGH: Final = 0.9

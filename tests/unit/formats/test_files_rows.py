@@ -20,6 +20,7 @@ from pipeline.formats.files.table import BadProfile
 from pipeline.formats.json_events import event_to_json
 from pipeline.formats.rfc3339 import millis_of
 from pipeline.roles.ways_in.intake import hl7_profile
+from tests.support.files_desk import ehr
 from tests.support.files_in import HEADER, NOW, census
 
 FOLDER: Final = files("pipeline") / "profiles"
@@ -32,7 +33,7 @@ def profile(name: str) -> FileProfile:
 
 
 def form(name: str = CENSUS, **said: Any) -> Format:
-    return format_of(msgspec.structs.replace(profile(name), **said), "MAIN", hl7_profile)
+    return format_of(msgspec.structs.replace(profile(name), **said), "MAIN", hl7_profile, ehr)
 
 
 def read(data: bytes, reader: Format | None = None, origin: Origin = ORIGIN) -> Made:
@@ -404,7 +405,7 @@ def test_a_profile_with_a_mistake_is_refused(old: str, new: str) -> None:
 def test_a_profile_that_names_a_field_which_the_entity_has_not_is_refused(field: str) -> None:
     text = (FOLDER / "files" / f"{CENSUS}.yaml").read_text().replace("occupancy.status", field)
     with pytest.raises(BadProfile):
-        format_of(profile_of(text), "MAIN", hl7_profile)
+        format_of(profile_of(text), "MAIN", hl7_profile, ehr)
 
 
 def test_nothing_of_a_row_is_shown_by_what_holds_it() -> None:

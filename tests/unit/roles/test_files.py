@@ -44,6 +44,13 @@ def test_a_partner_is_made_of_its_settings(tmp_path: Path) -> None:
     assert list(partner.keys()) == [KEY_ID]
 
 
+def test_a_partner_may_send_resources_of_its_server(tmp_path: Path) -> None:
+    (partner,) = role.partners_of(settings(tmp_path, profiles=["fhir-resources"]))
+    found = partner.kind_of("fhir-20260105.ndjson")
+    assert found is not None
+    assert found.reader() is not found.reader(), "each file has a reader of its own"
+
+
 def test_a_digest_of_a_name_is_keyed_and_takes_any_name(tmp_path: Path) -> None:
     (partner,) = role.partners_of(settings(tmp_path))
     assert len(partner.digest("\udcff\n")) == 16

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from joserfc.jwk import OKPKey
+from msgspec.structs import replace
 
 from pipeline.domain.event import Event
 from pipeline.domain.files.life import FileReason, FileStatus
@@ -531,3 +533,27 @@ async def test_what_is_signed_with_a_key_past_its_time_is_refused_and_what_came_
     assert refused is not None
     assert kept["outcome"] == "taken", "its signature came in time, though we looked later"
     assert (refused["outcome"], refused["reason"], refused["field"]) == ("refused", "KEY_EXPIRED", "key_id")
+
+
+async def test_resources_of_a_server_are_landed_row_by_row_and_a_broken_one_is_kept_with_its_remedy(
+    tmp_path: Path, sink: Sink
+) -> None:
+    office, name = Office(tmp_path, kind("fhir-resources")), "fhir-20260105.ndjson"
+    bed = {"resourceType": "Location", "status": "active", "mode": "instance"}
+    bed |= {"identifier": [{"system": "https://surgeline.dev/fhir/id/north/bed", "value": "MAIN/ICU/1/A"}]}
+    nobody = {"resourceType": "Patient", "identifier": [], "name": [{"family": SECRET}]}
+    content = msgspec.json.encode(bed) + b"\n" + msgspec.json.encode(nobody) + b"\n"
+    send(office, content, name, records=2, schema="fhir-resources/1")
+    assert (await told(office, sink, name))[0] == "held", "half of it is broken"
+    (held,) = office.ledger.files.every(FileStatus.HELD)
+    office.ledger.files.put(replace(held, released_by="somebody", version=held.version + 1))
+    await run_once(office, sink)
+    ack = office.ack(name)
+    assert ack is not None
+    assert (ack["outcome"], [event.entity_id for event in sink.events]) == ("taken", ["ICU/1/A"])
+    (broken,) = sink.broken
+    assert (broken.field, broken.row, broken.line) == ("Patient.identifier", 2, 2)
+    assert {raw.content_type for raw in sink.raw} == {"application/fhir+ndjson"}
+    assert SECRET not in str(ack) + repr(broken)
+    send(office, content, "fhir-20260106.ndjson", records=2, schema="fhir-resources/1")
+    assert (await told(office, sink, "fhir-20260106.ndjson"))[0] == "repeated"
