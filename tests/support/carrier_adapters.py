@@ -22,6 +22,7 @@ from pipeline.carriers.sftp import SftpCarrier
 from pipeline.local.servers.jars import cache_folder
 from tests.conftest import NO_OBJECT_STORE
 from tests.support.sftp_server import SftpServer
+from tests.support.sshd import Sshd
 
 START_S: Final = 60.0
 PREFIX: Final = "partners/north"
@@ -57,6 +58,15 @@ class SftpPlace(FolderPlace):
 
     def carrier(self) -> Carrier:
         return SftpCarrier(self.server.address(), secrets.token_hex(4))
+
+
+class SshdPlace(FolderPlace):
+    def __init__(self, server: Sshd) -> None:
+        super().__init__(server.root / "place")
+        self.server = server
+
+    def carrier(self) -> Carrier:
+        return self.server.carrier(self.root)
 
 
 class MemoryPlace:
@@ -138,6 +148,9 @@ def place_of(kind: str, folder: Path) -> Iterator[Place]:
             (folder / "server").mkdir()
             with SftpServer(folder / "server") as server:
                 yield SftpPlace(server)
+        case "sshd":
+            with Sshd(folder) as sshd:
+                yield SshdPlace(sshd)
         case "memory":
             yield MemoryPlace()
         case "s3":
@@ -147,5 +160,5 @@ def place_of(kind: str, folder: Path) -> Iterator[Place]:
             raise AssertionError(f"no adapter for {kind}")
 
 
-KINDS: Final = {"folder": ("folder",), "sftp": ("sftp",), "objects": ("memory", "s3")}
+KINDS: Final = {"folder": ("folder",), "sftp": ("sftp", "sshd"), "objects": ("memory", "s3")}
 """The adapters of each module of carriers."""
