@@ -16,8 +16,8 @@ from pipeline.formats.files.profile import FileProfile
 from pipeline.formats.files.records import BYTE_ORDER_MARK, CsvRecords, Lines
 from pipeline.formats.files.rows import Bad
 
-GUARDED: Final = ("=", "+", "-", "@", "\t", "\r", "'")
-"""What makes a spreadsheet take a cell for a formula, and the sign that is put before it."""
+GUARDED: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+"""What makes a spreadsheet take a cell for a formula (OWASP, CSV injection), and the sign that is put before it."""
 OURS: Final = ("row", "line", "column", "rule", "remedy")
 """Columns that are put before those of the file; of these only `row` is read again."""
 MAX_CORRECTED: Final = 100_000
@@ -73,7 +73,7 @@ def write(profile: FileProfile, broken: Iterable[Broken]) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, delimiter=profile.csv.delimiter)
     header = next((cells for each in rows if (cells := _cells(profile, each.head))), [])
-    writer.writerow([*OURS, *header])
+    writer.writerow([*OURS, *map(guarded, header)])
     for each in rows:
         ours = [str(each.row), str(each.line), each.column, each.rule, each.remedy]
         writer.writerow([*map(guarded, ours), *map(guarded, _cells(profile, each.record))])
@@ -88,7 +88,7 @@ def read(profile: FileProfile, data: bytes) -> list[Corrected]:
     first = next(records, None)
     if first is None or isinstance(first.cells, Bad) or tuple(first.cells[: len(OURS)]) != OURS:
         raise ValueError(f"the first columns are {', '.join(OURS)}: write it by `surgeline files rejects --save`")
-    header = _written(profile, first.cells[len(OURS) :])
+    header = _written(profile, [unguarded(cell) for cell in first.cells[len(OURS) :]])
     found = []
     for record in records:
         if isinstance(record.cells, Bad) or not record.cells[0].strip().isdecimal():

@@ -11,6 +11,9 @@ from pipeline.sources.files.folder import Decrypt, Measured, Undecipherable
 
 T = TypeVar("T")
 _IDENTITY: Final = "AGE-SECRET-KEY-"
+MAX_HEADER_BYTES: Final = 128 * 1024
+"""What is read before the first content comes: a header of hundreds of recipients, and one piece of 64 KiB. Its library reads a
+header again from its start with each 8 KiB that come, so one without an end would never come to one."""
 
 
 def decryptor(key_files: Iterable[Path]) -> Decrypt:
@@ -41,12 +44,22 @@ class _Ends:
     def __init__(self, source: Readable, out: Measured) -> None:
         self._source = source
         self._out = out
+        self._header_bytes: int | None = 0
         self.fault: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
-        return self._noted(lambda: self._source.read(size))
+        return self._noted(lambda: self._read(size))
+
+    def _read(self, size: int) -> bytes:
+        if self._header_bytes is not None and self._header_bytes > MAX_HEADER_BYTES:
+            raise Undecipherable
+        data = self._source.read(size)
+        if self._header_bytes is not None:
+            self._header_bytes += len(data)
+        return data
 
     def write(self, data: bytes) -> int:
+        self._header_bytes = None
         return self._noted(lambda: self._out.write(data))
 
     def flush(self) -> None:

@@ -45,6 +45,15 @@ def test_a_formula_in_a_row_is_none_in_the_table_and_itself_again_when_it_is_rea
     assert cells(again.content)[1] == cells(row)[0]
 
 
+def test_a_formula_in_the_files_header_is_none_in_the_table_either() -> None:
+    formula = "=cmd|'/c x'!A0"
+    head = HEADER.rstrip(b"\r\n") + f',"{formula}"\r\n'.encode()
+    written = corrections.write(profile(), [Broken(1, 2, "Occupied", "r", "m", head, b"MAIN,ICU,7,A,Q,V7,x\r\n")])
+    assert cells(written)[0][-1] == f"'{formula}"  # type: ignore[index]
+    (again,) = corrections.read(profile(), written)
+    assert cells(again.content)[0] == cells(head)[0]
+
+
 @given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20))
 def test_what_is_guarded_is_the_same_again(cell: str) -> None:
     assert unguarded(guarded(cell)) == cell

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from pipeline.sources.files.crypto import decryptor, identities_of
+from pipeline.sources.files.crypto import MAX_HEADER_BYTES, decryptor, identities_of
 from pipeline.sources.files.folder import Measured, TooLong, Undecipherable
 from tests.support.files_desk import Office, run_once
 from tests.support.files_in import NAME, census, manifest_of, place, put
@@ -49,6 +49,29 @@ def test_a_small_file_with_a_large_content_is_given_up_at_the_limit(tmp_path: Pa
     data = pyrage.encrypt(b"\x00" * 5_000_000, [key(tmp_path / "mine")])
     with pytest.raises(TooLong):
         decrypted(data, tmp_path / "mine", max_bytes=1_000_000)
+
+
+def test_a_header_without_an_end_is_given_up_before_it_stops_everything(tmp_path: Path) -> None:
+    class Endless(io.BytesIO):
+        given = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            begin = b"" if self.given else b"age-encryption.org/v1\n-> X25519 aaaa\n"
+            data = begin + (b"A" * 64 + b"\n") * 100
+            self.given += len(data)
+            return data[: size or 0]
+
+    key(tmp_path / "mine")
+    source = Endless()
+    with pytest.raises(Undecipherable):
+        decryptor([tmp_path / "mine"])(source, Measured(io.BytesIO(), 1 << 30))
+    assert source.given < 2 * MAX_HEADER_BYTES
+
+
+def test_a_file_for_many_recipients_is_read(tmp_path: Path) -> None:
+    mine = key(tmp_path / "mine")
+    others = [pyrage.x25519.Identity.generate().to_public() for _ in range(200)]
+    assert decrypted(pyrage.encrypt(b"x" * 200_000, [*others, mine]), tmp_path / "mine").size == 200_000
 
 
 def test_a_key_file_is_as_age_keygen_writes_it(tmp_path: Path) -> None:
