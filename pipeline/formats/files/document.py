@@ -52,8 +52,8 @@ ROWS: Final = f"""
 - A line of FHIR resources is mapped as a subscription's resource is ([fhir-in.md](fhir-in.md)), by the profile of its server.
   Our own word in it makes no event. What a line refers to is known by an identifier in the reference, or by those of a resource
   on an earlier line, the first {MAX_KNOWN} of the file: patients and places come before stays. `recorded_at` is
-  `meta.lastUpdated`, without it the manifest's `created_at`, and never later than that. The element of a broken line is named as a
-  path, e.g. `Encounter.subject`.
+  `meta.lastUpdated`, without it the manifest's `created_at`, and never later than that. The element of a broken line is named as
+  a path, e.g. `Encounter.subject`.
 - The id of an event derives from source system, the content's SHA-256 and the record's number; a message of an HL7 v2 batch keeps
   the identity that its sender gave it. `audit_context` of each event names file and row.
 - Rows are landed in chunks of at most {CHUNK_ROWS}, one after the other, each durable before the next.
