@@ -25,6 +25,7 @@ from pipeline.destinations.protocol import (
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason, Would
 from pipeline.domain.writing.pending import Pending
+from pipeline.stream.writing.contact import Contact
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class Room(Protocol):
 
     @property
     def destination(self) -> Destination: ...
+    @property
+    def contact(self) -> Contact: ...
     def now(self) -> Millis: ...
     def deadline(self) -> Millis: ...
     async def pace(self, critical: bool) -> None: ...
@@ -57,6 +60,8 @@ class Room(Protocol):
 class Verdict:
     """How an attempt ended. `shown` is the revision that the destination showed before; `current` what it shows now.
 
+    `era` is the one of `current`; in another it proves nothing.
+
     `would` and `fields` say of a write that was only compared what it would have done, and to which fields.
     """
 
@@ -68,6 +73,7 @@ class Verdict:
     shown: Revision = NO_REVISION
     shown_hash: str | None = None
     current: Current | None = None
+    era: int = 0
     took_ms: int = 0
     asked: int = 0
     would: Would | None = None
@@ -101,11 +107,15 @@ class Attempt:
             attempt,
             self._deadline_at,
             lane,
-            lambda: self._may_send() and self._may_write(),
+            lambda: self._may_send() and self._may_write() and self._still_holds(),
         )
         self._shown = NO_REVISION
         self._shown_hash: str | None = None
         self._took_ms = self._asked = 0
+        self._era = room.contact.era()
+        """In which the destination showed what this attempt goes by."""
+        self._kept = NO_REVISION
+        """Revision of the body that was kept, until a read said whether the destination still has it."""
 
     async def run(self) -> Verdict | None:
         """The verdict; None if the partition went, a flag was flipped or a pause was asked for before anything was sent."""
@@ -118,11 +128,17 @@ class Attempt:
 
     async def _once(self) -> Verdict | _Again | None:
         destination = self._room.destination
-        current: Current | Absent | Refused | Retry | None = self._room.cached(self._key) if self._may_write() else None
+        current = self._cached()
         if current is None:
             if not await self._has_turn():
                 return None
+            self._era = self._room.contact.era()
             current = await self._in_time(destination.read(self._write), _NOT_READ)
+            if self._shows_less(current):
+                self._room.contact.lost()
+                return _AGAIN
+            if isinstance(current, Current | Absent):
+                self._era = self._room.contact.heard(self._era)
         match current:
             case Refused(reason):
                 return self._held(reason)
@@ -145,6 +161,24 @@ class Attempt:
             case _:
                 assert_never(request)
 
+    def _cached(self) -> Current | Absent | Refused | Retry | None:
+        cached = self._room.cached(self._key) if self._may_write() else None
+        self._era = self._room.contact.era()
+        if cached is not None:
+            self._kept = cached.revision
+        return cached
+
+    def _shows_less(self, read: Current | Absent | Refused | Retry) -> bool:
+        """Whether the destination has lost what it once confirmed to us: it was restored, and no other body holds either."""
+        kept, self._kept = self._kept, NO_REVISION
+        match read:
+            case Current(revision=revision):
+                return revision < kept
+            case Absent():
+                return kept > NO_REVISION
+            case _:
+                return False
+
     def _suppressed(self, reason: Reason, current: Current | Absent) -> Verdict:
         if reason is Reason.ALREADY_THERE and isinstance(current, Current):
             return self._verdict(OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current)
@@ -158,6 +192,11 @@ class Attempt:
 
     def _may_send(self) -> bool:
         return self._is_ours() and self._room.pause_s() <= 0
+
+    def _still_holds(self) -> bool:
+        """Whether the destination was there all the time since it showed what the request goes by: else that may be of before
+        a restore, and its version another's."""
+        return self._room.contact.era() == self._era
 
     def _held(self, reason: Reason) -> Verdict:
         """Nothing to send: given up where it would be written, and no more than noted where it is only compared."""
@@ -181,7 +220,11 @@ class Attempt:
             # Seen, or a destination that is slow to read from would be asked again and again, and never be known as slow.
             return self._verdict(OutcomeKind.FAILED, Reason.TIMEOUT)
         request = replace(request, write=self._write)
+        if not self._still_holds():
+            return _AGAIN
         outcome = await self._in_time(self._room.destination.send(request), Ambiguous())
+        if not isinstance(outcome, Retry | Ambiguous):
+            self._era = self._room.contact.heard(self._era)
         match outcome:
             case Confirmed():
                 return self._confirmed(outcome, request)
@@ -207,9 +250,11 @@ class Attempt:
             await self._pace()
             if (pause_s := self._room.pause_s()) > 0:
                 return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS, pause_s)
+            self._era = self._room.contact.era()
             answer = await self._in_time(self._room.destination.read_back(request), _NOT_TOLD)
             match answer:
                 case Confirmed():
+                    self._era = self._room.contact.heard(self._era)
                     return self._confirmed(answer, None)
                 case NotApplied() | Absent():
                     return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS)
@@ -243,7 +288,9 @@ class Attempt:
         etag: str | None = None,
         current: Current | None = None,
     ) -> Verdict:
-        return Verdict(kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._took_ms, self._asked)
+        return Verdict(
+            kind, reason, after_s, remote_id, etag, self._shown, self._shown_hash, current, self._era, self._took_ms, self._asked
+        )
 
     async def _has_turn(self) -> bool:
         """Wait for the turn; whether it may be used: the entity is ours, and the destination did not ask for a pause.

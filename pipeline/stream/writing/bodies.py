@@ -49,6 +49,11 @@ class Bodies:
         if kept is not None:
             self._bytes -= kept[1]
 
+    def clear(self) -> None:
+        """None is to be trusted."""
+        self._kept.clear()
+        self._bytes = 0
+
     def forget_all(self, partitions: Collection[int]) -> None:
         """Partitions went: others may write now what is in them."""
         for key in [key for key, (partition, _, _) in self._kept.items() if partition in partitions]:

@@ -19,6 +19,7 @@ from pipeline.domain.writing.scheduler import Entry, LaneScheduler
 from pipeline.domain.writing.turns import STEP_MS, AnyOrder, Order, Turn
 from pipeline.stream.writing.attempt import Attempt, Verdict
 from pipeline.stream.writing.bodies import Bodies
+from pipeline.stream.writing.contact import Contact
 from pipeline.stream.writing.freezing import Freezing
 from pipeline.stream.writing.outcomes import Job, Judged, Mark, Scribe, earlier_outcome, mark_of, outcome_of, stuck_of
 from pipeline.stream.writing.ports import Ledger, Observer, Pendings
@@ -89,8 +90,10 @@ class Delivery:
         self._order = order or AnyOrder()
         self._order.watch(self._freed)
         self._bodies = Bodies()
+        self._contact = Contact(clock, self._bodies.clear)
         flags = rollout or Unrestricted()
-        self.room = DeliveryRoom(destination, self.throttle, flags, self._bodies, clock, limits.attempt_timeout_s)
+        timeout_s = limits.attempt_timeout_s
+        self.room = DeliveryRoom(destination, self.throttle, flags, self._bodies, self._contact, clock, timeout_s)
         self.shadows = Shadows(flags, decode)
         self.freezing = Freezing(self.scheduler, decode)
         self.arrived = 0
@@ -282,6 +285,8 @@ class Delivery:
                 self._put_off(key, round(self.throttle.pause_s() * 1000) or NOT_OURS_WAIT_MS, probe)
                 return
             self.throttle.learn(key, verdict, probe)
+            if self.breaker.is_open or verdict.reason is Reason.CONNECTION:
+                self._contact.lost()  # it may come back restored from a backup
             self._has_answer()
             judged = await self._conclude(job, verdict)
         except asyncio.CancelledError:
@@ -334,7 +339,7 @@ class Delivery:
         # What may not be written can't be given up: it is due anew when the flags let it be.
         given_up = OutcomeKind.PARKED if self.room.may_write(accepted) else OutcomeKind.SHADOWED
         judged = self.throttle.judge(key, pending, verdict, given_up, self._draw())
-        if verdict.current is not None and self._is_same_tenure(job):
+        if verdict.current is not None and self._is_same_tenure(job) and verdict.era == self._contact.era():
             self._bodies.keep(key, job.partition, verdict.current)
         else:
             self._bodies.forget(key)

@@ -7,6 +7,7 @@ from pipeline.destinations.protocol import Current, Destination
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted
 from pipeline.stream.writing.bodies import Bodies
+from pipeline.stream.writing.contact import Contact
 from pipeline.stream.writing.shadows import Rollout
 from pipeline.stream.writing.throttle import Throttle
 
@@ -19,6 +20,7 @@ class DeliveryRoom:
     throttle: Throttle
     rollout: Rollout
     bodies: Bodies
+    contact: Contact
     now: Callable[[], Millis]
     attempt_timeout_s: float
 
@@ -39,7 +41,8 @@ class DeliveryRoom:
         return self.rollout.may_write(accepted)
 
     def cached(self, key: bytes) -> Current | None:
-        """Body of the last confirmed write, if it is still kept."""
+        """Body of the last confirmed write, if it is still kept and the destination was there all the time since."""
+        self.contact.era()
         return self.bodies.get(key)
 
     def forget(self, key: bytes) -> None:

@@ -26,6 +26,7 @@ from pipeline.domain.identifiers import NO_REVISION, Millis, revision_of
 from pipeline.domain.records import Accepted, OutcomeKind, Reason, Would
 from pipeline.domain.writing.pending import on_accepted
 from pipeline.stream.writing.attempt import READ_BACKS, REREADS, Attempt, Verdict
+from pipeline.stream.writing.contact import Contact
 from tests.support.changes import change, encoded, key_of
 
 NEWEST = change(9)
@@ -45,6 +46,7 @@ class Room:
         self.timeout_ms = 10_000
         self.ours = True
         self.kept: Current | None = None
+        self.contact = Contact(self.now, self._nothing_holds)
         self.reads: list[Read] = [OLD]
         self.builds: list[Request | Suppressed | Refused] = []
         self.sends: list[Outcome | Callable[[], Awaitable[Outcome]]] = [Confirmed("r", "W/2", NEWEST.revision)]
@@ -81,6 +83,10 @@ class Room:
 
     def forget(self, key: bytes) -> None:
         self.calls.append("forget")
+        self.kept = None
+
+    def _nothing_holds(self) -> None:
+        self.calls.append("nothing holds")
         self.kept = None
 
     def expects(self, accepted: Accepted) -> bool:
