@@ -127,5 +127,5 @@ def _instance(owner: str) -> str:
 def _instance_of(found: bytes) -> str | None:
     try:
         return _instance(msgspec.json.decode(found, type=_Held).owner)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the place may be open to others
         return None

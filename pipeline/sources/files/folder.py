@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from pipeline.carriers.protocol import ALWAYS, READ_BYTES, Carrier, Found, NotPlain, Readable, Stamp
+from pipeline.carriers.protocol import ALWAYS, MAX_NAME_BYTES, READ_BYTES, Carrier, Found, NotPlain, Readable, Stamp, checked
 from pipeline.domain.files.life import FileReason, Flaw, Part
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.manifest import MANIFEST_SUFFIX, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_SUFFIX
@@ -32,6 +32,9 @@ MAX_NAMES: Final = 10_000
 MAX_ACK_BYTES: Final = 1 << 20
 MAX_SAME_NAMES: Final = 10_000
 """Most files of one name in `taken` or `rejected`; then the oldest of the plain name is replaced."""
+
+ENDING_BYTES: Final = len(SIGNATURE_SUFFIX) + len(f".{MAX_SAME_NAMES}")
+"""What is put behind a name when its file is put away."""
 
 Decrypt = Callable[[Readable, "Measured"], None]
 """Reads an encrypted file and writes its plain content; raises `Undecipherable`."""
@@ -120,7 +123,7 @@ class Folder:
         """What lies in `incoming`, by name, the oldest names first where names tell a date."""
         found: dict[str, Arrival] = {}
         for entry in self._carrier.found(INCOMING):
-            if is_temporary(entry.name):
+            if is_temporary(entry.name) or not is_name(entry.name):
                 continue
             base, kind = _base_of(entry.name)
             if base in found or len(found) < MAX_NAMES:
@@ -225,7 +228,10 @@ class Folder:
                 carrier.move(INCOMING, name + kind, to, free + kind, arrival.stamps[kind])
 
     def _free_name(self, room: str, name: str) -> str:
-        """A name that is free there, for the file and what belongs to it."""
+        """A name that is free there, for the file and what belongs to it; another one where that leaves no room for endings."""
+        written = name.encode("utf-8", "surrogateescape")
+        if len(written) > MAX_NAME_BYTES - ENDING_BYTES:
+            name = f"long-{hashlib.blake2b(written, digest_size=16).hexdigest()}"
         if self._carrier.stamp(room, name) is None and self._carrier.stamp(room, name + MANIFEST_SUFFIX) is None:
             return name
         taken = {entry.name for entry in self._carrier.found(room, name)}
@@ -239,6 +245,15 @@ class Folder:
 def is_temporary(name: str) -> bool:
     """Whether a name says that its file is still being written, or is a program's own."""
     return name.startswith((".", "~")) or name.lower().endswith(TEMPORARY)
+
+
+def is_name(name: str) -> bool:
+    """Whether a file of this name can be opened and moved. Object storage knows longer names; none that was agreed is one."""
+    try:
+        checked(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _at_most(file: Readable, limit: int) -> bytes:
