@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline.kafka.loop_publisher import LoopPublisher
 from pipeline.kafka.producer import OutRecord, Position, Publisher, PublishFailed
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
@@ -19,3 +20,7 @@ class WatchedPublisher(Publisher):
             metrics.PUBLISH_FAILURES.of(failed.reason.value).inc()
             emit(lines.PUBLISH_FAILED, topic=records[0].topic, reason=failed.reason.value, count=len(records))
             raise
+
+
+class BusyPublisher(WatchedPublisher, LoopPublisher):
+    """Watched, and heard by the loop's own thread: for roles that publish with each thing they do."""

@@ -12,7 +12,6 @@ import msgspec
 from pipeline.domain.event import EntityType, Event
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.profile_file import profile_of
-from pipeline.kafka.loop_publisher import LoopPublisher
 from pipeline.kafka.projections import follow_history, follow_receipts, is_current, outlived
 from pipeline.kafka.reader import Follower
 from pipeline.kafka.receipts import Receipts
@@ -21,7 +20,7 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.process import Process, Refused, now_ms, or_die
-from pipeline.roles.publishing import WatchedPublisher
+from pipeline.roles.publishing import BusyPublisher
 from pipeline.roles.writers.profiles import entity_types_of
 from pipeline.settings.model import Settings
 from pipeline.sources.http.source import HttpSource
@@ -43,7 +42,7 @@ class Intake:
 
     def __init__(self, process: Process, source: str) -> None:
         settings = process.settings
-        self.publisher = _IntakePublisher(settings.kafka, max_bytes=PUBLISHER_BYTES)
+        self.publisher = BusyPublisher(settings.kafka, max_bytes=PUBLISHER_BYTES)
         receipts = Receipts(now_ms)
         self._follower = follow_receipts(settings.kafka, process.codec, receipts, now_ms())
         durable = KafkaSink(
@@ -70,10 +69,6 @@ class Intake:
     async def close(self) -> None:
         """Deliver what is still on its way, within `CLOSE_S`."""
         await asyncio.gather(self.publisher.close(CLOSE_S), asyncio.to_thread(self._follower.stop, CLOSE_S))
-
-
-class _IntakePublisher(WatchedPublisher, LoopPublisher):
-    """Watched, and heard by the loop's own thread."""
 
 
 class _CountedSink:
