@@ -7,6 +7,8 @@ READY  := $(VENV)/.ready
 
 # Arguments of `make demo`, `make bench`, `make chaos` and `make load`, as in: make demo ARGS="--help"
 ARGS ?=
+# Test processes side by side. One more than the cores: a test waits for a third of its time.
+WORKERS ?= 3
 # `make hazards HAZARDS=short` runs each hazard once, briefly.
 HAZARDS ?= full
 # `make chaos SEED=7 KILLS=20 EVENTS=50000` repeats one run exactly; PER_ROLE and BROKER are kills of each role, and of the
@@ -49,12 +51,12 @@ install: $(READY) ## make the environment in .venv from the lock file
 demo: $(READY) ## start a broker, an EHR and the whole pipeline here, and send it a surge
 	@$(BIN)/surgeline demo $(ARGS)
 
-test: $(READY) ## all tests, with a real broker and a real EHR (about fourteen minutes)
-	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
+test: $(READY) ## all tests, with a real broker and a real EHR (at most ten minutes on two cores)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(FAST)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration
 
 unit: $(READY) ## tests that need neither broker nor EHR
-	$(PYTEST) --numprocesses 2 --dist loadfile $(FAST)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(FAST)
 
 hapi: $(READY) ## the EHR's promises on a second server, HAPI FHIR (fetches 300 MB of jars, once)
 	SURGELINE_HAZARDS=$(HAZARDS) $(PYTEST) tests/hapi

@@ -99,6 +99,12 @@ class Site:
             self.stack.wait_ready(name, timeout_s=ANSWER_S)
         return name
 
+    def start_all(self, *roles: Sequence[str]) -> list[str]:
+        """Start these side by side, each a role and its arguments, and wait until all are ready; their names."""
+        names = [self.start(*role, wait=False) for role in roles]
+        self.stack.wait_ready(*names, timeout_s=ANSWER_S)
+        return names
+
     def _instance_of(self, role: str, arguments: Sequence[str], instance: str) -> dict[str, str]:
         if role not in ("gate", "writer"):
             return {}

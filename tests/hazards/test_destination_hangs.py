@@ -79,8 +79,7 @@ def test_a_rebalance_while_the_destination_hangs_ends_and_loses_nothing(broker: 
         proxied(owner, tmp_path / "p") as proxy,
         site(tmp_path / "s", broker.bootstrap, {OWNER: proxy.url}, writers={OWNER: {"attempt_timeout_s": 20}}) as to,
     ):
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         beds = [f"W/{n}/A" for n in range(16)]
         to.publish(*(to.bed(bed, STATES[0]) for bed in beds))
         until(lambda: len([o for o in to.outcomes() if o.kind.value == "CONFIRMED"]) == len(beds), "all beds at the EHR")

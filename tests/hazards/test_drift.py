@@ -99,8 +99,7 @@ def test_drift_behind_our_back_is_found_named_and_repaired_and_nothing_else_is_t
         StandInChild(tmp_path, "queue", 20_000, 100_000) as ehr,
         site(tmp_path / "s", broker.bootstrap, {OWNER: ehr.base_url}, **SETTINGS) as to,
     ):
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         written(to, ehr.base_url, range(ENTITIES), 0)
         quarter = DRIFTED // 4
         edits, deletes, restores = (range(part * quarter, (part + 1) * quarter) for part in range(3))

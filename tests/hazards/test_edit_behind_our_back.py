@@ -52,8 +52,7 @@ def changed_by_another(to: Site, bed: str) -> None:
 
 def test_an_edit_behind_our_back_is_found_and_put_right(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}, **SETTINGS) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         to.publish(*(sent := [to.bed(bed, STATES[0]) for bed in BEDS]))
         for event in sent:
             to.wait_confirmed(to.wait_head(event.entity_id, event.event_id))

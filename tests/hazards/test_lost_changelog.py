@@ -83,8 +83,7 @@ def test_a_table_that_lost_its_changelog_is_rebuilt_from_the_first_record_with_t
     broker: Broker, owner: Ehr, tmp_path: Path
 ) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         events = Stream(17, beds=BEDS, changes=6).events(to)
         to.publish(*events[: len(events) // 2])
         to.stack.complete("policy", "apply", "--reason", "hazards", "--folder", str(without_environment(tmp_path / "policy")))

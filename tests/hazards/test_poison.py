@@ -52,8 +52,7 @@ def test_each_kind_of_broken_record_is_quarantined_by_its_reason_and_what_is_beh
     broker: Broker, owner: Ehr, tmp_path: Path
 ) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         to.publish(to.bed("ICU/1/A", STATES[0]))
         broken = poison(to)
         to.append([record for _, record in broken])
@@ -73,8 +72,7 @@ def test_a_record_of_nobody_in_the_writers_topics_is_parked_and_holds_up_nothing
     broker: Broker, owner: Ehr, tmp_path: Path
 ) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         key = to.key("ICU/1/A")
         to.append([("lane.urgent", key, b"\x00rubbish"), ("outcomes", key, None), ("lane.bulk", None, b"")])
         to.publish(to.bed("ICU/1/A", STATES[0]))

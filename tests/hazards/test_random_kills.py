@@ -82,8 +82,7 @@ def test_what_http_and_mllp_answered_yes_to_survives_their_kills(broker: Broker,
         landed = _identities(to)
         lost = [identity for identity in sent.yes if identity not in landed]
         assert not lost, f"{len(lost)} of {len(sent.yes)} answered messages are not in the log"
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         to.settle()
 
 

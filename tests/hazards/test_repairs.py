@@ -63,8 +63,7 @@ def test_an_id_that_was_quarantined_is_judged_anew_and_one_that_was_accepted_is_
     broker: Broker, owner: Ehr, tmp_path: Path
 ) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         good = to.bed("Q/1/A", STATES[0])
         broken = msgspec.structs.replace(good, recorded_at=Millis(good.recorded_at + 3_600_000))
         to.publish(sealed(broken))

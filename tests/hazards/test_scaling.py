@@ -70,8 +70,7 @@ def test_one_to_two_to_one_workers_while_the_ehr_hangs_come_to_rest_and_the_othe
         proxied(owner, tmp_path / "p") as proxy,
         site(tmp_path / "s", broker.bootstrap, {OWNER: proxy.url}, writers={OWNER: {"attempt_timeout_s": 100}}) as to,
     ):
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         first = [to.bed(bed, STATES[0]) for bed in BEDS]
         to.publish(*first)
         wait_all_confirmed(to, first)

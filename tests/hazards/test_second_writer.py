@@ -44,8 +44,7 @@ def edit(base_url: str, tenant: str, bed: str, number: int) -> bool:
 def test_a_clinicians_edits_survive_our_writes_and_ours_arrive(broker: Broker, owner: Ehr, tmp_path: Path) -> None:
     beds = 4
     with site(tmp_path / "s", broker.bootstrap, {OWNER: owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         last: dict[str, int] = {}
         failures: list[BaseException] = []
         done = threading.Event()

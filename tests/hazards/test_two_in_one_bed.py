@@ -72,8 +72,7 @@ def test_a_bed_is_vacated_at_the_ehr_before_it_is_occupied_there(broker: Broker,
         proxied(replica, tmp_path / "p") as proxy,
         site(tmp_path / "s", broker.bootstrap, {REPLICA: proxy.url}) as to,
     ):
-        to.start("gate")
-        to.start("writer", REPLICA)
+        to.start_all(("gate",), ("writer", REPLICA))
         lies = stay(to, "LEAVES", "X", EncounterStatus.IN_PROGRESS)
         to.publish(lies)
         until(lambda: confirmed(to, lies) is not None, "the first stay at the EHR")

@@ -32,6 +32,8 @@ from tests.support.token_server import CLIENT, ec_key, jwk, pem, rsa_key, write
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 SHORT_S: Final = 4
+PAUSE_S: Final = 0.02
+"""Between two writes: fifty a second find each end of a token, and leave the processors to others."""
 BED: Final = Bed(occupancy=BedOccupancy(Occupancy.VACANT), environment=Environment.CLEAN)
 
 
@@ -128,6 +130,7 @@ async def test_tokens_that_end_are_renewed_without_a_write_noticing(keys: dict[s
             while time.monotonic() < ends_at:
                 assert isinstance(await bring(destination, accepted(BED, "short", number)), Confirmed)
                 number += 1
+                await asyncio.sleep(PAUSE_S)
     finally:
         await in_thread(ehr.stop)
     assert told("short", "issued") >= 3

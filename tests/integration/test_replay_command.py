@@ -72,8 +72,7 @@ async def test_beds_parked_by_a_refusing_ehr_come_through_once_it_is_mended_thou
 
 def parked_and_replayed(broker: Broker, between: Between, folder: Path) -> None:
     with site(folder / "s", broker.bootstrap, {OWNER: between.url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         confirmed(to, [to.bed(bed, STATES[0]) for bed in BEDS])
         between.mood = "refuse"
         to.publish(*(to.bed(bed, STATES[2]) for bed in BEDS))
@@ -124,8 +123,7 @@ def test_a_future_record_is_judged_anew_after_its_time_and_what_can_not_be_says_
     broker: Broker, ehr_owner: Ehr, tmp_path: Path
 ) -> None:
     with site(tmp_path / "s", broker.bootstrap, {OWNER: ehr_owner.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         confirmed(to, [to.bed("SECRET-1", STATES[0])])
         due = Millis(now_ms() + SKEW_MS + AHEAD_MS)
         early = to.bed("SECRET-1", STATES[2], at=due)
@@ -157,8 +155,7 @@ def test_a_future_record_is_judged_anew_after_its_time_and_what_can_not_be_says_
 def test_a_range_puts_back_what_an_ehr_restored_from_a_backup_has_lost(broker: Broker, tmp_path: Path) -> None:
     folder, backup = tmp_path / "ehr", tmp_path / "backup"
     with Ehr(folder) as ehr, site(tmp_path / "s", broker.bootstrap, {OWNER: ehr.base_url}) as to:
-        to.start("gate")
-        to.start("writer", OWNER)
+        to.start_all(("gate",), ("writer", OWNER))
         confirmed(to, [to.bed(bed, STATES[0]) for bed in BEDS])
         ehr.stop()
         shutil.copytree(folder / "data", backup)
