@@ -20,7 +20,7 @@ from pipeline.destinations.auth.bearer import is_token
 from pipeline.settings.model import Settings
 from pipeline.settings.rules.evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from pipeline.settings.rules.files import problems_of_partners
-from pipeline.settings.rules.out import problems_of_downtime, problems_of_files_out
+from pipeline.settings.rules.out import problems_between_places, problems_of_downtime, problems_of_files_out
 from pipeline.settings.sections.base import DEMO_KEY, DEMO_TOKEN, read_raw_key
 from pipeline.settings.sections.servers import ServerSettings
 from pipeline.settings.sections.ways_in import FhirFeed, HttpClient
@@ -88,7 +88,7 @@ def check(settings: Settings, role: str | None) -> list[Problem]:
         *_feeds(settings),
         *(Problem(*each) for each in problems_of_partners(settings.files)),
         *(Problem(*each) for each in problems_of_downtime(settings)),
-        *(Problem(*each) for each in problems_of_files_out(settings)),
+        *(Problem(*each) for each in (*problems_of_files_out(settings), *problems_between_places(settings))),
         *(Problem(*each) for each in problems_of_tenants(settings)),
         *(Problem(*each) for each in (*problems_of_audit(settings, kind), *problems_of_webhook(settings))),
         *_secrets(settings),

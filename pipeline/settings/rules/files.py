@@ -1,5 +1,6 @@
 """What the settings of partners that send files may not say together."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,17 @@ _HOST_KEY: Final = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-r
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LOOPBACK: Final = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?/?")
 
+Whereabouts = tuple[str, Path]
+"""What tells one place from another: a machine or bucket, and a path there. Users of one machine are not told apart."""
+
 
 def problems_of_partners(section: FilesSettings) -> Iterator[tuple[str, str, str]]:
     """Each problem: the setting, what is wrong, what to write in its place."""
-    places: dict[tuple[str, Path], str] = {("", section.data_dir): "files.data_dir"}
+    places: dict[Whereabouts, str] = {whereabouts_of(section.data_dir): "files.data_dir"}
     for name, partner in section.partners.items():
         where = f"files.partners.{name}"
         yield from problems_of_place(where, partner)
-        host, path = _whereabouts(partner)
-        for (other_host, other), setting in places.items():
-            if host == other_host and (path == other or path in other.parents or other in path.parents):
-                yield f"{where}.folder", f"it and {setting} lie within each other", "Give each a folder of its own"
-        places.setdefault((host, path), f"{where}.folder")
+        yield from apart(places, whereabouts_of(partner), f"{where}.folder")
         if partner.must_encrypt and not partner.decrypt_keys:
             yield f"{where}.decrypt_keys", "missing, though must_encrypt is set", "Write: age-keygen -o files.key"
         if len({signer.key_id for signer in partner.signers}) < len(partner.signers):
@@ -75,12 +75,24 @@ def _objects(where: str, place: FilePlace, address: SplitResult) -> Iterator[tup
         yield f"{where}.objects.endpoint", "not encrypted", "Write https://HOST:PORT"
 
 
-def _whereabouts(place: FilePlace) -> tuple[str, Path]:
-    """What tells one place from another: a machine or bucket, and a path there."""
-    address = place.address
+def whereabouts_of(place: FilePlace | Path) -> Whereabouts:
+    """Where a place is, whatever way leads there."""
+    address = place.address if isinstance(place, FilePlace) else None
     if address is None:
-        return "", Path(place.folder)
-    return f"{address.scheme}://{address.netloc.rpartition('@')[2].lower()}", Path("/") / address.path.strip("/")
+        return "", Path(os.path.realpath(place.folder if isinstance(place, FilePlace) else place))
+    host = address.netloc.rpartition("@")[2].lower()
+    if address.scheme == "sftp":
+        host = host.removesuffix(":22")
+    return f"{address.scheme}://{host}", Path("/") / address.path.strip("/")
+
+
+def apart(places: dict[Whereabouts, str], found: Whereabouts, setting: str) -> Iterator[tuple[str, str, str]]:
+    """A place that is one of `places`, or in one, or around one; by then it is one of them, by the name of its setting."""
+    host, path = found
+    for (other_host, other), theirs in places.items():
+        if host == other_host and (path == other or path in other.parents or other in path.parents):
+            yield setting, f"it and {theirs} lie within each other", "Give each a folder of its own"
+    places.setdefault(found, setting)
 
 
 def _more(address: SplitResult) -> bool:
