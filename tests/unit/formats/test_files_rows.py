@@ -262,16 +262,16 @@ class Endless(io.RawIOBase):
 
 
 def test_a_hundred_thousand_rows_are_read_in_flat_memory() -> None:
+    """Traced over a fifth of them: what a row left behind would be seen in these as well, and tracing is slow."""
     reader = form()
-    counted = tally(reader, io.BufferedReader(Endless(1_000)), ORIGIN)
+    assert tally(reader, io.BufferedReader(Endless(100_000)), ORIGIN) == Tally(100_000, 0)
     tracemalloc.start()
     try:
-        counted = tally(reader, io.BufferedReader(Endless(100_000)), ORIGIN)
+        tally(reader, io.BufferedReader(Endless(20_000)), ORIGIN)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert counted == Tally(100_000, 0)
-    assert peak < 4_000_000
+    assert peak < 500_000, "less than thirty bytes a row"
 
 
 def test_a_line_without_an_end_is_one_broken_row_in_flat_memory() -> None:

@@ -12,7 +12,7 @@ from pipeline.domain.event import Event
 from pipeline.sources.protocol import RawMessage, Receipted
 from tests.support.http_fakes import TOKEN, MemorySink, application
 
-EXAMPLES = int(os.environ.get("SURGELINE_CONTRACT_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("SURGELINE_CONTRACT_EXAMPLES", "60"))
 SEED = int(os.environ.get("SURGELINE_CONTRACT_SEED", "20260131"))
 
 # A batch answers 207 to items that break a rule: that is how it refuses them.
