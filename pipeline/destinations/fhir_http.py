@@ -7,7 +7,7 @@ import asyncio
 import email.utils
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
@@ -19,6 +19,7 @@ from pipeline.destinations.protocol import always
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
 from pipeline.formats.fhir.codec import MAX_BODY_BYTES, decode
+from pipeline.formats.fhir.outcome import classify
 from pipeline.formats.fhir.owned import Body
 
 MAX_CONNECTIONS: Final = 64
@@ -36,6 +37,7 @@ AUTHORISE_SHARE: Final = 0.5
 """Of the time left: a token that takes longer is given up, so that the lack of it is known as such before the deadline."""
 
 UNAUTHORISED: Final = 401
+OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Answer:
     retry_after_s: float
     body: Body | None
     readable: bool = True
+    content_location: str | None = None
+    """Where a job that was begun tells how far it is."""
 
     def __repr__(self) -> str:
         return f"Answer({self.status}, <redacted>)"
@@ -135,6 +139,38 @@ class FhirHttp:
             case None:
                 return exchange
 
+    async def lines(self, target: str, headers: Headers, pause_s: float, timeout_s: float) -> AsyncIterator[bytes | Reason]:
+        """Each line of a text, without its end and without empty ones; a Reason is the last and says why the rest isn't known.
+
+        `pause_s` is the longest wait for more of it, `timeout_s` the time for all; a line has at most `MAX_BODY_BYTES`.
+        """
+        everything = {**self._headers, **dict(headers)}
+        if self._credentials is not None:
+            authorised = await self._credentials.authorise(pause_s)
+            if not isinstance(authorised, Authorised):
+                yield Reason.NO_TOKEN
+                return
+            everything = _with(authorised, everything)
+        try:
+            async with self._pool().get(
+                f"{self._base_url}/{target}",
+                headers=everything,
+                allow_redirects=False,
+                trace_request_ctx=SimpleNamespace(sent=False),
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=pause_s, sock_read=pause_s),
+                ssl=True if self._tls is None else self._tls(),
+            ) as response:
+                if response.status != OK:
+                    failure = classify(response.status, None)
+                    yield failure.reason if failure is not None else Reason.ERROR_IN_BODY
+                    return
+                async for line in _lines_of(response):
+                    yield line
+        except TimeoutError:
+            yield Reason.TIMEOUT
+        except (aiohttp.ClientError, OSError, ValueError):
+            yield Reason.CONNECTION
+
     async def close(self) -> None:
         """Close the pool."""
         if self._credentials is not None:
@@ -184,6 +220,7 @@ class FhirHttp:
             retry_after_s=retry_after_s(response.headers.get("Retry-After"), self._clock()),
             body=parsed,
             readable=parsed is not None or not data.strip(),
+            content_location=response.headers.get("Content-Location"),
         )
 
     def _pool(self) -> aiohttp.ClientSession:
@@ -222,6 +259,21 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> by
             raise ValueError("the answer is larger than the bound")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of the body; ValueError, and an end of the connection, where one is too long."""
+    rest = b""
+    async for chunk in response.content.iter_any():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line
+        if len(rest) > MAX_BODY_BYTES:
+            response.close()
+            raise ValueError("a line is longer than the bound")
+    if rest.strip():
+        yield rest
 
 
 def retry_after_s(header: str | None, now: Millis) -> float:

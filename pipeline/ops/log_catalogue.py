@@ -276,6 +276,12 @@ RECONCILIATION_ENDED: Final = _line(
     "destination cause mode reason count duration_ms",
     "A comparison of so many entities ended; reason: what broke it off or left something unread.",
 )
+EXPORT_REFUSED: Final = _line(
+    "warning",
+    "reconciliation.export_refused",
+    "destination reason",
+    "The profile says that the server has $export, and it gave none: it was read by pages.",
+)
 DRIFT_FOUND: Final = _line(
     "warning", "drift.found", "destination entity_type cause reason count", "Drift by its rule; see `surgeline reconcile show`."
 )

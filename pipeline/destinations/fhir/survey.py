@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from pipeline.destinations.fhir.answers import RESOURCE_ID
 from pipeline.destinations.fhir.build import Builder
+from pipeline.destinations.fhir.export import BulkExport, ExportFile, NoExport
 from pipeline.destinations.fhir_http import Answer, FhirHttp, NotSent
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
@@ -59,7 +60,10 @@ class _Page:
 
 
 class Survey:
-    """Reads one server. At most `at_once` requests are under way; `timeout_s` bounds each of them."""
+    """Reads one server. At most `at_once` requests are under way; `timeout_s` bounds each of them.
+
+    With an `export` everything is read by that, and by pages only where the server refuses it, or what has changed.
+    """
 
     def __init__(
         self,
@@ -69,8 +73,10 @@ class Survey:
         at_once: int,
         timeout_s: float,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        export: BulkExport | None = None,
     ) -> None:
         self._http = http
+        self._export = export
         self._builder = builder
         self._page_count = page_count
         self._timeout_s = timeout_s
@@ -81,6 +87,12 @@ class Survey:
         """Every resource of a type, or those changed at `since` or later by the server's clock; the last is Unread where it broke
         off, or told less than it said that there is. A resource may come twice, or not at all if pages shift meanwhile.
         """
+        if since is None and self._export is not None and self._export.covers(RESOURCE_TYPE[entity_type]):
+            files = await self._export.files(RESOURCE_TYPE[entity_type])
+            if not isinstance(files, NoExport):
+                async for part in self._exported(self._export, files):
+                    yield part
+                return
         terms: dict[str, object] = {"_count": self._page_count}
         if since is not None:
             terms |= {"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated"}
@@ -101,6 +113,31 @@ class Survey:
                 break
         if target is not None or (told is not None and seen < told - max(SHORT_LEAST, told * SHORT_SHARE)):
             yield Unread(Reason.ERROR_IN_BODY)
+
+    async def _exported(self, export: BulkExport, files: Sequence[ExportFile]) -> AsyncIterator[tuple[Body, ...] | Unread]:
+        for file in files:
+            page: list[Body] = []
+            async with self._slots:
+                async for each in export.resources(file):
+                    if isinstance(each, Reason):
+                        yield tuple(page)
+                        yield Unread(each)
+                        return
+                    page.append(each)
+                    if len(page) >= self._page_count:
+                        yield tuple(page)
+                        page = []
+            yield tuple(page)
+
+    @property
+    def export_refused(self) -> Reason | None:
+        """Why the server was read by pages though it has an export; None where it was not."""
+        return self._export.refused if self._export is not None else None
+
+    @property
+    def read_by(self) -> str:
+        """How the server was read: `export` or `pages`."""
+        return "export" if self._export is not None and self._export.is_read else "pages"
 
     async def find(self, entity_type: EntityType, idents: Sequence[Ident]) -> list[Body] | Unread:
         """Every resource of a type that carries one of these identifiers, at most `NAMES_AT_ONCE` of them."""
@@ -126,7 +163,9 @@ class Survey:
         return body if body.get("resourceType") == RESOURCE_TYPE[entity_type] else Unread(Reason.ERROR_IN_BODY)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; of an export nothing is left at the server."""
+        if self._export is not None:
+            await self._export.close()
         await self._http.close()
 
     async def _search(self, entity_type: EntityType, idents: Sequence[Ident]) -> list[Body] | Unread:

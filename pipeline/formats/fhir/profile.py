@@ -143,7 +143,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `reservation` is how a bed's promise reaches this EHR, if at all. `extensions` gives extensions of ours, by name,
     another URL. `episodes` names episodes of care. `authorisation` lists what the EHR demands of us, all of it.
     `headers` are sent with every request and hold no secret. `fhir` is the version whose form resources have there; R4 is
-    R4B's too.
+    R4B's too. `export` says that the server has `$export` at its base (FHIR Bulk Data Access): everything is read by that
+    when it is compared.
     """
 
     version: int
@@ -162,6 +163,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: BundleProfile | None = None
     headers: dict[str, str] = {}
     authorisation: tuple[Literal["bearer", "smart", "mutual-tls"], ...] = ()
+    export: bool = False
 
     @property
     def form(self) -> Form:

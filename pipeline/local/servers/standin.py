@@ -25,7 +25,8 @@ from aiohttp import web
 
 from pipeline.formats.fhir.revision import read_mark
 from pipeline.local.ports import HOST
-from pipeline.local.servers.standin_pages import Pages
+from pipeline.local.servers.standin_export import Exports
+from pipeline.local.servers.standin_pages import Pages, parts_of, tokens_of
 
 Body = dict[str, Any]
 Mode = Literal["queue", "refuse"]
@@ -112,7 +113,7 @@ class Store:
     def search(self, resource_type: str, token: str) -> list[str]:
         """`type/id` of what carries an identifier, or one of several with commas between."""
         self.counts.reads += 1
-        found = (self.by_identifier.get((resource_type, *_parts(each)), set()) for each in _tokens(token))
+        found = (self.by_identifier.get((resource_type, *parts_of(each)), set()) for each in tokens_of(token))
         return sorted(set[str]().union(*found))
 
     def forget(self, key: str) -> None:
@@ -134,35 +135,11 @@ class Store:
         return version
 
 
-def _tokens(text: str) -> list[str]:
-    """At commas that no backslash stands before; what is escaped stays so."""
-    tokens, escaped = [""], False
-    for character in text:
-        if character == "," and not escaped:
-            tokens.append("")
-        else:
-            tokens[-1] += character
-        escaped = character == "\\" and not escaped
-    return tokens
-
-
-def _parts(token: str) -> tuple[str, str]:
-    """System and value; a backslash keeps the character after it."""
-    parts, escaped = [""], False
-    for character in token:
-        if character == "|" and not escaped:
-            parts.append("")
-        elif escaped or character != "\\":
-            parts[-1] += character
-        escaped = character == "\\" and not escaped
-    return parts[0], parts[-1]
-
-
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How it is at the moment. The caps are of requests that are no bundle, and of resources in bundles.
 
     `latency_s` is what an answer takes beyond its waiting; `retry_after_s` (0 for none) goes with each 429; `out`: whoever
-    asks loses the connection.
+    asks loses the connection; `export_polls`: how often an `$export` says that it is not done (-1: there is none).
     """
 
     singles_per_s: float = 400.0
@@ -172,6 +149,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_s: float = 0.0
     retry_after_s: int = 0
     out: bool = False
+    export_polls: int = -1
 
 
 class Witness(msgspec.Struct, frozen=True):
@@ -188,6 +166,7 @@ class StandIn:
         self.store = Store()
         self._arrivals: dict[int, list[int]] = {}
         self._pages = Pages(lambda: self.store)
+        self._exports = Exports(lambda: self._pages, lambda: self._behaviour.export_polls)
         self.behave(Behaviour(singles_per_s, resources_per_s, mode))
 
     def behave(self, behaviour: Behaviour) -> None:
@@ -208,6 +187,7 @@ class StandIn:
                 web.post("/behave", self._change),
                 web.post("/seed", self._seed),
                 web.post("/forget", self._forget),
+                *self._exports.routes(),
                 web.get("/fhir/{type}", self._paged),
                 web.post("/fhir", self._bundle),
                 web.post("/fhir/{type}/_search", self._search),

@@ -52,6 +52,14 @@ class Pages:
             bundle["link"] = [{"relation": "next", "url": following}]
         return bundle
 
+    def count(self, resource_type: str) -> int:
+        """How many there are of a type."""
+        return len(self._all(resource_type, None))
+
+    def every(self, resource_type: str) -> list[Body]:
+        """All resources of a type as they are now."""
+        return [body for key in self._all(resource_type, None) if (body := self._body(key)) is not None]
+
     def _all(self, resource_type: str, changed: str | None) -> tuple[str, ...]:
         shelf = self._shelf()
         since = millis_of(changed.removeprefix("ge")) if changed is not None else None
@@ -69,3 +77,27 @@ class Pages:
     def _at(self, key: str) -> int:
         versions = self._shelf().shown.get(key)
         return versions[-1][1] if versions else 0
+
+
+def tokens_of(text: str) -> list[str]:
+    """At commas that no backslash stands before; what is escaped stays so."""
+    tokens, escaped = [""], False
+    for character in text:
+        if character == "," and not escaped:
+            tokens.append("")
+        else:
+            tokens[-1] += character
+        escaped = character == "\\" and not escaped
+    return tokens
+
+
+def parts_of(token: str) -> tuple[str, str]:
+    """System and value; a backslash keeps the character after it."""
+    parts, escaped = [""], False
+    for character in token:
+        if character == "|" and not escaped:
+            parts.append("")
+        elif escaped or character != "\\":
+            parts[-1] += character
+        escaped = character == "\\" and not escaped
+    return parts[0], parts[-1]

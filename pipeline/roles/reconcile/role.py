@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline import topology
 from pipeline.destinations.fhir.build import JSON_TYPE, Builder
+from pipeline.destinations.fhir.export import BulkExport
 from pipeline.destinations.fhir.survey import Survey
 from pipeline.destinations.fhir_http import FhirHttp
 from pipeline.domain.event import PAYLOADS, EntityType
@@ -20,6 +21,8 @@ from pipeline.domain.judging.policy import Policy
 from pipeline.domain.reconcile.compare import NEVER, Repairs, Settled
 from pipeline.domain.reconcile.record import MAX_REPAIRED, Drift, Reconciliation, Remedy, Scope, Stage
 from pipeline.domain.reconcile.schedule import Due, Schedule, Times
+from pipeline.formats.fhir.naming import RESOURCE_TYPE
+from pipeline.formats.fhir.profile import Profile
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.holdings import Holdings
 from pipeline.kafka.leader import Leader
@@ -143,10 +146,10 @@ class ReconcileRole:
         )
         emit(lines.RECONCILIATION_BEGUN, destination=due.destination, cause=due.cause.value, mode=due.scope.value)
         await self._tell(record, "begun", due.order.actor if due.order else ACTOR)
-        ended = await self._carried_out(record)
+        ended, read_by = await self._carried_out(record)
         if self._signer is not None and ended.scope is Scope.FULL and ended.stage is not Stage.BROKEN_OFF:
             ended = self._signer.signed(ended)
-        await self._tell(ended, "ended", ACTOR)
+        await self._tell(ended, "ended", ACTOR, read_by)
         self._show(ended)
 
     async def _end_left_over(self) -> None:
@@ -155,8 +158,9 @@ class ReconcileRole:
             over = msgspec.structs.replace(run, stage=Stage.BROKEN_OFF, stopped_by="RESTARTED", ended_at=now_ms())
             await self._tell(over, "ended", ACTOR)
 
-    async def _carried_out(self, record: Reconciliation) -> Reconciliation:
-        """The record at its end, whatever happened; only a fault of ours and a cancellation come through."""
+    async def _carried_out(self, record: Reconciliation) -> tuple[Reconciliation, str]:
+        """The record at its end, whatever happened, and how the server was read; only a fault of ours and a cancellation come
+        through."""
         self._now, stopped_by = record, ""
         survey, run = self._built(record, await self._audit(), await asyncio.to_thread(in_force, self._topics, load_policy()))
         stage = Stage.BROKEN_OFF
@@ -176,9 +180,12 @@ class ReconcileRole:
         finally:
             await survey.close()
             self._now = None
-        return msgspec.structs.replace(
+        if survey.export_refused is not None:
+            emit(lines.EXPORT_REFUSED, destination=record.destination, reason=survey.export_refused.value)
+        ended = msgspec.structs.replace(
             figures_of(record, run), stage=stage, stopped_by=stopped_by, ended_at=now_ms(), changed_until=run.changed_until
         )
+        return ended, survey.read_by
 
     def _built(self, record: Reconciliation, chain: AuditChain, policy: Policy) -> tuple[BorderedSurvey, Run]:
         settings, section, name = self._process.settings, self._process.settings.reconcile, record.destination
@@ -186,7 +193,9 @@ class ReconcileRole:
         digest_key = settings.digest_key()
         builder = Builder(profile, digest_key)
         http = FhirHttp(writer.base_url, {"Accept": JSON_TYPE, **profile.headers}, access.credentials, now_ms, access.tls)
-        reads = Survey(http, builder, section.page_count, section.requests_at_once, section.request_timeout_s)
+        timeout_s = section.request_timeout_s
+        export = BulkExport(http, exported(profile), timeout_s) if profile.export and exported(profile) else None
+        reads = Survey(http, builder, section.page_count, section.requests_at_once, timeout_s, export=export)
         survey = BorderedSurvey(reads, borders_of(settings), place_of(writer))
         orders = Orders(
             self._process.codec,
@@ -240,10 +249,14 @@ class ReconcileRole:
             await asyncio.sleep(LOOK_S)
         return False
 
-    async def _tell(self, run: Reconciliation, stage: str, actor: str) -> None:
-        """The run on its topic, and in the audit log. PublishFailed ends the process: the next one begins the run anew."""
+    async def _tell(self, run: Reconciliation, stage: str, actor: str, read_by: str = "") -> None:
+        """The run on its topic, and in the audit log, which says how the server was read as well.
+
+        PublishFailed ends the process: the next one begins the run anew.
+        """
         counts = {name: str(getattr(run, name)) for name in ("entities", "equal", "drifted", "repaired", "extra", "unread")}
         detail = {"run": run.run, "scope": run.scope.value, "stage": run.stage.value} | (counts if stage == "ended" else {})
+        detail |= {"read_by": read_by} if read_by else {}
         entry = (await self._audit()).append(
             at=run.ended_at or run.begun_at,
             actor=actor,
@@ -295,6 +308,12 @@ class ReconcileRole:
             metrics.DRIFT_FOUND.of(name, kind.value).set(sum(each.count for each in run.findings if each.kind is kind))
         if run.stage is Stage.DONE:
             metrics.RECONCILED_AT.of(name, run.scope.value).set(run.begun_at / 1000)
+
+
+def exported(profile: Profile) -> tuple[str, ...]:
+    """Resource types that an export at the server's base has; one at a base of its own is read by pages."""
+    found = {RESOURCE_TYPE[entity_type] for entity_type, resource in profile.resources.items() if not resource.base_path}
+    return tuple(sorted(found - {RESOURCE_TYPE[each] for each, resource in profile.resources.items() if resource.base_path}))
 
 
 def figures_of(record: Reconciliation, run: Run) -> Reconciliation:

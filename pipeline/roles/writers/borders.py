@@ -137,6 +137,16 @@ class BorderedSurvey:
         reason = self._refused(tenants)
         return Unread(reason) if reason is not None else await self._survey.read(entity_type, remote_id)
 
+    @property
+    def read_by(self) -> str:
+        """See `Survey`."""
+        return self._survey.read_by
+
+    @property
+    def export_refused(self) -> Reason | None:
+        """See `Survey`."""
+        return self._survey.export_refused
+
     async def close(self) -> None:
         """See `Survey`."""
         await self._survey.close()
