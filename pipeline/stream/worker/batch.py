@@ -35,15 +35,20 @@ class PartitionBatch:
     records: list[Any] = field(default_factory=list)
     puts: dict[bytes, bytes] = field(default_factory=dict)
 
+    _before: dict[str, int] | None = None
+
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Present values of the keys, read at once."""
-        found = self.db.get(list(keys)) if keys else []
-        return {key: value for key, value in zip(keys, found or (), strict=True) if value is not None}
+        """Present values of the keys. Read at once, and the positions with them: each call into the store gives the
+        interpreter away, and a busy loop returns it late."""
+        positions, *found = self.db.get([POSITIONS_KEY, *keys]) or (None,)
+        self._before = _POSITIONS.decode(positions) if positions is not None else {}
+        return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
     def positions(self) -> dict[str, int]:
-        """Next offset per topic after this batch."""
-        data = self.db.get(POSITIONS_KEY)
-        positions = _POSITIONS.decode(data) if data is not None else {}
+        """Next offset per topic after this batch; those before it came with the values of its keys."""
+        if self._before is None:
+            self.get(())
+        positions = dict(self._before or {})
         for record in self.records:
             positions[record.topic] = max(positions.get(record.topic, 0), record.offset + 1)
         return positions
