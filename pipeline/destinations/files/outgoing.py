@@ -204,6 +204,6 @@ def read_acknowledgement(content: bytes, name: str) -> Acknowledged | Unreadable
         return Unreadable()
     try:
         said = msgspec.json.decode(content, type=_Said)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Unreadable()
     return Acknowledged(said.sha256, said.outcome) if said.file == name else Unreadable()

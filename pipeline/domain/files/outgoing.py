@@ -144,7 +144,7 @@ def covered(files: Iterable[FileOutState]) -> tuple[int, ...]:
 
     What a lost one held is not covered, though later ones were made before its loss was seen: from there on it comes again.
     """
-    ordered = sorted(files, key=lambda each: (each.slot, each.at))
+    ordered = sorted(files, key=lambda each: (sum(each.begins), each.slot, each.at))
     reached = ordered[0].begins if ordered else ()
     for each in ordered:
         width = max(len(reached), len(each.begins), len(each.reached))

@@ -33,6 +33,8 @@ from pipeline.settings.sections.files import FileReceiver
 
 MAX_AUDIT_ENTRIES: Final = 50_000
 """Most entries of one audit export; the others come in the next."""
+AHEAD_SLOTS: Final = 1
+"""A file of a later period than the next is of a clock that was wrong, and holds back none until its time has come."""
 SCHEMAS: Final = {OutKind.CAPACITY: CAPACITY_SCHEMA, OutKind.AUDIT: AUDIT_SCHEMA, OutKind.SAFR: SAFR_SCHEMA}
 SUFFIXES: Final = {OutKind.CAPACITY: "csv", OutKind.AUDIT: "ndjson", OutKind.SAFR: "json"}
 _CURVE: Final = "Ed25519"
@@ -90,7 +92,7 @@ class Maker:
             sites = self._section.facilities if kind is OutKind.SAFR else ("",)
             for number, site in enumerate(sites):
                 before = [each for each in known if each.kind is kind and each.facility == site]
-                if any(each.slot >= slot for each in before):
+                if any(slot <= each.slot <= slot + AHEAD_SLOTS for each in before):
                     continue
                 content = self._content(kind, site, before, slot)
                 if content is not None:
@@ -100,7 +102,7 @@ class Maker:
         if kind is OutKind.AUDIT:
             return self._audit(before)
         as_of = self._standing.as_of
-        if as_of is None or any(each.created_at >= as_of for each in before):
+        if as_of is None or any(each.created_at >= as_of for each in before if each.slot <= slot):
             return None
         boards = self._boards((site,) if site else self._section.facilities)
         if kind is OutKind.CAPACITY:

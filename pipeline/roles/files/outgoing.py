@@ -134,14 +134,12 @@ class Receiver:
                 self._ledger.load()
                 self._desk.begin()
                 self._held = True
-            for made in self._maker.due(self._ledger.files()):
-                self._desk.add(made)
+            unmade = self._make()
             self._desk.round()
-            self._trouble = ""
-        except Unmakable as error:
-            self._failed(error.reason)
-        except BadRecipients:
-            self._failed("BAD_RECIPIENTS")
+            if unmade is None:
+                self._trouble = ""
+            else:
+                self._failed(unmade)
         except Unreachable as error:
             self._failed(error.reason)
         except (NotKept, KafkaUnavailable):
@@ -150,6 +148,17 @@ class Receiver:
         except OSError:
             self._failed("NOT_WRITABLE")
         self.counts = Counter(state.status for state in self._ledger.files())
+
+    def _make(self) -> str | None:
+        """Make what is due; why the rest of it can't be made now. What is open goes on all the same."""
+        try:
+            for made in self._maker.due(self._ledger.files()):
+                self._desk.add(made)
+        except Unmakable as error:
+            return error.reason
+        except BadRecipients:
+            return "BAD_RECIPIENTS"
+        return None
 
     def close(self) -> None:
         """Let another process serve it."""

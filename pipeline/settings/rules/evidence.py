@@ -52,10 +52,16 @@ def problems_of_tenants(settings: Settings) -> Iterator[Found]:
             yield from _of_place(borders, f"{kind}.{name}", section)
     for name, receiver in settings.files_out.receivers.items():
         tenant = receiver.tenant or settings.tenant_default
-        rule = borders.refuses(tenant, Place(receiver.region, receiver.purpose))
+        place = Place(receiver.region, receiver.purpose)
+        rule = borders.refuses(tenant, place)
         if rule is not None:
             what = f"files about {tenant} may not go there: {rule.value}"
             yield f"files_out.receivers.{name}", what, "Write region and purpose of the receiver, and the tenant's under tenants"
+        # The audit log tells of every tenant.
+        others = [each for each in borders.meant(place) if each != tenant and borders.refuses(each, place) is not None]
+        if others and "audit" in receiver.sends:
+            what = f"the audit log tells of {others[0]} too, whose data may not go there"
+            yield f"files_out.receivers.{name}", what, "Leave audit out of sends"
 
 
 def _of_place(borders: Borders, where: str, section: Leaving) -> Iterator[Found]:
