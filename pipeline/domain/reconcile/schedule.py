@@ -15,6 +15,8 @@ MAX_ORDERS: Final = 1_000
 """Orders remembered, the latest."""
 RETRY_MS: Final = 60_000
 """A run that was broken off is tried again after this; one that left something unread at the next regular time."""
+CLOCKS_MS: Final = 600_000
+"""Clocks of two processes may differ by so much."""
 NEVER: Final = Millis(0)
 
 
@@ -71,13 +73,14 @@ class Schedule:
         if run.order is not None and run.stage in (Stage.DONE, Stage.PARTIAL):
             self._orders.pop(run.order, None)
             self._answered.add(run.order)
-        if known.last is None or run.begun_at >= known.last.begun_at:
-            known.last = run
+        known.last = run
         if run.stage is Stage.DONE and not run.dry_run:
-            known.any_at = max(known.any_at, run.begun_at)
-            known.changed_until = max(known.changed_until, run.changed_until)
+            # The last one counts, not the latest: a clock may have been wrong.
+            known.any_at = run.begun_at
+            # Of a destination that dates a change in the future all until then would be passed over.
+            known.changed_until = max(known.changed_until, min(run.changed_until, run.begun_at))
             if run.scope is Scope.FULL:
-                known.full_at = max(known.full_at, run.begun_at)
+                known.full_at = run.begun_at
 
     def on_order(self, order: ReconciliationOrder) -> None:
         """An operator orders a run."""
@@ -128,15 +131,20 @@ class Schedule:
         return Due(found[0][0], *found[0][1]) if found else None
 
     def _wanted(self, known: _Known, now: Millis) -> tuple[Scope, Cause] | None:
-        if known.recovered_at > known.full_at:
+        full_at, any_at = _by_clock(known.full_at, now), _by_clock(known.any_at, now)
+        if self._is_behind(full_at, known.recovered_at, now):
             return Scope.FULL, Cause.RECOVERED
-        if self._night(now) > known.full_at:
+        if self._night(now) > full_at:
             return Scope.FULL, Cause.NIGHTLY
-        if known.gap_at > known.any_at:
+        if self._is_behind(any_at, known.gap_at, now):
             return Scope.INCREMENTAL, Cause.FEED_GAP
-        if now - known.any_at >= self._times.every_ms:
+        if now - any_at >= self._times.every_ms:
             return Scope.INCREMENTAL, Cause.SCHEDULE
         return None
+
+    def _is_behind(self, compared_at: Millis, happened_at: Millis, now: Millis) -> bool:
+        """Whether something happened since; by a clock that is ahead of ours it would have, run after run."""
+        return happened_at > compared_at and (happened_at <= now or now - compared_at >= self._times.every_ms)
 
     def _night(self, now: Millis) -> int:
         """The last time at which everything was to be compared."""
@@ -148,4 +156,10 @@ class Schedule:
         if last is None or last.stage is Stage.DONE or (order is not None and last.order != order.order):
             return False
         wait_ms = self._times.every_ms if last.stage is Stage.PARTIAL else RETRY_MS
-        return now < (last.ended_at or last.begun_at) + min(wait_ms, self._times.every_ms)
+        ended_at = last.ended_at or last.begun_at
+        return ended_at - CLOCKS_MS <= now < ended_at + min(wait_ms, self._times.every_ms)
+
+
+def _by_clock(at: Millis, now: Millis) -> Millis:
+    """A time that was written down, unless no clock can be so far ahead: who wrote it had a wrong one."""
+    return at if at <= now + CLOCKS_MS else NEVER

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.reconcile.record import Cause, Reconciliation, ReconciliationOrder, Scope, Stage
 from pipeline.domain.reconcile.schedule import DAY_MS, RETRY_MS, Due, Schedule, Times
@@ -116,3 +118,30 @@ def test_what_is_read_again_later_begins_where_the_last_whole_run_ended() -> Non
     found.on_run(run(NOON))
     found.on_run(run(NOON + 500, stage=Stage.PARTIAL))
     assert (found.begun_at("ehr"), found.changed_until("ehr")) == (NOON, NOON)
+
+
+def test_a_run_of_a_time_to_come_which_a_wrong_clock_began_holds_back_none() -> None:
+    found = schedule()
+    found.on_run(run(NOON + 400 * DAY_MS))
+    assert due(found, NOON) == (Scope.FULL, Cause.NIGHTLY)
+    found.on_run(run(NOON))
+    assert due(found, NOON + EVERY_MS - 1) is None
+    assert due(found, NOON + EVERY_MS) == (Scope.INCREMENTAL, Cause.SCHEDULE)
+    assert found.begun_at("ehr") == NOON
+
+
+def test_a_writer_whose_clock_is_ahead_has_all_compared_once_in_a_while_and_not_without_end() -> None:
+    found = schedule()
+    found.on_run(run(NOON))
+    found.on_recovered("ehr", Millis(NOON + DAY_MS // 4))
+    found.on_gap("ehr", Millis(NOON + DAY_MS // 4))
+    assert due(found, NOON + 1_000) is None
+    assert due(found, NOON + EVERY_MS) == (Scope.FULL, Cause.RECOVERED)
+    found.on_run(run(NOON + EVERY_MS))
+    assert due(found, NOON + EVERY_MS + 1_000) is None
+
+
+def test_what_a_destination_dates_in_the_future_does_not_hide_what_changes_until_then() -> None:
+    found = schedule()
+    found.on_run(msgspec.structs.replace(run(NOON), changed_until=Millis(NOON + 400 * DAY_MS)))
+    assert found.changed_until("ehr") == NOON
