@@ -112,6 +112,7 @@ class Ledger:
         start = {partition: max(offset, self._ends.get(partition, offset)) for partition, offset in begin.items()}
         try:
             for message in self._topics.read(topology.AUDIT, start, end):
+                self._ends[message.partition] = message.offset + 1
                 entry = decoded(self._codec, message)
                 fault = self._heads.follow(entry) if isinstance(entry, Audit) else Fault.CHANGED
                 if fault not in HARMLESS:

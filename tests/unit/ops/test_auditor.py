@@ -11,6 +11,7 @@ from pipeline.domain.accounts.audit import Fault
 from pipeline.domain.accounts.checkpoints import CHECKPOINTS, SignedCheckpoint
 from pipeline.domain.identifiers import Millis
 from pipeline.kafka.producer import OutRecord
+from pipeline.kafka.reader import LogTruncated
 from pipeline.kafka.specs import load_templates
 from pipeline.ops.audit import AuditChain, Verified, read_entries, render_verified, verify_all
 from pipeline.ops.checkpoints import export, imported, judged, public_keys, read_checkpoints
@@ -193,3 +194,23 @@ def test_a_crash_between_a_checkpoint_and_the_word_of_it_leaves_the_logs_whole(w
     verified = world.verified()
     assert verified.whole, verified.findings
     assert verified.checkpoints == 2 + taken
+
+
+def test_what_expires_while_it_is_read_is_no_fault_of_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(6)
+    whole, broken = world.topics.read, iter([True])
+
+    def read(topic: str, start: Any, end: Any) -> Any:
+        for number, message in enumerate(whole(topic, start, end)):
+            if topic == "audit" and number == 4 and next(broken, False):
+                raise LogTruncated(topic, 0, 4, 5)
+            yield message
+
+    monkeypatch.setattr(world.topics, "read", read)
+    told: list[str] = []
+    monkeypatch.setattr("pipeline.roles.accounts.auditor.emit", lambda line, **_: told.append(line.name))
+    world.sign()
+    world.sign()
+    assert "audit.broken" not in told
+    assert not [each for each in told if "broken" in each]
+    assert {mark.chain: mark.sequence for mark in world.verified().sealed}[WRITER] == 6
