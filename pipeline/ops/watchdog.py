@@ -109,6 +109,12 @@ class Watchdog:
         with self._lock:
             self._phases[phase] = _Phase(phase, self._clock() + within_s)
 
+    def renew(self, phase: str, within_s: float) -> None:
+        """The phase gets on, and has its time anew from now; one that is not under way does not begin by this."""
+        with self._lock:
+            if phase in self._phases:
+                self._phases[phase] = _Phase(phase, self._clock() + within_s)
+
     def finish(self, phase: str) -> None:
         """The phase is over; harmless if it never began."""
         with self._lock:

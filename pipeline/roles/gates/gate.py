@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pipeline import topology
 from pipeline.roles.gates.counts import Counts
-from pipeline.roles.gates.tables import table_hooks
+from pipeline.roles.gates.tables import START, table_hooks
 from pipeline.roles.policies import load_policy
 from pipeline.roles.process import Process, or_die
 from pipeline.stream.judging.gate import Destinations, GateWork, join_values
@@ -71,7 +71,7 @@ class GateRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
-        self._process.watchdog.begin("start", self._process.settings.worker.start_timeout_s)
+        self._process.watchdog.begin(START, self._process.settings.worker.start_timeout_s)
         running = asyncio.create_task(or_die(self._worker.run()))
         await stop.wait()
         await self._worker.stop()

@@ -13,6 +13,7 @@ from pipeline.stream.worker.app import Hooks
 from pipeline.stream.worker.progress import RECOVERY_STALL_S
 from pipeline.topology import without_prefix
 
+START = "start"
 REBALANCE = "rebalance"
 
 
@@ -22,7 +23,8 @@ def table_hooks(
     recovered: Callable[[frozenset[int]], Awaitable[None]],
     revoked: Callable[[frozenset[int]], None],
 ) -> Hooks:
-    """Hooks of one worker. A rebalance that does not end in time ends the process."""
+    """Hooks of one worker. A start or a rebalance that does not end in time ends the process; while a recovery reads on, its
+    time begins anew."""
     begun = [time.monotonic()]
 
     async def on_recovered(partitions: frozenset[int]) -> None:
@@ -41,8 +43,12 @@ def table_hooks(
         revoked(partitions)
 
     def on_started() -> None:
-        process.watchdog.finish("start")
+        process.watchdog.finish(START)
         process.watchdog.finish(REBALANCE)
+
+    def gets_on() -> None:
+        for phase in (START, REBALANCE):
+            process.watchdog.renew(phase, process.settings.worker.start_timeout_s)
 
     def at(line: LogEvent, topic: str, partition: int, offset: int) -> None:
         emit(line, topic=without_prefix(topic, process.prefix), partition=partition, offset=offset)
@@ -54,4 +60,5 @@ def table_hooks(
         on_hole=lambda tp, _, first: at(lines.LOG_TRUNCATED, tp.topic, tp.partition, first),
         on_rewind=lambda tp, _, start: at(lines.POSITION_SOUGHT_BACK, tp.topic, tp.partition, start),
         on_stall=lambda: exit_now(Cause.PHASE_OVERDUE, RECOVERY_STALL_S),
+        gets_on=gets_on,
     )

@@ -20,7 +20,7 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics, decoded
-from pipeline.roles.gates.tables import table_hooks
+from pipeline.roles.gates.tables import START, table_hooks
 from pipeline.roles.policies import load_modes
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import WatchedPublisher
@@ -196,7 +196,7 @@ class EveryRole:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`; then start nothing more, let what is under way end, and leave the group."""
         process, delivery = self._process, self._delivery
-        process.watchdog.begin("start", process.settings.worker.start_timeout_s)
+        process.watchdog.begin(START, process.settings.worker.start_timeout_s)
         tasks = [
             asyncio.create_task(or_die(coroutine))
             for coroutine in (

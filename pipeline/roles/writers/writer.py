@@ -17,7 +17,7 @@ from pipeline.ops.audit import AuditChain
 from pipeline.ops.logs import subject
 from pipeline.ops.shadow import scopes
 from pipeline.ops.topics import KafkaTopics
-from pipeline.roles.gates.tables import table_hooks
+from pipeline.roles.gates.tables import START, table_hooks
 from pipeline.roles.policies import load_modes
 from pipeline.roles.process import Process, Refused, now_ms, or_die
 from pipeline.roles.publishing import BusyPublisher
@@ -177,7 +177,7 @@ class WriterRole:
         """Serve until `stop`; then start no more writes, let those under way end, and leave the group."""
         process = self._process
         sys.setswitchinterval(SWITCH_S)
-        process.watchdog.begin("start", process.settings.worker.start_timeout_s)
+        process.watchdog.begin(START, process.settings.worker.start_timeout_s)
         tasks = [
             asyncio.create_task(or_die(coroutine))
             for coroutine in (

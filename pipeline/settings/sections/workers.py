@@ -86,7 +86,9 @@ class WorkerSettings(Section):
     rebalance_timeout_s: Annotated[Seconds, Field(description="time to hand partitions over")] = 60.0
     commit_interval_s: Annotated[Seconds, Field(description="time between commits")] = 1.0
     drain_s: Annotated[Seconds, Field(description="time to finish what was begun when asked to stop")] = 20.0
-    start_timeout_s: Annotated[Seconds, Field(description="a start that takes longer ends the process")] = 120.0
+    start_timeout_s: Annotated[
+        Seconds, Field(description="a start that takes longer ends the process; while a recovery reads on, its time begins anew")
+    ] = 120.0
     stall_timeout_s: Annotated[Seconds, Field(description="an event loop that stands still for so long ends the process")] = 15.0
     standby_replicas: Annotated[int, Field(description="further copies of each table, at other workers", ge=0, le=5)] = 1
 

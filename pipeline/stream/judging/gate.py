@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.domain.event import EntityType, Event
-from pipeline.domain.head import HEAD_VERSION, Head, decode_head, encode_head
+from pipeline.domain.head import HEAD_VERSION, Head, at_of, decode_head, encode_head
 from pipeline.domain.identifiers import EntityKey, derive_event_id, partition_of, revision_of
 from pipeline.domain.judging.gate import Accept, Broken, Position, Redelivered, Send, Suppress, decide
 from pipeline.domain.judging.policy import Policy, decode_policy
@@ -55,7 +55,7 @@ def join_values(one: bytes, other: bytes) -> bytes:
     """The later of two changelog records of one key: heads by position, policies and aliases by the last, positions by the
     highest."""
     if one[0] == other[0] == HEAD_VERSION:
-        return one if decode_head(one).at >= decode_head(other).at else other
+        return one if at_of(one) >= at_of(other) else other
     if one[:1] == other[:1] == POLICY_MARK:
         return max(one, other, key=_last_policy)
     if one[:1] == other[:1] == ALIAS_MARK:

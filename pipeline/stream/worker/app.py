@@ -17,7 +17,7 @@ from pipeline.settings.sections.workers import WorkerSettings
 from pipeline.stream.worker.batch import BatchRunner, Cycle, Work
 from pipeline.stream.worker.faults import report
 from pipeline.stream.worker.outputs import EXIT_NOT_DURABLE, Outputs, die
-from pipeline.stream.worker.progress import Progress
+from pipeline.stream.worker.progress import Pace, Progress
 from pipeline.stream.worker.store import STORE_OPTIONS, BatchTable, Join
 from pipeline.stream.worker.transport import BatchConsumer, BatchTransport, FlowControl, RecordBatch
 
@@ -26,6 +26,11 @@ WATCH_S: Final = 1.0
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 """Of Python's collector: a poll alone is thousands of records, which reference counts free, so seven hundred is often."""
 FETCH_BYTES: Final = 1 << 20
+RECOVERY_BUFFER_POLLS: Final = 2
+"""Polls of changelogs that are joined into the store at once. Of 1 Faust thinks that such a table wants its changelog read on
+after the recovery."""
+STANDBY_BUFFER_POLLS: Final = 1
+"""Of a standby each poll at once: what it lacks when it is promoted is the start's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ class AppSpec:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed, `started` once it is."""
+    """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed, `started` once it is;
+    `gets_on` comes about each second in which a recovery read on."""
 
     recovered: Callable[[frozenset[int]], Awaitable[None]]
     revoked: Callable[[frozenset[int]], None]
@@ -58,6 +64,7 @@ class Hooks:
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
     on_stall: Callable[[], None]
+    gets_on: Callable[[], None]
     leaving: Callable[[], Awaitable[None]] | None = None
     """Awaited before `revoked`, while the partitions that are asked back are still ours."""
 
@@ -81,7 +88,14 @@ class Worker:
         self.spec = spec
         self.app = _create_app(spec, kafka, worker)
         table = self.app.Table(
-            spec.table, partitions=spec.partitions, key_type=bytes, value_type=bytes, options=dict(STORE_OPTIONS)
+            spec.table,
+            partitions=spec.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            schema=_undecoded(),
+            recovery_buffer_size=RECOVERY_BUFFER_POLLS,
+            standby_buffer_size=STANDBY_BUFFER_POLLS,
+            options=dict(STORE_OPTIONS),
         )
         assert isinstance(table, BatchTable)
         self.table = table
@@ -93,10 +107,7 @@ class Worker:
         self._is_settled = False
         self._hooks = hooks
         self._set_consumer(hooks)
-        source = self.app.topic(
-            *spec.topics,
-            schema=RecordBatch(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"),
-        )
+        source = self.app.topic(*spec.topics, schema=_undecoded())
         self.app.agent(source, name=f"{spec.table}-agent", concurrency=1)(self.runner.run)
         self.table.on_recover(self._recovered)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
@@ -179,17 +190,25 @@ class Worker:
             watching.cancel()
 
     async def _watch_recovery(self) -> None:
-        """Faust waits for changelog records for ever; a recovery that no longer gets on is told to `on_stall`."""
+        """Faust waits for changelog records for ever; a recovery that no longer gets on is told to `on_stall`, and one that does
+        to `gets_on`: how long it takes is for the changelog to say, not for a clock."""
         progress, clock = Progress(), asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(WATCH_S)
             recovery = self.app.tables.recovery  # type: ignore[attr-defined]  # the interface leaves it out
-            if progress.is_stalled(recovery.active_remaining_total() if recovery.in_recovery else 0, clock()):
-                self._hooks.on_stall()
+            match progress.look(recovery.active_remaining_total() if recovery.in_recovery else 0, clock()):
+                case Pace.STALLED:
+                    self._hooks.on_stall()
+                case Pace.GETS_ON:
+                    self._hooks.gets_on()
 
     async def stop(self) -> None:
         """Finish the batch, commit, and leave the group."""
         await self.app.stop()
+
+
+def _undecoded() -> RecordBatch:
+    return RecordBatch(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
 
 def _unsaid(_tp: TP) -> None:

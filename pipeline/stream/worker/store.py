@@ -84,36 +84,39 @@ class BatchStore(Store):
         return partition in self._dbs
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]) -> None:
-        """Join changelog records into the store, with the offset, in one write per partition."""
+        """Join changelog records into the store, with the offset, in one write per partition.
+
+        Each event is what a poll returned of one partition: its message's value is the list of records, in their order.
+        """
         by_partition: defaultdict[int, list[Any]] = defaultdict(list)
         for event in batch:
-            by_partition[event.message.partition].append(event.message)
-        for partition, messages in by_partition.items():
+            by_partition[event.message.partition] += event.message.value
+        for partition, records in by_partition.items():
             db = self._db_for_partition(partition)
-            writes = WriteBatch(raw_mode=True)
-            for key, value in self._joined(partition, db, messages).items():
-                writes.put(key, value)
-            writes.put(self.offset_key, str(max(m.offset for m in messages)).encode())
-            db.write(writes)
+            self.keep(partition, db, self._joined(partition, db, records), max(record.offset for record in records))
 
-    def _joined(self, partition: int, db: Rdict, messages: list[Any]) -> Mapping[bytes, bytes]:
-        keys = list({m.key for m in messages if m.value is not None})
+    def _joined(self, partition: int, db: Rdict, records: list[Any]) -> Mapping[bytes, bytes]:
+        keys = list({record.key for record in records if record.value is not None})
         known = dict(zip(keys, db.get(keys) or (), strict=True)) if keys else {}
-        for message in messages:
-            before = known.get(message.key)
-            if message.value is None:
+        for record in records:
+            key, value = record.key, record.value
+            if value is None:
                 continue
-            kept = message.value if before is None else self.latest_of(before, message.value)
-            if kept != message.value and before is not None:
-                self.regressed[partition].add(message.key)
-                self.late[partition] += kept == before and not message.key.startswith(RESERVED)
+            before = known.get(key)
+            if before is None:
+                known[key] = value
+                self.regressed[partition].discard(key)
+                continue
+            known[key] = kept = self.latest_of(before, value)
+            if kept != value:
+                self.regressed[partition].add(key)
+                self.late[partition] += kept == before and not key.startswith(RESERVED)
             else:
-                self.regressed[partition].discard(message.key)
-            known[message.key] = kept
+                self.regressed[partition].discard(key)
         return {key: value for key, value in known.items() if value is not None}
 
     def keep(self, partition: int, db: Rdict, puts: Mapping[bytes, bytes], changelog_offset: int | None) -> None:
-        """Write a batch whose changelog records are durable, together with the last one's offset. Any thread."""
+        """Write a batch whose changelog records are durable, together with the last one's offset, at once. Any thread."""
         writes = WriteBatch(raw_mode=True)
         for key, value in puts.items():
             writes.put(key, value)

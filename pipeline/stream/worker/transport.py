@@ -74,12 +74,12 @@ def _parts(batch: list[Any], most: int | None) -> Iterator[list[Any]]:
 
 
 class BatchConsumer(driver.Consumer):
-    """Yields one message per partition and poll."""
+    """Yields one message per partition and poll, of source topics and of changelogs alike."""
 
     recovered_offset: RecoveredOffset
     batched: Callable[[str], bool]
     records_per_message: int | None = None
-    """Most records that a message carries; None: all that a poll returned for its partition."""
+    """Most records that a message of a source topic carries; None: all that a poll returned for its partition."""
     on_hole: Callable[[TP, int, int], None]
     on_rewind: Callable[[TP, int, int], None]
     on_anew: Callable[[TP, int, int], None] = staticmethod(_nothing)
@@ -138,10 +138,7 @@ class BatchConsumer(driver.Consumer):
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if not self.batched(tp.topic):
-                for record in batch:
-                    if not self._is_still(turn):
-                        return
-                    yield tp, self._to_message(tp, record)
+                yield tp, self._batch_message(tp, batch, generation)
             elif not self._serving:
                 self._expected.setdefault(tp, batch[0].offset)
                 self._dropped |= {tp}

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pipeline.domain.event import Bed, Environment, Patient
-from pipeline.domain.head import Clock, Head, UnknownHeadVersion, decode_head, encode_head, state_hash_of
+from pipeline.domain.head import Clock, Head, UnknownHeadVersion, at_of, decode_head, encode_head, state_hash_of
 from pipeline.domain.identifiers import EventId, Millis, revision_of
 from pipeline.domain.ring import EMPTY_RING, entry_of, with_entry
 
@@ -27,6 +27,14 @@ HEAD = Head(
 def test_encoding_is_exact_and_keeps_a_cleared_field_apart_from_an_unspoken_one() -> None:
     assert decode_head(encode_head(HEAD)) == HEAD
     assert decode_head(encode_head(HEAD)).state == Bed(environment=Environment.CLEAN, staffed=None)
+
+
+@pytest.mark.parametrize(("epoch", "position"), [(2, 7), (1, 0), (3, (1 << 44) - 1)])
+def test_which_of_two_heads_is_later_is_known_without_reading_them(epoch: int, position: int) -> None:
+    head = msgspec.structs.replace(HEAD, epoch=epoch, position=position)
+    assert at_of(encode_head(head)) == head.at
+    with pytest.raises(UnknownHeadVersion):
+        at_of(b"\x02")
 
 
 def test_a_clock_without_a_floor_is_still_read() -> None:

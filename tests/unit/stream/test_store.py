@@ -3,7 +3,10 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faust.types import TP
@@ -64,6 +67,52 @@ def test_a_kill_leaves_no_offset_ahead_of_its_heads_and_the_changelog_has_the_re
     offset, entities = state(store_in(folder))
     assert offset is not None
     assert 0 < entities == offset + 1
+
+
+def poll(first: int, *records: tuple[bytes, bytes | None]) -> Any:
+    """What Faust brings of one poll: the records of one partition, from an offset on."""
+    value = [SimpleNamespace(offset=first + n, key=key, value=record) for n, (key, record) in enumerate(records)]
+    return SimpleNamespace(message=SimpleNamespace(partition=PARTITION, offset=value[-1].offset, value=value))
+
+
+def recover(store: BatchStore, *polls: Any) -> None:
+    store.apply_changelog_batch(polls, lambda key: key, lambda value: value)
+
+
+RECORDS: Sequence[tuple[bytes, bytes | None]] = [
+    (b"a", b"1"),
+    (b"b", b"7"),
+    (b"a", b"3"),
+    (b"a", b"2"),
+    (b"c", None),
+    (b"b", b"8"),
+]
+
+
+@pytest.mark.parametrize("cuts", [(6,), (1, 2, 3, 4, 5, 6), (3, 6), (2, 5, 6)])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_however_polls_cut_a_changelog_the_latest_record_of_each_key_is_kept(
+    folder: Path, cuts: tuple[int, ...], at_once: bool
+) -> None:
+    """Not the last one: b"2" came late, from a writer that no longer had the partition."""
+    store = store_in(folder)
+    polls = [poll(begin, *RECORDS[begin:end]) for begin, end in zip((0, *cuts[:-1]), cuts, strict=True)]
+    for some in [polls] if at_once else [[one] for one in polls]:
+        recover(store, *some)
+    held = store.handle(PARTITION)
+    assert [held.get(key) for key in (b"a", b"b", b"c")] == [b"3", b"8", None]
+    assert (store.regressed[PARTITION], store.late[PARTITION]) == ({b"a"}, 1)
+    assert store.persisted_offset(CHANGELOG) == 5
+
+
+def test_a_recovery_that_reads_records_again_changes_nothing(folder: Path) -> None:
+    """One that was interrupted begins at the last offset of the store, which it has already."""
+    store = store_in(folder)
+    recover(store, poll(0, (b"a", b"1"), (b"a", b"2")))
+    recover(store, poll(1, (b"a", b"2"), (b"b", b"1")))
+    assert [store.handle(PARTITION).get(key) for key in (b"a", b"b")] == [b"2", b"1"]
+    assert (store.regressed[PARTITION], store.late[PARTITION]) == (set(), 0)
+    assert store.persisted_offset(CHANGELOG) == 2
 
 
 DIES = f"""
