@@ -15,6 +15,7 @@ from pipeline.destinations.fhir_http import Answer, Exchange, NoAnswer, NotSent
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
 from pipeline.formats.fhir.profile import BundleProfile
+from tests.support.examples import examples
 
 FAULTS: Final = (
     "none", "none", "none", "lost-after", "lost-before", "429", "500", "400", "413", "shuffled", "short", "long", "garbage",
@@ -67,7 +68,7 @@ class Hostile:
 
 
 @given(st.integers(0, 10**9), st.integers(2, 12), st.integers(1, 40))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(80))
 def test_what_is_said_of_a_write_is_never_more_than_what_happened(seed: int, entries: int, count: int) -> None:
     asyncio.run(hostile_round(seed, entries, count))
 

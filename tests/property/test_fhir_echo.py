@@ -15,6 +15,7 @@ from pipeline.formats.fhir.inbound import Ignored, IgnoredBecause, Mapped, Origi
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.samples import SAMPLES
+from tests.support.examples import examples
 from tests.support.fhir_lab import DIGEST_KEY, accepted, pending
 
 OWNER, REPLICA = load_profile("sekmet-owner"), load_profile("sekmet-replica")
@@ -47,7 +48,7 @@ def part(state: Payload, fields: set[str]) -> Payload:
     return type(state)(**{field: getattr(state, field) for field in fields})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(case=st.sampled_from(CASES), data=st.data())
 def test_each_write_comes_back_as_an_echo(case: tuple[Profile, EntityType], data: st.DataObject) -> None:
     profile, entity_type = case
@@ -65,7 +66,7 @@ def test_each_write_comes_back_as_an_echo(case: tuple[Profile, EntityType], data
         assert verdict.reason is IgnoredBecause.ECHO
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), edited=st.sampled_from(["male", "other", None]))
 def test_an_edit_between_two_writes_enters_alone(data: st.DataObject, edited: str | None) -> None:
     full = SAMPLES[EntityType.PATIENT]

@@ -14,6 +14,7 @@ from pipeline.formats.fhir.notification import Malformed, Notification, parse
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.samples import SAMPLES
 from pipeline.formats.json_events import event_to_json
+from tests.support.examples import examples
 from tests.support.fhir_resources import ORIGIN, REPLICA, appointment, encounter, location, patient, read, transfer_task, written
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -79,7 +80,7 @@ def check(body: Body, version: FhirVersion) -> None:
             assert event.key.encode()
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=SLOW)
 @given(body=broken(), version=st.sampled_from(_VERSIONS))
 def test_a_broken_resource_gets_a_verdict_that_shows_no_value(body: Body, version: FhirVersion) -> None:
     check(body, version)
@@ -99,7 +100,7 @@ def test_each_place_of_a_resource_can_hold_anything(version: FhirVersion) -> Non
                     check(body, version)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
 @given(body=_JSON, kind=_TYPES)
 def test_any_json_gets_a_verdict(body: Any, kind: str) -> None:
     assert isinstance(read(body, REPLICA), Mapped | Ignored | Rejected)
@@ -107,7 +108,7 @@ def test_any_json_gets_a_verdict(body: Any, kind: str) -> None:
         assert isinstance(read({**body, "resourceType": kind}, REPLICA), Mapped | Ignored | Rejected)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
 @given(
     body=_JSON,
     kind=st.sampled_from(["history", "subscription-notification", "searchset", "batch"]),
@@ -126,7 +127,7 @@ def test_any_json_is_a_notification_or_says_why_not(body: Any, kind: str, first:
         assert _CANARY not in repr(told)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=SLOW)
 @given(entity_type=st.sampled_from([t for t in REPLICA.resources if t in SAMPLES]), data=st.data())
 def test_any_part_of_a_state_comes_back_as_an_echo(entity_type: EntityType, data: st.DataObject) -> None:
     full = SAMPLES[entity_type]

@@ -43,6 +43,7 @@ from pipeline.domain.files.outgoing import (
     next_step,
 )
 from pipeline.domain.identifiers import Millis
+from tests.support.examples import examples
 
 PATIENCE: Final = Patience(1_000, 4)
 START: Final = Millis(1_767_593_700_000)
@@ -201,7 +202,7 @@ MOVES: Final = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(MOVES)
 def test_a_crash_at_any_effect_leaves_one_content_per_name_and_a_file_that_ends(moves: list[tuple[str, Any]]) -> None:
     root = Path(tempfile.mkdtemp())

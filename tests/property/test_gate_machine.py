@@ -17,6 +17,7 @@ from pipeline.formats.avro import Codec
 from pipeline.stream.judging.gate import POLICY_KEY, Destinations, GateWork, join_values
 from pipeline.stream.worker.batch import PartitionBatch
 from pipeline.stream.worker.store import POSITIONS_KEY
+from tests.support.examples import examples
 from tests.support.policies import shipped_policy
 
 CODEC = Codec.shipped()
@@ -297,5 +298,5 @@ def replace_roles(rule_: object, roles: tuple[str, ...]) -> object:
     return msgspec.structs.replace(rule_, roles=roles)  # type: ignore[type-var]
 
 
-GateMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+GateMachine.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestGateMachine = GateMachine.TestCase

@@ -36,6 +36,7 @@ from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.out_messages import Letter, letter_of
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Mapped
+from tests.support.examples import examples
 from tests.unit.formats.test_hl7_out import REPLICA, record
 
 READER = Profile(version="1", source_system="ehr", feed="adt", facility="GEN", time_zone="UTC", patient_id_types=("MR",))
@@ -93,7 +94,7 @@ def states(read_back: Payload, state: Payload, field: str) -> bool:
     return value is UNSET or value == wanted or (value is None and wanted is UNSET)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(STAYS, st.sampled_from(EventType), st.sets(st.sampled_from(FIELDS)))
 def test_a_stay_is_read_back_as_nothing_but_its_state(stay: Encounter, kind: EventType, changed: set[str]) -> None:
     found = read(record(stay, kind, tuple(sorted(changed)), "V1"))
@@ -116,7 +117,7 @@ def test_a_stay_is_read_back_as_nothing_but_its_state(stay: Encounter, kind: Eve
         assert same, (kind, stay.status, back.status)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.builds(
         Patient,
@@ -143,7 +144,7 @@ def test_a_person_is_read_back_as_the_same(person: Patient, number: str, is_new:
         assert set(person.identifiers) <= set(back.identifiers)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.builds(
         Bed,
@@ -177,7 +178,7 @@ def test_a_beds_code_is_read_back_at_its_name_as_a_word_that_holds(bed: Bed, par
             assert event.payload.occupancy == BedOccupancy(Occupancy.VACANT)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.builds(
         Procedure,

@@ -22,6 +22,7 @@ from pipeline.stream.worker.batch import PartitionBatch
 from pipeline.stream.worker.store import POSITIONS_KEY
 from pipeline.topology import ENTITY_PARTITIONS
 from tests.support.changes import outcome
+from tests.support.examples import examples
 from tests.support.policies import shipped_policy
 
 CODEC = Codec.shipped()
@@ -401,5 +402,5 @@ def _key_of(accepted: Accepted, reference: Reference) -> bytes:
     return key_of(accepted.tenant, accepted.entity_type, reference)
 
 
-MergeMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+MergeMachine.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 TestMergeMachine = MergeMachine.TestCase

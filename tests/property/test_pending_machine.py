@@ -21,6 +21,7 @@ from pipeline.stream.worker.store import POSITIONS_KEY
 from pipeline.stream.writing.agent import WriterWork, join_values
 from pipeline.stream.writing.delivery import Change
 from tests.support.changes import DESTINATION, change, key_of, outcome
+from tests.support.examples import examples
 
 CODEC = Codec.shipped()
 OUTCOMES = "outcomes"
@@ -398,5 +399,5 @@ class PendingMachine(RuleBasedStateMachine):
             assert [revision in confirmed, superseded, given_up].count(True) == 1
 
 
-PendingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+PendingMachine.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=50, deadline=None)
 TestPendingMachine = PendingMachine.TestCase

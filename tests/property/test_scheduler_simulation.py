@@ -18,6 +18,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import LANES, RANK, Lane
 from pipeline.domain.writing.ages import STALE_SHARE, STALE_SPARE
 from pipeline.domain.writing.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, Entry, LaneScheduler
+from tests.support.examples import examples
 
 
 def entry(key: str, lane: Lane = Lane.ROUTINE, since: int = 0, not_before: int = 0) -> Entry:
@@ -159,7 +160,7 @@ def test_an_old_bulk_backlog_after_an_outage_holds_up_nothing_urgent() -> None:
     assert len(taken) == 5_020
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sampled_from((Lane.ROUTINE, Lane.BULK)), st.integers(0, 6), st.integers(0, 4), st.integers(0, 2**32))
 def test_ageing_bound_holds_whatever_else_arrives(lane: Lane, older: int, others: int, seed: int) -> None:
     """Other tenants have more that is aged and older than can be taken within the bound."""
@@ -388,7 +389,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sorted(order(self.scheduler, self.now)) == sorted(key.decode() for key in self.known)
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=50, deadline=None)
 TestSchedulerMachine = SchedulerMachine.TestCase
 
 

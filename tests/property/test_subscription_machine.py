@@ -27,6 +27,7 @@ from pipeline.domain.subscriptions.life import (
     first_state,
 )
 from pipeline.domain.subscriptions.state import MAX_GAPS
+from tests.support.examples import examples
 
 START = 1_800_000_000_000
 TRANSIT_MS = 60_000
@@ -297,10 +298,10 @@ class RestartsThatTimesProve(SubscriptionMachine):
 
 
 TestSubscription = SubscriptionMachine.TestCase
-TestSubscription.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSubscription.settings = settings(max_examples=examples(70), stateful_step_count=40, deadline=None)
 TestWithoutAudit = WithoutAudit.TestCase
-TestWithoutAudit.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWithoutAudit.settings = settings(max_examples=examples(70), stateful_step_count=40, deadline=None)
 TestRestartsThatShow = RestartsThatShow.TestCase
-TestRestartsThatShow.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRestartsThatShow.settings = settings(max_examples=examples(70), stateful_step_count=40, deadline=None)
 TestRestartsThatTimesProve = RestartsThatTimesProve.TestCase
-TestRestartsThatTimesProve.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRestartsThatTimesProve.settings = settings(max_examples=examples(70), stateful_step_count=40, deadline=None)

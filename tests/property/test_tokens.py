@@ -13,6 +13,7 @@ from pipeline.destinations.auth.key import SigningKey
 from pipeline.destinations.auth.smart import ASK_AGAIN_S, REFUSED_PAUSE_S, KeyFile, SmartBackend
 from pipeline.destinations.auth.token_endpoint import NotIssued, Token
 from pipeline.domain.writing.limits import FIRST_DELAY_S, MAX_DELAY_S
+from tests.support.examples import examples
 from tests.support.token_server import HandClock, ec_key, pem, write
 
 FOLDER: Final = tempfile.TemporaryDirectory()
@@ -84,7 +85,7 @@ def judge(world: World, answer: Authorised | NoToken) -> None:
         assert 0 <= answer.after_s <= ASK_AGAIN_S
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(STEPS)
 def test_no_token_is_used_beyond_its_end_and_nobody_is_asked_too_often(steps: list[tuple[str, float]]) -> None:
     world = World()
@@ -101,7 +102,7 @@ def test_no_token_is_used_beyond_its_end_and_nobody_is_asked_too_often(steps: li
         assert issued or later - earlier >= FIRST_DELAY_S / 2, "a failed endpoint is asked again at once"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.floats(0.0, 3.0), min_size=2, max_size=40))
 def test_an_ehr_that_refuses_every_token_costs_one_token_in_five_seconds(waits: list[float]) -> None:
     world = World()

@@ -18,6 +18,7 @@ from pipeline.domain.subscriptions.feeds import (
     FeedComparison,
     FieldFigures,
 )
+from tests.support.examples import examples
 from tests.support.policies import shipped_policy
 
 V2, FHIR = "adt", "fhir"
@@ -111,7 +112,7 @@ def test_memory_is_bounded_whatever_one_feed_says_alone() -> None:
     assert len(compared(*apart).different) == DIFFERENT_KEPT
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from(list(Environment))), max_size=30), st.integers(0, 5_000))
 def test_a_feed_that_says_the_same_later_agrees_in_everything(statements: list[tuple[str, Environment]], delay: int) -> None:
     first = [said(V2, n * 10, bed, environment=state) for n, (bed, state) in enumerate(statements)]

@@ -15,6 +15,7 @@ from pipeline.domain.writing import occupants
 from pipeline.domain.writing.occupants import FREE, REVISIONS_KEPT, Occupants, bed_of
 from pipeline.domain.writing.turns import GRACE_MS, WAIT_MS, AnyOrder, Turn, VacateFirst
 from tests.support.changes import DESTINATION, change, outcome
+from tests.support.examples import examples
 
 NOW = Millis(1_000_000)
 
@@ -344,7 +345,7 @@ def test_forgotten_keys_begin_to_wait_anew() -> None:
     assert ward.turn(coming, NOW + WAIT_MS) is Turn.LATER
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_no_bed_is_ever_shown_with_two_stays_but_in_a_ring_or_where_two_claim_it(data: st.DataObject) -> None:
     """Stays move between beds; accepted records and outcomes are seen late and in any order; writes go when they may."""
@@ -442,7 +443,7 @@ def test_who_waited_for_one_bed_begins_to_wait_anew_for_another() -> None:
     assert ward.turn(elsewhere, later + WAIT_MS) is Turn.LATER
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_no_bed_is_ever_shown_with_two_stays_though_answers_and_outcomes_are_lost(data: st.DataObject) -> None:
     """One patient after the other in the same beds; any revision may be written, and what was written may stay unknown."""

@@ -17,6 +17,7 @@ from pipeline.domain.writing.occupants import Told, bed_of, told_of
 from pipeline.domain.writing.pending import EMPTY
 from pipeline.domain.writing.turns import GRACE_MS, Turn
 from tests.support.changes import outcome
+from tests.support.examples import examples
 from tests.unit.domain.test_occupants import NOW, Ward, key, stay
 
 NOTHING = Told(NO_REVISION, NO_REVISION, NO_REVISION)
@@ -234,7 +235,7 @@ class Town:
             (self.ward.occupants.on_accepted if kind == "accepted" else self.ward.confirm)(accepted)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_no_bed_is_shown_with_two_stays_though_writers_start_anew_and_tables_are_compacted(data: st.DataObject) -> None:
     """One patient after the other in the same beds, each moved once at most. At a start the history begins anew; what was
