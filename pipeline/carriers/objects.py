@@ -231,10 +231,12 @@ class _LockObject:
         return self._write(content, "create")
 
     def replace(self, content: bytes, before: bytes) -> bool:
-        """See `Cell`."""
+        """See `Cell`. A server that gives no tags (ETag) can't be asked to write on condition, and must not be served from."""
         tag = self._tags.get(before)
-        if tag is None and (self.read() != before or (tag := self._tags.get(before)) is None):
+        if tag is None and self.read() != before:
             return False
+        if tag is None and (tag := self._tags.get(before)) is None:
+            raise Unreachable("NO_TAGS")
         return self._write(content, {"e_tag": tag})
 
     def _write(self, content: bytes, mode: Any) -> bool:

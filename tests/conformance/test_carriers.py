@@ -15,8 +15,11 @@ from typing import Final
 import pytest
 
 import pipeline.carriers
+from pipeline.carriers.lease import Lease
+from pipeline.carriers.objects import ObjectCarrier
 from pipeline.carriers.places import MODULES
 from pipeline.carriers.protocol import READ_BYTES, Carrier
+from pipeline.carriers.sftp import SftpCarrier
 from tests.support.carrier_adapters import KINDS, Place, place_of
 
 NAME: Final = "census-20260105.csv"
@@ -127,6 +130,36 @@ def test_one_at_a_time_holds_a_place(place: Place, carrier: Carrier) -> None:
     assert other.hold()
     other.let_go()
     assert carrier.hold()
+
+
+def test_who_died_without_a_word_is_followed_at_once_by_the_next_process_of_its_instance(place: Place) -> None:
+    dead, follower, stranger = (place.carrier(owner) for owner in ("0/1/a", "0/2/b", "1/1/c"))
+    leased(dead)
+    assert dead.hold()
+    assert not stranger.hold()
+    assert follower.hold()
+    assert not stranger.hold()
+    leased(dead).beat()
+    assert not dead.hold(), "what was taken while it was away is its no more"
+    follower.let_go()
+    assert stranger.hold()
+    stranger.let_go()
+
+
+def test_who_shows_that_it_is_there_keeps_the_place(place: Place, carrier: Carrier) -> None:
+    leased(carrier)
+    assert carrier.hold()
+    for _ in range(3):
+        leased(carrier).beat()
+        assert carrier.hold()
+        assert not place.carrier().hold()
+
+
+def leased(carrier: Carrier) -> Lease:
+    """What holds a place that has no locks of its own."""
+    if not isinstance(carrier, SftpCarrier | ObjectCarrier):
+        pytest.skip("the machine frees what a dead process held")
+    return carrier._lease
 
 
 def test_the_lock_is_in_no_room(carrier: Carrier) -> None:

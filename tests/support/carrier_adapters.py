@@ -29,9 +29,12 @@ PREFIX: Final = "partners/north"
 
 
 class Place(Protocol):
-    """One place. `carrier` gives a carrier of its own each time, as another process would have."""
+    """One place. `carrier` gives a carrier of its own each time, as another process would have.
 
-    def carrier(self) -> Carrier: ...
+    `owner` is INSTANCE/PROCESS/MORE where a process of an instance is meant.
+    """
+
+    def carrier(self, owner: str | None = None) -> Carrier: ...
 
     def send(self, room: str, name: str, content: bytes) -> None:
         """A partner writes a file."""
@@ -43,7 +46,7 @@ class FolderPlace:
         self.root = root
         root.mkdir(exist_ok=True)
 
-    def carrier(self) -> Carrier:
+    def carrier(self, owner: str | None = None) -> Carrier:
         return FolderCarrier(self.root)
 
     def send(self, room: str, name: str, content: bytes) -> None:
@@ -56,8 +59,8 @@ class SftpPlace(FolderPlace):
         super().__init__(server.root / "place")
         self.server = server
 
-    def carrier(self) -> Carrier:
-        return SftpCarrier(self.server.address(), secrets.token_hex(4))
+    def carrier(self, owner: str | None = None) -> Carrier:
+        return SftpCarrier(self.server.address(), owner or secrets.token_hex(4))
 
 
 class SshdPlace(FolderPlace):
@@ -65,8 +68,8 @@ class SshdPlace(FolderPlace):
         super().__init__(server.root / "place")
         self.server = server
 
-    def carrier(self) -> Carrier:
-        return self.server.carrier(self.root)
+    def carrier(self, owner: str | None = None) -> Carrier:
+        return self.server.carrier(self.root, owner)
 
 
 class MemoryPlace:
@@ -75,7 +78,7 @@ class MemoryPlace:
     def __init__(self) -> None:
         self.store = MemoryStore()
 
-    def carrier(self) -> Carrier:
+    def carrier(self, owner: str | None = None) -> Carrier:
         store = self.store
 
         class InMemory(ObjectCarrier):
@@ -85,7 +88,7 @@ class MemoryPlace:
             def link(self, room: str, name: str, lifetime_s: float) -> None:
                 """Memory signs nothing."""
 
-        return InMemory(bucket_of("http://localhost"), secrets.token_hex(4))
+        return InMemory(bucket_of("http://localhost"), owner or secrets.token_hex(4))
 
     def send(self, room: str, name: str, content: bytes) -> None:
         obstore.put(self.store, f"{PREFIX}/{room}/{name}", content)
@@ -97,8 +100,8 @@ class ObjectPlace:
     def __init__(self, endpoint: str, prefix: str) -> None:
         self.bucket = bucket_of(endpoint, prefix)
 
-    def carrier(self) -> ObjectCarrier:
-        return ObjectCarrier(self.bucket, secrets.token_hex(4))
+    def carrier(self, owner: str | None = None) -> ObjectCarrier:
+        return ObjectCarrier(self.bucket, owner or secrets.token_hex(4))
 
     def send(self, room: str, name: str, content: bytes) -> None:
         obstore.put(ObjectCarrier(self.bucket, "partner").store(), f"{self.bucket.prefix}/{room}/{name}", content)
@@ -119,7 +122,10 @@ def object_server(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     keys = {"ROOT_ACCESS_KEY": "north", "ROOT_SECRET_KEY": "not-a-secret-1234"}
-    command = [program, "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--nometa", str(folder)]
+    # Tags of objects lie beside them: not every file system has room for them at the files themselves.
+    tags = folder.with_name(f"tags-{folder.name}")
+    tags.mkdir()
+    command = [program, "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--sidecar", str(tags), str(folder)]
     with subprocess.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL) as server:
         try:
             _wait_for(port)

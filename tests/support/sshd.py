@@ -89,9 +89,9 @@ class Sshd:
         }
         return SftpAddress(**{**plain, **said})
 
-    def carrier(self, folder: Path, **said: Any) -> SftpCarrier:
+    def carrier(self, folder: Path, owner: str | None = None, **said: Any) -> SftpCarrier:
         """A carrier of its own each time, as another process would have."""
-        return SftpCarrier(self.address(folder, **said), secrets.token_hex(4))
+        return SftpCarrier(self.address(folder, **said), owner or secrets.token_hex(4))
 
 
 _CONFIG: Final = """\
