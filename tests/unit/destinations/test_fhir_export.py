@@ -109,11 +109,16 @@ ELSEWHERE: Final = {"type": "Location", "url": "https://elsewhere.example.org/ot
 FAILED: Final = {"type": "OperationOutcome", "url": "/fhir/errors"}
 
 
+HAPI_SAYS: Final = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "not-supported"}]}
+"""HAPI FHIR 8.8 without its bulk module."""
+
+
 @pytest.mark.parametrize(
     ("where", "handler", "reason"),
     [
         ("$export/", answering(403), Reason.REFUSED_FORBIDDEN),
         ("$export/", answering(501), Reason.REFUSED_OTHER),
+        ("$export/", answering(400, HAPI_SAYS), Reason.REFUSED_INVALID),
         ("$export/", answering(429), Reason.RATE_LIMITED),
         ("$export/", answering(202), Reason.ERROR_IN_BODY),
         (
