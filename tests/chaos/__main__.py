@@ -4,18 +4,11 @@ It ends within `--minutes`, whatever happens: what was not sent by then is not, 
 """
 
 import argparse
-import asyncio
-import logging
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
-from pipeline.kafka.client import LOG
-from pipeline.local.errors import LocalPlatformError
-from tests.chaos.report import tell, write
+from tests.chaos.ending import carried_out
+from tests.chaos.report import tell
 from tests.chaos.run import RATE_PER_S, Wanted, run
 
 
@@ -32,25 +25,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs; it is kept anyway on failure")
     given = parser.parse_args()
-    LOG.setLevel(logging.CRITICAL)  # the client tells at length of a broker that is killed on purpose
-    console = Console()
     wanted = Wanted(given.seed, given.kills, given.kills_per_role, given.broker_kills, given.events, given.minutes, given.rate)
-    folder = Path(tempfile.mkdtemp(prefix="surgeline-chaos-"))
-    try:
-        report = asyncio.run(run(folder, wanted, console))
-    except LocalPlatformError as error:
-        console.print(f"could not be run: {error}\ndata and logs: {folder}", style="bold red", markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    tell(report, console)
-    if given.json is not None:
-        write(report, given.json)
-    if report.passed and not given.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        console.print(f"data and logs: {folder}", highlight=False, soft_wrap=True)
-    return 0 if report.passed else 1
+    return carried_out("chaos", lambda folder, console: run(folder, wanted, console), tell, given.json, given.keep)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a run found: for the terminal, and as JSON."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -111,9 +110,3 @@ def _kills(report: Report) -> str:
     kills = [f"{report.kills} kills"] if report.kills or not report.kills_per_role else []
     kills += [f"{report.kills_per_role} kills per role"] if report.kills_per_role else []
     return ", ".join([*kills, *([f"{report.broker_kills} of the broker"] if report.broker_kills else [])])
-
-
-def write(report: Report, file: Path) -> None:
-    """As JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")

@@ -7,11 +7,8 @@ A real broker, way in, gate and writer, and a stand-in for the EHR that answers 
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +19,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind
-from pipeline.kafka.client import LOG, KafkaUnavailable
 from pipeline.local.bench.e2e.bench import DRAIN_S, SHARES, WRITER, open_http
 from pipeline.local.bench.e2e.send import HttpSender
 from pipeline.local.bench.surge.lab import EHR, HEALTHY, Lab, laboratory
@@ -33,6 +29,7 @@ from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.accounts.books import close_books
 from pipeline.roles.process import now_ms
 from pipeline.topology import ACCEPTED, DECISIONS, OUTCOMES
+from tests.chaos.ending import carried_out
 from tests.chaos.report import Check, books_check
 from tests.chaos.soak_checks import Lags, Look, Minute, checks_of, none_lost
 
@@ -193,25 +190,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=500.0, help="events in a second (default: %(default)g)")
     parser.add_argument("--json", type=Path, help="write the report here")
     given = parser.parse_args()
-    LOG.setLevel(logging.CRITICAL)
-    console = Console()
-    folder = Path(tempfile.mkdtemp(prefix="surgeline-soak-"))
-    try:
-        report = asyncio.run(soak(folder, given.minutes, given.rate, console))
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(f"could not be run: {error}\ndata and logs: {folder}", style="bold red", markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    tell(report, console)
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    if report.passed:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        console.print(f"data and logs: {folder}", highlight=False, soft_wrap=True)
-    return 0 if report.passed else 1
+    return carried_out("soak", lambda folder, console: soak(folder, given.minutes, given.rate, console), tell, given.json)
 
 
 if __name__ == "__main__":
