@@ -4,15 +4,19 @@ A message keeps the identity that its sender gave it: one that came by MLLP as w
 """
 
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Final
 
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import HL7_MAX_BYTES
-from pipeline.formats.files.rows import Bad, Entry, Origin, Unreadable
+from pipeline.formats.files.rows import MAX_RECORD_BYTES, Bad, Entry, Origin, Unreadable
 from pipeline.formats.hl7v2.mapping import map_bytes, messages_of
 from pipeline.formats.hl7v2.profile import Profile
 from pipeline.formats.hl7v2.verdict import Ignored, Mapped, Rejected
+
+MAX_MESSAGE_BYTES: Final = 1_500_000
+"""Greatest message of a batch: with what is said of it, it fits a record of the log. Of a greater one only the start is kept."""
+TOO_LONG: Final = Bad(None, f"a message of a batch has at most {MAX_MESSAGE_BYTES} bytes", "leave out what it encloses")
 
 
 class MessageBatch:
@@ -35,7 +39,8 @@ class MessageBatch:
         if isinstance(messages, Rejected):
             raise Unreadable(messages.field or "", messages.detail, messages.remedy)
         for number, message in enumerate(messages, start=1):
-            yield Entry(number, number, message, self._said(message))
+            said = self._said(message)
+            yield Entry(number, number, message[:MAX_RECORD_BYTES] if said is TOO_LONG else message, said)
 
     def check(self, entry: Entry, origin: Origin) -> Bad | None:
         """See `Format`."""
@@ -43,6 +48,8 @@ class MessageBatch:
 
     def events(self, entry: Entry, origin: Origin) -> tuple[Event, ...] | Bad:
         """See `Format`."""
+        if entry.said is TOO_LONG:
+            return TOO_LONG
         _, verdict = map_bytes(entry.raw, self._profile, origin.tenant, Millis(origin.received_at))
         match verdict:
             case Mapped(events):
@@ -53,6 +60,8 @@ class MessageBatch:
                 return _bad(verdict)
 
     def _said(self, message: bytes) -> object:
+        if len(message) > MAX_MESSAGE_BYTES:
+            return TOO_LONG
         _, verdict = map_bytes(message, self._profile, "", Millis(0))
         return _bad(verdict) if isinstance(verdict, Rejected) else None
 
