@@ -265,8 +265,7 @@ class Desk:
         if known is None or known.status is not FileStatus.LANDING:
             state = await self._settle(state)
         path = self._folder.copy_path(state.file_id)
-        form = CONTENT_TYPES[kind.profile.format]
-        landing = Landing(kind.reader(), path, form, self._rows_per_s, self._clock, stopping)
+        landing = Landing(kind.reader(), path, CONTENT_TYPES[kind.profile.format], self._rows_per_s, self._clock, stopping)
         ended, state = await landing.run(sink, state, _Told(self._observer, self._keep))
         match ended:
             case Ended.WHOLE:
@@ -288,7 +287,10 @@ class Desk:
             # What lies in `incoming` under its name may be another one by now: it is judged by itself, in the next round.
             await self._land(sink, None, state, kind, stopping)
         elif not await asyncio.to_thread(self._still_there, state):
-            await self._refuse(None, state, life.flaw_of(FileReason.GONE))
+            # Another process that took it meanwhile said so in the ledger before it put it away.
+            self._files = await asyncio.to_thread(self._ledger.files_of, self.name)
+            if (now := self._files.get(state.file_id)) is not None and now.status is FileStatus.LANDING:
+                await self._refuse(None, now, life.flaw_of(FileReason.GONE))
 
     def _still_there(self, state: FileState) -> bool:
         """Whether this very file, by its manifest, lies in `incoming`."""
@@ -307,8 +309,7 @@ class Desk:
         if known is not None and known.status is FileStatus.TAKEN:
             # Its manifest is that of a file that was taken, and it is none: it must not stand in that one's place.
             self._folder.drop(state.file_id)
-            no_content = file_id_of(state.tenant, state.partner, state.name_digest, "")
-            state = replace(state, file_id=no_content, sha256="")
+            state = replace(state, file_id=file_id_of(state.tenant, state.partner, state.name_digest, ""), sha256="")
         refused = replace(
             state, status=FileStatus.REFUSED, why=flaw.why, field=flaw.field[:80], rule=flaw.rule, remedy=flaw.remedy
         )
@@ -341,9 +342,7 @@ class Desk:
         self._folder.drop(state.file_id)
 
     def _acknowledge(self, state: FileState) -> None:
-        told = Told()
-        kind = self._partner.named(state.profile)
-        path = self._folder.copy_path(state.file_id)
+        told, kind, path = Told(), self._partner.named(state.profile), self._folder.copy_path(state.file_id)
         if kind is not None and names_rows(state) and path.exists():
             with path.open("rb") as data:
                 told = told_of(kind.reader(), data, origin_of(state, self._clock()))

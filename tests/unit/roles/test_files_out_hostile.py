@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.destinations.files.outgoing import Made, Unreadable, read_acknowledgement
-from pipeline.domain.files.outgoing import FileOutState, OutStatus
+from pipeline.destinations.files.outgoing import Made, read_acknowledgement
+from pipeline.domain.files.outgoing import FileOutState, OutStatus, Unreadable
 from pipeline.domain.identifiers import Millis
 from pipeline.roles.files.made import Unmakable
 from pipeline.roles.files.outgoing import Ledger, Receiver

@@ -4,20 +4,22 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.protocol import Found
 from pipeline.domain.event import Event
-from pipeline.domain.files.life import FileReason, FileState, FileStatus
+from pipeline.domain.files.life import FileReason, Files, FileState, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.sources.errors import Oversize
 from pipeline.sources.files.ack import tells
 from pipeline.sources.protocol import Broken, RawMessage, Receipted, Stored
-from tests.support.files_desk import Office, run_once
+from tests.support.files_desk import Office, kind, run_once
 from tests.support.files_in import NAME, census, manifest_of, put
 
 RECORD_BYTES = 1_900_000
+HL7_NAME = "hl7-20260105.hl7"
 
 
 class Sink:
@@ -108,3 +110,44 @@ def test_whatever_lies_in_place_of_an_acknowledgement_only_says_that_it_is_none(
         instance="0",
     )
     assert not tells(content, state)
+
+
+def batch(*padding: int) -> bytes:
+    """Messages with a note of so many letters each."""
+    messages = [
+        f"MSH|^~\\&|EPIC|MAIN|SURGE|MAIN|20260101000000||ADT^A08|{number}|P|2.5.1\rEVN|A08|20260101000000\r"
+        f"PID|1||P{number}^^^MAIN^MR||A^B\rPV1|1|I\rNTE|1||{'x' * length}\r"
+        for number, length in enumerate(padding)
+    ]
+    return "".join(messages).encode()
+
+
+async def test_a_message_too_long_for_a_record_of_the_log_is_quarantined_and_not_the_file(tmp_path: Path) -> None:
+    office = Office(tmp_path, kind("hl7-batch", max_rejected=1.0))
+    content = batch(10, 3_000_000, 10)
+    put(office.incoming, content, manifest_of(content, HL7_NAME, records=3, schema="hl7-batch/1"))
+    sink = Sink()
+    await run_once(office, sink)
+    ack = office.ack(HL7_NAME)
+    assert ack is not None
+    assert (ack["outcome"], ack["landed"], ack["rejected"]) == ("taken", 2, 1)
+    assert [(each.row, len(each.part) < RECORD_BYTES) for each in sink.broken] == [(2, True)]
+
+
+async def test_a_file_that_another_process_took_while_we_looked_is_not_called_gone(office: Office) -> None:
+    content = census(10)
+    put(office.incoming, content, manifest_of(content, NAME))
+    sink = Sink()
+    await run_once(office, sink)
+    (taken,) = office.ledger.files.every(FileStatus.TAKEN)
+    # Another machine: it has none of our copies, and read the ledger while the file was still being landed.
+    stale = Files([msgspec.structs.replace(taken, status=FileStatus.LANDING, version=1)])
+    office.copies = tmp_copies = office.root.parent / "elsewhere"
+    tmp_copies.mkdir()
+    fresh, looks = office.ledger.files, iter([stale])
+    office.ledger.files_of = lambda partner: next(looks, fresh)  # type: ignore[method-assign]
+    await run_once(office, sink)
+    ack = office.ack(NAME)
+    assert ack is not None
+    assert ack["outcome"] == "taken"
+    assert not office.ledger.files.every(FileStatus.REFUSED)
