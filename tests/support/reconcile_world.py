@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,8 +32,8 @@ from pipeline.domain.writing.pending import EMPTY, Pending, encode_pending
 from pipeline.formats.fhir.naming import RESOURCE_TYPE, Ident
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.resource import carries
-from pipeline.kafka.client import Message
 from pipeline.kafka.holdings import Holdings
+from pipeline.local.bench.memory_logs import MemoryLogs
 from pipeline.roles.reconcile.run import Meant, Ports, Repair, Run
 from pipeline.roles.reconcile.view import View
 from pipeline.topology import ENTITY_PARTITIONS, GATE_CHANGELOG, writer_changelog
@@ -133,30 +133,6 @@ def body_of(builder: Builder, accepted: Accepted, remote_id: str, at: Millis = L
     return {**made, "id": remote_id, "meta": {"versionId": "1", "lastUpdated": moment}}
 
 
-class Logs:
-    """Changelogs in memory."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, list[Message]] = {}
-
-    def add(self, topic: str, key: bytes, value: bytes, at: Millis = LONG_AGO) -> None:
-        """Append a record."""
-        log = self._records.setdefault(topic, [])
-        log.append(Message(topic, 0, len(log), at, key, value, ()))
-
-    def begin(self, topic: str) -> Mapping[int, int]:
-        """See `pipeline.kafka.holdings.Logs`."""
-        return {0: 0}
-
-    def end(self, topic: str) -> Mapping[int, int]:
-        """See `pipeline.kafka.holdings.Logs`."""
-        return {0: len(self._records.get(topic, ()))}
-
-    def read(self, topic: str, start: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Message]:
-        """See `pipeline.kafka.holdings.Logs`."""
-        yield from self._records.get(topic, ())[start[0] : end[0]]
-
-
 class Server:
     """Resources by `Type/id`; pages may shift, and some of them be lost, doubled or not answered."""
 
@@ -207,7 +183,7 @@ class World:
     def __init__(self, count: int, seed: int = 0, adopts: Mapping[EntityType, frozenset[str]] | None = None) -> None:
         self.draw = random.Random(seed)
         self.builder = Builder(load_profile("sekmet-replica"), KEY)
-        self.logs, self.server = Logs(), Server(self.draw)
+        self.logs, self.server = MemoryLogs(), Server(self.draw)
         self.holdings = Holdings(self.logs, (DESTINATION,))
         self.view = View(self.builder, adopts or {})
         self.repairs = Repairs(3, 86_400_000)

@@ -9,7 +9,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +29,9 @@ from pipeline.domain.records import Accepted
 from pipeline.domain.residency import Borders, Place
 from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.writing.pending import EMPTY, encode_pending
-from pipeline.kafka.client import Message
 from pipeline.kafka.holdings import Holdings
 from pipeline.local.bench.ehr import DIGEST_KEY, accepted_bed
+from pipeline.local.bench.memory_logs import MemoryLogs
 from pipeline.local.servers.standin import Behaviour
 from pipeline.local.servers.standin_child import StandInChild
 from pipeline.roles.process import now_ms
@@ -66,29 +66,9 @@ class ReconcileFigures(msgspec.Struct, frozen=True):
     reached: bool
 
 
-class _Logs:
-    """Changelogs in memory."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, list[Message]] = {}
-
-    def add(self, topic: str, key: bytes, value: bytes) -> None:
-        log = self._records.setdefault(topic, [])
-        log.append(Message(topic, 0, len(log), 0, key, value, ()))
-
-    def begin(self, topic: str) -> Mapping[int, int]:
-        return {0: 0}
-
-    def end(self, topic: str) -> Mapping[int, int]:
-        return {0: len(self._records.get(topic, ()))}
-
-    def read(self, topic: str, start: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Message]:
-        yield from self._records.get(topic, ())[start[0] : end[0]]
-
-
 def bench_reconcile(beds: int, encounters: int, latency_ms: float) -> ReconcileFigures:
     """Fill a stand-in and changelogs that agree but for one in a hundred, and compare them once."""
-    builder, logs = Builder(load_profile("sekmet-replica"), DIGEST_KEY), _Logs()
+    builder, logs = Builder(load_profile("sekmet-replica"), DIGEST_KEY), MemoryLogs()
     count = beds + encounters
     with tempfile.TemporaryDirectory() as folder, StandInChild(Path(folder), "queue", PLENTY, PLENTY) as standin:
         bodies: list[dict[str, Any]] = []
@@ -121,7 +101,7 @@ def bench_reconcile(beds: int, encounters: int, latency_ms: float) -> ReconcileF
     )
 
 
-async def _compared(builder: Builder, logs: _Logs, base_url: str) -> tuple[Run, float, float, float]:
+async def _compared(builder: Builder, logs: MemoryLogs, base_url: str) -> tuple[Run, float, float, float]:
     """The run, what it took in seconds, of that reading the changelogs, and of a processor."""
     http = FhirHttp(base_url, {"Accept": JSON_TYPE}, None, system_clock)
     survey = BorderedSurvey(Survey(http, builder, PAGE_COUNT, AT_ONCE, TIMEOUT_S), Borders({}), Place(None, None))
