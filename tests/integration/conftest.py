@@ -15,15 +15,21 @@ from tests.support.stacks import ANSWER_S, stack_at, stopped_at_end
 LONGEST_FIRST: Final = (
     "test_replay_command.py",
     "test_roles.py",
-    "test_fhir_in.py",
     "test_canary.py",
     "test_load.py",
-    "test_http_in.py",
     "test_hl7_out.py",
+    "test_fhir_in.py",
+    "test_fhir_auth.py",
     "test_files_in.py",
+    "test_topics.py",
     "test_feeds.py",
+    "test_http_in.py",
+    "test_secured_broker.py",
+    "test_evidence.py",
+    "test_local_platform.py",
+    "test_downtime.py",
 )
-"""Files of half a minute and more. A worker takes a file at a time: a long one begun last would leave the other worker idle."""
+"""Files of half a minute and more. A worker takes a file at a time: a long one begun last would leave the others idle."""
 
 BOOTSTRAP: Final = os.environ.get("SURGELINE_TEST_BOOTSTRAP", "")
 
