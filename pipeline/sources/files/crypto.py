@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 import pyrage
 
-from pipeline.carriers.protocol import Readable
+from pipeline.carriers.protocol import NotAllowed, Readable
 from pipeline.sources.files.folder import Decrypt, Measured, Undecipherable
 
 T = TypeVar("T")
@@ -24,7 +24,11 @@ def decryptor(key_files: Iterable[Path]) -> Decrypt:
     paths = tuple(key_files)
 
     def decrypt(source: Readable, out: Measured) -> None:
-        identities = [identity for path in paths for identity in identities_of(path.read_text())]
+        try:
+            identities = [identity for path in paths for identity in identities_of(path.read_text())]
+        except (OSError, ValueError):
+            # Not the sender's fault: its file waits, and an operator is told.
+            raise NotAllowed("KEY_UNREADABLE") from None
         if not identities:
             raise Undecipherable
         ends = _Ends(source, out)

@@ -5,18 +5,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import pyrage
 import pytest
 
 from pipeline.carriers.folder import FolderCarrier
-from pipeline.carriers.protocol import Found
+from pipeline.carriers.protocol import Found, NotAllowed
 from pipeline.domain.event import Event
 from pipeline.domain.files.life import FileReason, Files, FileState, FileStatus
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.manifest import sign, write_manifest
 from pipeline.sources.errors import Oversize
 from pipeline.sources.files.ack import tells
+from pipeline.sources.files.crypto import decryptor
 from pipeline.sources.protocol import Broken, RawMessage, Receipted, Stored
 from tests.support.files_desk import Office, kind, run_once
-from tests.support.files_in import NAME, census, manifest_of, put
+from tests.support.files_in import KEY, KEY_ID, NAME, census, manifest_of, place, put
 
 RECORD_BYTES = 1_900_000
 HL7_NAME = "hl7-20260105.hl7"
@@ -151,3 +154,24 @@ async def test_a_file_that_another_process_took_while_we_looked_is_not_called_go
     assert ack is not None
     assert ack["outcome"] == "taken"
     assert not office.ledger.files.every(FileStatus.REFUSED)
+
+
+async def test_a_key_of_ours_that_is_missing_is_told_and_its_files_wait(office: Office, tmp_path: Path) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    office.decrypt = decryptor([tmp_path / "files.key"])
+    content = census(10)
+    encrypted = pyrage.encrypt(content, [identity.to_public()])
+    put(office.incoming, content, manifest_of(content, NAME), data=encrypted)
+    (office.incoming / NAME).rename(office.incoming / f"{NAME}.age")
+    for ending in (".manifest", ".manifest.jws"):
+        (office.incoming / f"{NAME}{ending}").unlink()
+    written = write_manifest(manifest_of(content, f"{NAME}.age"))
+    place(office.incoming / f"{NAME}.age.manifest", written)
+    place(office.incoming / f"{NAME}.age.manifest.jws", sign(written, KEY, KEY_ID))
+    desk = office.desk()
+    with pytest.raises(NotAllowed):
+        await run_once(office, Sink(), desk)
+    (tmp_path / "files.key").write_text(str(identity))
+    sink = Sink()
+    await run_once(office, sink, desk)
+    assert len(sink.events) == 10
