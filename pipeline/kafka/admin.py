@@ -299,5 +299,5 @@ def _record_epochs(
         return (), ()
     known = read_epochs(settings, codec)
     record, refuse = epochs.assign(settings, epochs.lives(admin, landing), known, actor, now, new_epoch=new_epoch)
-    epochs.write(settings, codec, record, told(record))
+    epochs.write(settings, record, told(record))
     return tuple(record), tuple(Problem(item.topic, ProblemKind.UNKNOWN_ID, item.why) for item in refuse)

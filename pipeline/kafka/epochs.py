@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline import topology
 from pipeline.domain.identifiers import MAX_EPOCH, Millis
 from pipeline.domain.records import TopicEpoch
+from pipeline.formats import avro
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable
 from pipeline.kafka.producer import OutRecord
 from pipeline.kafka.reader import end_offsets, read_topic
@@ -18,14 +19,10 @@ from pipeline.settings.sections.kafka import KafkaSettings
 
 
 class Codec(Protocol):
-    """Records to bytes and back (`pipeline.formats.avro`)."""
-
-    def encode(self, record: TopicEpoch, /) -> bytes:
-        """Avro with the schema's id."""
-        ...
+    """Bytes to records (`pipeline.formats.avro`)."""
 
     def decode(self, data: bytes, /) -> msgspec.Struct:
-        """Inverse of `encode`."""
+        """The record, or Undecodable."""
         ...
 
 
@@ -121,11 +118,15 @@ def _holds_records(settings: KafkaSettings, life: Life) -> bool:
     return any(end_offsets(settings, topology.without_prefix(life.topic, settings.topic_prefix)).values())
 
 
-def write(settings: KafkaSettings, codec: Codec, records: Iterable[TopicEpoch], also: Iterable[OutRecord] = ()) -> None:
-    """Record epochs, and `also` what tells of them; returns when all is acknowledged. Repeating it changes nothing."""
+def write(settings: KafkaSettings, records: Iterable[TopicEpoch], also: Iterable[OutRecord] = ()) -> None:
+    """Record epochs, and `also` what tells of them; returns when all is acknowledged. Repeating it changes nothing.
+
+    Always with the shipped schema ids: no role starts without its epochs, and a schema registry may be away then.
+    """
     failures: list[str] = []
+    shipped = avro.Codec.shipped()
     producer = Producer(settings.producer_config(), logger=LOG)
-    epochs = (OutRecord(topology.EPOCHS, record.topic.encode(), codec.encode(record)) for record in records)
+    epochs = (OutRecord(topology.EPOCHS, record.topic.encode(), shipped.encode(record)) for record in records)
     try:
         for each in (*also, *epochs):
             producer.produce(

@@ -32,7 +32,9 @@ schemas in `avro_schemas/` are made too; `python -m pipeline.formats.avro.author
 
 A Kafka value is a zero byte, the schema's id (four bytes, big-endian) and Avro binary. Without a schema registry the ids
 are those of `avro_schemas/ids.yaml` plus {SHIPPED_ID_BASE:#x}; with one they are the registry's. The base keeps the two
-apart, so that each stays readable beside the other and a worker can start while the registry is away.
+apart, so that each stays readable beside the other and a worker can start while the registry is away. `epochs` always
+has the shipped ids: no worker starts without it. A role that keeps a table keeps the registry's ids beside it; a way in does not,
+and passes over the receipts and outcomes that it can't read until it is started with the registry there.
 
 Subjects in the registry are `<topic>-value`. A landing topic holds two schemas (the event of its entity type, and
 control), so these are registered by record name instead: `{NAMESPACE}.<Record>`, for example `{NAMESPACE}.BedEvent`.
