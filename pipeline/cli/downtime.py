@@ -2,15 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from pipeline.cli.base import Config, actor, fail, of_kafka, settings_of
 
+if TYPE_CHECKING:
+    from joserfc.jwk import OKPKey
+
+    from pipeline.domain.identifiers import Millis
+
 WRONG_USE: Final = 2
 MAX_BOARD_BYTES: Final = 64 * 1024 * 1024
 ENCRYPTED: Final = ".age"
+SIGNATURE: Final = ".jws"
 
 downtime = typer.Typer(help="Downtime: open a board, enter what was written on paper.", no_args_is_help=True)
 
@@ -22,10 +28,15 @@ def open_board(
     to: Annotated[
         Path | None, typer.Option(help="Write it here; else beside the board, without .age. It holds patient data.")
     ] = None,
+    signer: Annotated[
+        list[str], typer.Option(help="KEYID=FILE, a public key (PEM) that boards are signed with; one or several.")
+    ] = [],  # noqa: B006 - typer copies it
+    unverified: Annotated[bool, typer.Option("--unverified", help="Open a signed board without looking who wrote it.")] = False,
 ) -> None:
     """Decrypt a board for this workstation, readable to its user alone. Needs no broker, no EHR and no settings.
 
-    Exit code: 0 done, 1 the key does not open it, 2 used wrongly.
+    With --signer it says who wrote it, when, and as of when it is complete; a board that was changed, renamed or not signed by
+    one of these keys is not opened. Exit code: 0 done, 1 the key does not open it or the signature is not right, 2 used wrongly.
     """
     import pyrage
 
@@ -42,13 +53,61 @@ def open_board(
         identities = []
     if not identities:
         fail("the key file holds no age identity: age-keygen -o desk.key writes one", WRONG_USE)
+    sealed = board.read_bytes()
+    typer.echo(_who_wrote(board, sealed, signer, unverified), err=True)
     try:
-        content = pyrage.decrypt(board.read_bytes(), identities)
+        content = pyrage.decrypt(sealed, identities)
     except pyrage.DecryptError:
         fail("the board is not whole, or not encrypted to this key")
     target = to or board.with_suffix("")
     _write_private(target, content)
     typer.echo(str(target))
+
+
+def _who_wrote(board: Path, sealed: bytes, signers: list[str], unverified: bool) -> str:
+    """What is known of who wrote a board and when, in words; ends the command where the signature does not hold."""
+    beside = board.with_name(f"{board.name}{SIGNATURE}")
+    is_signed = beside.is_file()
+    if not signers:
+        if is_signed and not unverified:
+            fail("the board is signed: say by whose key, --signer KEYID=FILE, or open it with --unverified", WRONG_USE)
+        return "NOT VERIFIED: anybody who can write to its folder may have written this board"
+    from pipeline.formats.boards.signature import MAX_SIGNATURE_BYTES, BoardFlaw, read_signature
+    from pipeline.roles.process import now_ms
+
+    keys = _public_keys(signers)
+    if not is_signed:
+        fail("the board is not signed: nobody knows who wrote it")
+    with beside.open("rb") as signature:
+        found = read_signature(board.name, sealed, signature.read(MAX_SIGNATURE_BYTES), keys)
+    if isinstance(found, BoardFlaw):
+        fail(f"the board is not to be trusted: {found.value}")
+    now = now_ms()
+    complete = "when it is complete as of is not known" if found.as_of is None else f"complete as of {_age(found.as_of, now)}"
+    return f"signed by {found.key_id}; written {_age(found.made_at, now)}; {complete}"
+
+
+def _public_keys(signers: list[str]) -> "dict[str, OKPKey]":
+    from pipeline.formats.manifest import public_key
+
+    keys = {}
+    for each in signers:
+        key_id, _, file = each.partition("=")
+        try:
+            key = public_key(Path(file).read_bytes()) if file else None
+        except OSError:
+            key = None
+        if key is None:
+            fail("--signer is KEYID=FILE, a file with an Ed25519 public key: openssl pkey -in boards.key -pubout", WRONG_USE)
+        keys[key_id] = key
+    return keys
+
+
+def _age(at: "Millis", now: "Millis") -> str:
+    from pipeline.formats.rfc3339 import rfc3339_of
+
+    minutes = (now - at) // 60_000
+    return f"{rfc3339_of(at)} ({f'{minutes} min ago' if now >= at else 'in the future by the clock here'})"
 
 
 @downtime.command("form")

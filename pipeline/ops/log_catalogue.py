@@ -157,6 +157,9 @@ BOARDS_WRITTEN: Final = _line("info", "boards.written", "source count", "A works
 BOARDS_NOT_WRITTEN: Final = _line(
     "warning", "boards.not_written", "source reason", "A workstation's place can't be written; it is tried again soon."
 )
+BOARDS_UNSIGNED: Final = _line(
+    "warning", "boards.unsigned", "", "downtime.key_file is not set: no board says who wrote it. Said once at start."
+)
 
 FILE_OUT: Final = _line("info", "file_out", "destination file cause count", "A file for a partner was made, sent or taken.")
 FILE_OUT_LATE: Final = _line(

@@ -7,11 +7,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 
 def secret_content(name: str) -> str:
-    """A signing key for `smart.key`, a pair for the audit.
+    """A signing key for `smart.key`, a pair for the audit, its private half for boards too.
 
     For any other name 64 hexadecimal digits, which serve as key, token and password.
     """
-    if name in ("audit-1.key", "audit-1.pub"):
+    if name in ("audit-1.key", "audit-1.pub", "boards.key"):
         signing = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"audit").digest())
         public = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

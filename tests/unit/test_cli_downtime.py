@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pyrage
 import pytest
+from joserfc.jwk import OKPKey
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
+from pipeline.domain.identifiers import Millis
+from pipeline.formats.boards.signature import sign_board
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_a_board_opens_with_the_workstation_s_key_for_its_user_alone(tmp_path: P
     found = ask("open", sealed, "--key", key)
     assert found.exit_code == 0, found.output
     opened = sealed.with_suffix("")
-    assert found.output.strip() == str(opened)
+    assert found.stdout.strip() == str(opened)
     assert opened.read_bytes() == b"<html>who lies where"
     assert stat.S_IMODE(opened.stat().st_mode) == 0o600
     assert ask("open", sealed, "--key", key).exit_code == 0, "a board may be opened again"
@@ -64,6 +67,55 @@ def test_another_key_a_broken_board_and_a_wrong_key_file_are_said_in_words(tmp_p
     assert ask("open", key, "--key", key).exit_code == 2
     (tmp_path / "empty").mkdir()
     assert ask("open", tmp_path / "empty", "--key", key).exit_code == 2
+
+
+def signed(folder: Path, name: str = "ICU-20260105T061500Z.html.age", key_id: str = "boards") -> tuple[Path, Path]:
+    """A board with its signature, and the file with its signer's public key."""
+    sealed, signer = board(folder, name), OKPKey.generate_key("Ed25519")
+    signature = sign_board(name, sealed.read_bytes(), Millis(1_767_593_700_000), Millis(1_767_593_640_000), signer, key_id)
+    sealed.with_name(f"{name}.jws").write_bytes(signature)
+    public = folder / "boards.pub"
+    public.write_bytes(signer.as_pem(private=False))
+    return sealed, public
+
+
+def test_a_signed_board_says_who_wrote_it_and_how_old_it_is(tmp_path: Path, key: Path) -> None:
+    sealed, public = signed(tmp_path)
+    found = ask("open", tmp_path / "ICU", "--key", key, "--signer", f"boards={public}")
+    assert found.exit_code == 0, found.output
+    assert found.stdout.strip() == str(sealed.with_suffix(""))
+    assert found.stderr.startswith("signed by boards; written 2026-01-05T06:15:00")
+    assert "complete as of 2026-01-05T06:14:00" in found.stderr
+    assert "min ago" in found.stderr
+
+
+def test_a_board_whose_signature_does_not_hold_is_not_opened(tmp_path: Path, key: Path) -> None:
+    sealed, public = signed(tmp_path)
+    opened, asked = sealed.with_suffix(""), ("--key", key, "--signer", f"boards={public}")
+    right = sealed.read_bytes()
+    sealed.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    changed = ask("open", sealed, *asked)
+    assert (changed.exit_code, "changed after it was signed" in changed.output) == (1, True)
+    sealed.write_bytes(right)
+    newer = sealed.with_name("ICU-20260105T064500Z.html.age")
+    newer.write_bytes(right)
+    newer.with_name(f"{newer.name}.jws").write_bytes(sealed.with_name(f"{sealed.name}.jws").read_bytes())
+    renamed = ask("open", newer, *asked)
+    assert (renamed.exit_code, "another name" in renamed.output) == (1, True)
+    assert ask("open", sealed, "--key", key, "--signer", f"other={public}").exit_code == 1
+    sealed.with_name(f"{sealed.name}.jws").unlink()
+    assert ask("open", sealed, *asked).exit_code == 1, "what was signed and is not any more is nobody's"
+    assert not opened.exists()
+    assert not newer.with_suffix("").exists()
+
+
+def test_who_wrote_a_signed_board_is_looked_at_or_waived_by_name(tmp_path: Path, key: Path) -> None:
+    sealed, _ = signed(tmp_path)
+    assert ask("open", sealed, "--key", key).exit_code == 2
+    waived = ask("open", sealed, "--key", key, "--unverified")
+    assert (waived.exit_code, "NOT VERIFIED" in waived.stderr) == (0, True)
+    assert ask("open", sealed, "--key", key, "--signer", f"boards={key}").exit_code == 2
+    assert ask("open", sealed, "--key", key, "--signer", "boards").exit_code == 2
 
 
 def test_the_form_has_the_columns_that_can_be_entered_and_replaces_nothing(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.carriers.protocol import Unreachable
-from pipeline.destinations.files.boards import Board, BoardShelf
+from pipeline.destinations.files.boards import Board, BoardShelf, Sign
 from pipeline.destinations.files.crypto import BadRecipients, encryptor
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.ward.census import Unit
@@ -18,7 +19,7 @@ from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
 from pipeline.ops.logs import emit
 from pipeline.roles.downtime.state import Standing
-from pipeline.roles.process import Process, now_ms
+from pipeline.roles.process import Process, Refused, now_ms
 from pipeline.settings.model import Settings
 from pipeline.settings.sections.files import DowntimeSettings, DowntimeWorkstation
 
@@ -33,7 +34,7 @@ PATIENCE_S: Final = 60.0
 class Workstation:
     """One place with boards of some units."""
 
-    def __init__(self, name: str, section: DowntimeWorkstation, settings: Settings) -> None:
+    def __init__(self, name: str, section: DowntimeWorkstation, settings: Settings, sign: Sign | None = None) -> None:
         downtime = settings.downtime
         tenant = section.tenant or settings.tenant_default
         encrypt = encryptor(section.recipients_file) if section.recipients_file is not None else None
@@ -41,7 +42,7 @@ class Workstation:
         self.units = tuple(Unit(tenant, section.facility, code) for code in section.units)
         self._every_ms = round(downtime.every_s * 1000)
         self._zone = section.time_zone
-        self._shelf = BoardShelf(FolderCarrier(section.folder), encrypt, downtime.keep)
+        self._shelf = BoardShelf(FolderCarrier(section.folder), encrypt, downtime.keep, sign)
         self._not_before = Millis(0)
         self._round: int | None = None
         self.written_at: Millis | None = None
@@ -57,7 +58,7 @@ class Workstation:
         try:
             for unit in self.units:
                 content = {"html": render_html(boards[unit], stamp), "csv": render_csv(boards[unit], stamp)}
-                self._shelf.put(Board(unit.code, now, content))
+                self._shelf.put(Board(unit.code, now, content, stamp.as_of))
         except BadRecipients:
             return self._failed(now, "BAD_RECIPIENTS")
         except Unreachable as error:
@@ -80,6 +81,8 @@ class DowntimeRole:
     def __init__(self, process: Process) -> None:
         self._standing = Standing(process.settings.kafka)
         self._workstations = workstations_of(process.settings)
+        if process.settings.downtime.key_file is None:
+            emit(lines.BOARDS_UNSIGNED)
         self._started = now_ms()
         metrics.BOARD_AGE_SECONDS.of().set_function(partial(_since, lambda: self._standing.as_of))
         for each in self._workstations:
@@ -126,7 +129,27 @@ class DowntimeRole:
 def workstations_of(settings: Settings) -> tuple[Workstation, ...]:
     """Every workstation of the settings."""
     section: DowntimeSettings = settings.downtime
-    return tuple(Workstation(name, each, settings) for name, each in section.workstations.items())
+    sign = signer_of(section.key_file, section.key_id) if section.key_file is not None else None
+    return tuple(Workstation(name, each, settings, sign) for name, each in section.workstations.items())
+
+
+def signer_of(key_file: Path, key_id: str) -> Sign:
+    """Signs boards by the key that the file holds now: a file that is lost later must not keep boards from a ward.
+
+    Refused where it holds no such key.
+    """
+    from joserfc.errors import JoseError
+    from joserfc.jwk import OKPKey
+
+    from pipeline.formats.boards.signature import SIGNING, sign_board
+
+    try:
+        key = OKPKey.import_key(key_file.read_bytes())
+    except (OSError, JoseError, ValueError, TypeError, AttributeError):
+        key = None
+    if key is None or not key.is_private or key.curve_name != SIGNING:
+        raise Refused((f"downtime.key_file: {key_file} is no Ed25519 private key: openssl genpkey -algorithm ed25519",))
+    return lambda name, content, board: sign_board(name, content, board.made_at, board.as_of, key, key_id)
 
 
 def _written_at(workstation: Workstation) -> Millis | None:

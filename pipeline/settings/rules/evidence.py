@@ -89,7 +89,7 @@ def problems_of_audit(settings: Settings, role: str) -> Iterator[Found]:
         if each.key_id in seen:
             yield f"audit.keys.{number}.key_id", "another key has the same id", "Give each key its own id"
         seen.add(each.key_id)
-        if (data := _read(each.public_file)) is not None and not _is_ed25519(data, is_private=False):
+        if (data := _read(each.public_file)) is not None and not is_ed25519(data, is_private=False):
             remedy = "Write: openssl pkey -in audit.key -pubout -out audit.pub"
             yield f"audit.keys.{number}.public_file", f"{each.public_file} is no Ed25519 public key", remedy
     remedy = "Write: openssl genpkey -algorithm ed25519 -out audit.key"
@@ -97,7 +97,7 @@ def problems_of_audit(settings: Settings, role: str) -> Iterator[Found]:
         if role == "auditor" and not settings.demo:
             yield "audit.key_file", "missing", remedy
         return
-    if (data := _read(section.key_file)) is not None and not _is_ed25519(data, is_private=True):
+    if (data := _read(section.key_file)) is not None and not is_ed25519(data, is_private=True):
         yield "audit.key_file", f"{section.key_file} is no Ed25519 private key", remedy
     if section.key_id not in seen:
         yield "audit.keys", f"lacks the public key of {section.key_id}: nobody could verify", "Name it, by key_id and public_file"
@@ -116,7 +116,8 @@ def problems_of_webhook(settings: Settings) -> Iterator[Found]:
         yield "budgets.webhook.key_file", f"holds fewer than {MIN_WEBHOOK_KEY_BYTES} bytes", "Write: openssl rand -hex 32"
 
 
-def _is_ed25519(data: bytes, *, is_private: bool) -> bool:
+def is_ed25519(data: bytes, *, is_private: bool) -> bool:
+    """Whether a file's content is such a key."""
     # Slow to load, and most roles' settings name no key.
     from joserfc.errors import JoseError
     from joserfc.jwk import OKPKey

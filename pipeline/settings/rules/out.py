@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 
 from pipeline.settings.model import Settings
+from pipeline.settings.rules.evidence import is_ed25519
 from pipeline.settings.rules.files import Whereabouts, apart, problems_of_place, whereabouts_of
 
 Found = Iterator[tuple[str, str, str]]
@@ -14,6 +16,10 @@ _KEYS = "Write: age-keygen -y its.key > its.recipients"
 
 def problems_of_downtime(settings: Settings) -> Found:
     """Boards hold patient data: each place is one workstation's, and nothing lies there in clear text."""
+    key_file = settings.downtime.key_file
+    if key_file is not None and key_file.is_file() and not is_ed25519(_content(key_file), is_private=True):
+        remedy = "Write: openssl genpkey -algorithm ed25519 -out boards.key"
+        yield "downtime.key_file", f"{key_file} is no Ed25519 private key", remedy
     places: dict[Whereabouts, str] = {}
     for name, station in settings.downtime.workstations.items():
         where = f"downtime.workstations.{name}"
@@ -45,3 +51,11 @@ def problems_between_places(settings: Settings) -> Found:
         for setting, found in others:
             for theirs, place in some:
                 yield from apart({place: theirs}, found, setting)
+
+
+def _content(path: Path) -> bytes:
+    """What is in it; empty where it can't be read, of which another rule tells."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -123,6 +123,11 @@ class DowntimeSettings(Section):
 
     every_s: Annotated[float, Field(description="time between two boards", ge=1, le=86_400)] = 900.0
     keep: Annotated[Count, Field(description="newest boards of each unit that stay", le=10_000)] = 8
+    key_id: Annotated[Name, Field(description="what the key that signs boards is called")] = "boards"
+    key_file: Annotated[
+        File | None,
+        Field(description="file with that private key: openssl genpkey -algorithm ed25519; boards are not signed if left out"),
+    ] = None
     workstations: Annotated[dict[Name, DowntimeWorkstation], Field(description="workstations by name")] = {}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pyrage
 import pytest
+from joserfc.jwk import OKPKey
 
 from pipeline import topology
 from pipeline.carriers.folder import FolderCarrier
@@ -19,11 +20,13 @@ from pipeline.domain.head import Head, encode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.ward.census import Unit
+from pipeline.formats.boards.signature import Signed, read_signature
 from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.roles.downtime import role as downtime
 from pipeline.roles.downtime import state as downtime_state
 from pipeline.roles.downtime.role import Workstation, workstations_of
 from pipeline.roles.downtime.state import Standing
+from pipeline.roles.process import Refused
 from pipeline.settings.model import Settings
 from pipeline.settings.reading import SettingsError, load
 from pipeline.settings.rules.check import check
@@ -91,6 +94,37 @@ def test_boards_that_a_demo_left_in_clear_go_once_they_are_encrypted(recipients:
     assert names(tmp_path / "desk")[0] == "ICU/ICU-20260105T061500Z.csv"
     BoardShelf(carrier, encryptor(recipients), 8).put(board(1))
     assert all(name.endswith(".age") for name in names(tmp_path / "desk"))
+
+
+def test_each_board_is_signed_before_it_is_there_and_the_signature_goes_with_it(recipients: Path, tmp_path: Path) -> None:
+    signer, desk = OKPKey.generate_key("Ed25519"), tmp_path / "desk"
+    (tmp_path / "boards.key").write_bytes(signer.as_pem(private=True))
+    sign = downtime.signer_of(tmp_path / "boards.key", "boards")
+    carrier = FolderCarrier(desk)
+    BoardShelf(carrier, encryptor(recipients), 2).put(board(0))
+    shelf = BoardShelf(carrier, encryptor(recipients), 2, sign)
+    (desk / "ICU/ICU-20250101T000000Z.csv.age.jws").write_text("of a board that is gone")
+    for minute in range(1, 4):
+        shelf.put(board(minute))
+    kept = names(desk)
+    assert len(kept) == 2 * 2 * 2
+    public = {"boards": OKPKey.import_key(signer.as_pem(private=False))}
+    for name in (name for name in kept if name.endswith(".age")):
+        path = desk / name
+        found = read_signature(path.name, path.read_bytes(), path.with_name(f"{path.name}.jws").read_bytes(), public)
+        assert isinstance(found, Signed)
+
+
+def test_a_key_that_signs_nothing_is_refused_at_start(tmp_path: Path, recipients: Path) -> None:
+    wrong = tmp_path / "boards.key"
+    for content in (b"", b"no key", OKPKey.generate_key("Ed25519").as_pem(private=False), OKPKey.generate_key("X25519").as_pem()):
+        wrong.write_bytes(content)
+        with pytest.raises(Refused, match="openssl genpkey"):
+            downtime.signer_of(wrong, "boards")
+        made = settings(tmp_path, recipients)
+        section = made.downtime.model_copy(update={"key_file": wrong})
+        found = check(made.model_copy(update={"downtime": section}), "downtime")
+        assert "downtime.key_file" in [problem.setting for problem in found]
 
 
 def test_nothing_is_written_for_nobody(tmp_path: Path) -> None:
