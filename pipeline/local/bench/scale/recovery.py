@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from pipeline.domain.ring import EMPTY_RING, RING_LENGTH, entry_of, with_entry
 from pipeline.formats.avro import Codec
 from pipeline.local.bench.gate.load import Landed, Landing
 from pipeline.local.bench.gate.run import SETTINGS, load_landing
-from pipeline.local.bench.scale.gates import BOUND_S, Gates
+from pipeline.local.bench.scale.gates import Gates
 from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack
 from pipeline.roles.policies import load_policy
@@ -62,9 +62,8 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_recovery(heads: int, broker: Broker, folder: Path) -> Recovery:
-    """Fill a changelog, start, kill and start again."""
-    patient: dict[str, Any] = {"worker": {**SETTINGS["worker"], "start_timeout_s": BOUND_S}}
-    stack = Stack(folder / f"heads-{heads}", broker.bootstrap, (), f"heads{heads}.", patient)
+    """Fill a changelog, start, kill and start again, with the default of what a start may take."""
+    stack = Stack(folder / f"heads-{heads}", broker.bootstrap, (), f"heads{heads}.", SETTINGS)
     stack.write_settings()
     stack.complete("topics", "apply")
     records, size = full_heads(codec_of(stack.settings)), 0
