@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import pytest
 from confluent_kafka import Producer
+from joserfc.jwk import OKPKey
 
 from pipeline.domain.identifiers import EntityKey
+from pipeline.domain.reconcile.record import Reconciliation, Stage
 from pipeline.domain.records import Outcome, OutcomeKind, Quarantined, Raw
 from pipeline.kafka.client import Message
 from pipeline.kafka.crypto import RawCipher
@@ -23,6 +25,7 @@ from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target, wait_for
 from pipeline.roles.process import specs_of
 from tests.support.between import Between
+from tests.support.downtime import page, sections
 from tests.support.stacks import ANSWER_S, health, messages, post, records, send_hl7, stack_at, stopped_at_end, surgeline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
@@ -33,6 +36,8 @@ MRN, FAMILY, GIVEN, VISIT, STREET = (f"{CANARY.upper()}{kind}" for kind in ("MRN
 LIMIT_BYTES: Final = 20_000
 AT_ONCE: Final = 4
 """Commands that are run side by side."""
+LATER: Final = ("reconcile", "files-out", "downtime", "auditor", "budgets")
+"""Roles that read what the others did."""
 HEALTH_PATHS: Final = ("/metrics", "/status", "/readyz", "/livez", f"/{MRN}?name={FAMILY}")
 
 
@@ -110,6 +115,8 @@ async def scene(broker: Broker, ehr_replica: Ehr, tmp_path: Path) -> AsyncIterat
             "http": {"max_body_bytes": LIMIT_BYTES},
             "mllp": {"max_frame_bytes": LIMIT_BYTES},
             "gate": {"max_record_bytes": LIMIT_BYTES},
+            "audit": {"checkpoint_s": 1},
+            **sections(tmp_path, OKPKey.generate_key("Ed25519"), facility="GENERAL"),
         }
         stack = await asyncio.to_thread(stack_at, tmp_path, broker.bootstrap, target, overrides=overrides)
         with stopped_at_end(stack):
@@ -119,7 +126,16 @@ async def scene(broker: Broker, ehr_replica: Ehr, tmp_path: Path) -> AsyncIterat
 
 
 async def test_the_canary_is_in_payloads_and_nowhere_else(scene: Scene) -> None:
-    for step in (taken_and_repeated, refused_by_http, refused_by_mllp, broken_on_landing, refused_by_the_ehr, ehr_away, killed):
+    for step in (
+        taken_and_repeated,
+        refused_by_http,
+        refused_by_mllp,
+        broken_on_landing,
+        refused_by_the_ehr,
+        ehr_away,
+        killed,
+        looked_after,
+    ):
         await asyncio.to_thread(step, scene)
     await asyncio.to_thread(it_went_every_way, scene)
     found = Found()
@@ -225,6 +241,22 @@ def killed(scene: Scene) -> None:
     wait_for(settled, ANSWER_S * 2, "everything has come to its end", 1.0)
 
 
+def looked_after(scene: Scene) -> None:
+    """By the roles that read what the others did: all of them at once, each until it has made something of it."""
+    stack = scene.stack
+    names = [stack.start(role) for role in LATER]
+    stack.wait_ready(*names, timeout_s=ANSWER_S * 2)
+    wait_for(lambda: records(stack, "reconciliations"), ANSWER_S * 2, "a comparison has begun")
+    wait_for(lambda: _is_compared(scene), ANSWER_S * 2, "a comparison has ended", 0.2)
+    wait_for(lambda: VISIT in page(stack), ANSWER_S * 2, "a board shows the visit", 0.2)
+    wait_for(lambda: any((stack.folder / "region").rglob("*.csv.age")), ANSWER_S * 2, "a file is out")
+
+
+def _is_compared(scene: Scene) -> bool:
+    runs = [each for each in records(scene.stack, "reconciliations") if isinstance(each, Reconciliation)]
+    return any(each.stage in (Stage.DONE, Stage.PARTIAL) and each.resources for each in runs)
+
+
 def it_went_every_way(scene: Scene) -> None:
     """Without this the search would prove nothing."""
     stack, text = scene.stack, "".join(file.read_text() for file in scene.stack.folder.glob("*.log"))
@@ -280,12 +312,23 @@ def look_at_commands(scene: Scene, found: Found) -> None:
 
 
 def look_at_files(scene: Scene, found: Found) -> None:
-    """Names under the data folders, and every line of every log."""
+    """Names under the data folders, what leaves the pipeline as files, and every line of every log."""
     for file in scene.stack.folder.rglob("*"):
         found.look("the name of a file", str(file.relative_to(scene.stack.folder)))
+    for folder in ("desk", "region", "spool"):
+        for file in (scene.stack.folder / folder).rglob("*"):
+            found.look(f"a file under {folder}", _content(file))
     for log in scene.stack.folder.glob("*.log"):
         for line in log.read_text(errors="replace").splitlines():
             found.look(f"{log.name}: {_event_of(line)}", line)
+
+
+def _content(file: Path) -> bytes:
+    """Empty for a folder, and for what was replaced meanwhile."""
+    try:
+        return file.read_bytes() if file.is_file() else b""
+    except FileNotFoundError:
+        return b""
 
 
 def _event_of(line: str) -> str:

@@ -15,7 +15,7 @@ DESK: Final = pyrage.x25519.Identity.generate()
 EVERY_S: Final = 2
 
 
-def sections(folder: Path, key: OKPKey, every_s: float = EVERY_S) -> dict[str, Any]:
+def sections(folder: Path, key: OKPKey, every_s: float = EVERY_S, facility: str = "MAIN") -> dict[str, Any]:
     """Sections of the settings, with the folders and keys that they name."""
     for name in ("desk", "region"):
         (folder / name).mkdir(parents=True)
@@ -24,10 +24,10 @@ def sections(folder: Path, key: OKPKey, every_s: float = EVERY_S) -> dict[str, A
     (folder / "sign.key").touch(mode=0o600)
     (folder / "sign.key").write_bytes(key.as_pem(private=True))
     keys = {"recipients_file": str(folder / "desk.recipients")}
-    desk = {"folder": str(folder / "desk"), "facility": "MAIN", "units": ["ICU"], **keys}
+    desk = {"folder": str(folder / "desk"), "facility": facility, "units": ["ICU"], **keys}
     region = {
         "folder": str(folder / "region"),
-        "facilities": ["MAIN"],
+        "facilities": [facility],
         "sends": ["capacity"],
         "every_s": every_s,
         "key_id": "k1",
