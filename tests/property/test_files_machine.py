@@ -157,12 +157,13 @@ class World:
             case "partial":
                 put(office.incoming, content, manifest, data=content[:-3])
             case _:
-                said: dict[str, Any] = {
+                says: dict[str, dict[str, Any]] = {
                     "wrong count": {"records": sent.rows + 1},
                     "wrong sum": {"sha256": "0" * 64},
                     "unknown source": {"source_system": "x"},
                     "unreadable": {},
-                }[sent.way]
+                }
+                said = says[sent.way]
                 content = b"no header\n" if sent.way == "unreadable" else content
                 put(office.incoming, content, manifest_of(content, name, **{**wide, **said}))
                 self.expected[name] = ("refused", 0, 0)
