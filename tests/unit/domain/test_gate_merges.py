@@ -213,6 +213,22 @@ def test_inverse_merges_leave_at_most_one_in_force(order: str) -> None:
         assert all(each.told or not each.expected for each in logs.heads[name].absorbed if each.is_awaited)
 
 
+def test_of_two_merges_that_were_both_quarantined_the_one_that_is_replayed_holds() -> None:
+    logs = Logs()
+    logs.expect("A", "B")
+    logs.expect("B", "A")
+    right = logs.event("A", Patient(merged_into=ref("B")), 20, EventType.MERGE)
+    assert decided(logs.judge("A", right)) == (DecisionKind.QUARANTINED, Reason.MERGE_CYCLE)
+    assert decided(logs.close("B", "A", 21)) == (DecisionKind.QUARANTINED, Reason.MERGE_CYCLE)
+    logs.deliver()
+    accepted(logs.judge("A", right))
+    logs.deliver()
+    assert [logs.heads[name].retired is not None for name in "AB"] == [True, False]
+    (known,) = logs.heads["B"].absorbed
+    assert known.told
+    assert accepted(logs.tell("B", "Later", 30)).awaits[0].revision == logs.heads["A"].revision
+
+
 def test_a_circle_of_three_loses_the_merge_that_was_recorded_last() -> None:
     logs = Logs()
     for number, (loser, survivor) in enumerate((("A", "B"), ("B", "C"), ("C", "A"))):
