@@ -74,6 +74,7 @@ objects: $(READY) ## places of files on a real object store, versitygw (fetches 
 	-@command -v versitygw >/dev/null || test -x $(CACHE)/bin/versitygw || \
 		PATH="$$PATH:$(CACHE)/go/bin" GOBIN=$(CACHE)/bin timeout 600 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	$(PYTEST) tests/conformance/test_carriers.py -k s3
+	$(PYTEST) tests/integration/test_files_in.py -k fetches_its_acknowledgement
 
 registry: $(READY) ## schemas at a real registry, Apicurio: rules, its own client, life without it (fetches 110 MB, once)
 	$(PYTEST) tests/registry

@@ -2,13 +2,18 @@
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import obstore
 import pytest
 
+from pipeline.carriers.objects import ObjectCarrier
 from pipeline.domain.event import Bed, BedOccupancy, Event, Occupancy
 from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.domain.identifiers import Millis
@@ -17,6 +22,8 @@ from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.kafka.crypto import RawCipher
 from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
+from tests.conftest import NO_OBJECT_STORE
+from tests.support.carrier_adapters import bucket_of, object_server
 from tests.support.files_in import HEADER, census, manifest_of, one_partner, put
 from tests.support.stacks import ANSWER_S, health, records, stack_at, stopped_at_end, surgeline
 
@@ -27,10 +34,27 @@ ROWS: Final = 2_500
 
 
 @pytest.fixture(scope="module")
-def filed(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A gate and the files role; one partner."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """Address of an object store; None where there is none."""
+    with ExitStack() as running:
+        found: str | None = None
+        with suppress(pytest.skip.Exception):
+            found = running.enter_context(object_server(tmp_path_factory.mktemp("store") / "objects"))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def filed(broker: Broker, store: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A gate and the files role; one partner with a folder, and one with a prefix in the object store."""
     folder = tmp_path_factory.mktemp("filed")
-    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides={"files": one_partner(folder)})) as stack:
+    section = one_partner(folder)
+    if store is not None:
+        secret = folder / "s3.key"
+        secret.touch(mode=0o600)
+        secret.write_text("not-a-secret-1234")
+        objects = {"endpoint": store, "access_key_id": "north", "secret_key_file": str(secret)}
+        section["partners"]["lake"] = {**section["partners"]["epic"], "folder": "s3://surgeline/lake", "objects": objects}
+    with stopped_at_end(stack_at(folder, broker.bootstrap, overrides={"files": section})) as stack:
         stack.wait_ready(stack.start("gate"), stack.start("files"))
         yield stack
 
@@ -202,3 +226,48 @@ def test_nothing_of_a_row_or_of_a_name_is_in_logs_metrics_or_status(filed: Stack
     assert "file.settled" in logs
     assert SECRET not in shown + logs
     filed.stop("files-0")
+
+
+def test_a_partner_fetches_its_acknowledgement_by_an_address_that_works_for_a_while(
+    filed: Stack, store: str | None, tmp_path: Path
+) -> None:
+    if store is None:
+        pytest.skip(NO_OBJECT_STORE)
+    name, at = "census-20260111.csv", now()
+    bucket = ObjectCarrier(bucket_of(store, "lake"), "partner").store()
+    times = {"created_at": at - 60_000, "not_before": at - 3_600_000, "not_after": at + 3_600_000}
+    put(tmp_path, census(3, first=9_000), manifest_of(census(3, first=9_000), name, **times))
+    for part in ("", ".manifest", ".manifest.jws"):
+        obstore.put(bucket, f"lake/incoming/{name}{part}", tmp_path / f"{name}{part}")
+
+    def acknowledged() -> bytes:
+        with suppress(FileNotFoundError):
+            return bytes(obstore.get(bucket, f"lake/acks/{name}.ack.json").bytes())
+        return b""
+
+    wait_for(acknowledged, ANSWER_S * 2, "the file is acknowledged")
+    told = json.loads(acknowledged())
+    assert (told["outcome"], told["landed"]) == ("taken", 3)
+    assert surgeline(filed, "files", "link", told["file_id"]).returncode == 2, "nobody said why"
+    links = [
+        filed.complete("files", "link", told["file_id"], "--reason", "asked by phone", "--seconds", seconds).strip()
+        for seconds in ("300", "1")
+    ]
+    assert fetched(links[0]) == acknowledged()
+    assert fetched(links[0].replace("acks/", "taken/").replace(".ack.json", "")) == 403, "it is for one object"
+    wait_for(lambda: fetched(links[1]) == 403, ANSWER_S, "its time is over")
+    entries = [each for each in records(filed, "audit") if isinstance(each, Audit) and each.action == "file.link"]
+    assert [(each.subject, each.destination, each.reason) for each in entries] == [
+        (told["file_id"], "lake", "asked by phone")
+    ] * 2
+    assert "X-Amz-Signature" not in "".join(str(each.detail) for each in entries)
+
+
+def fetched(link: str) -> bytes | int:
+    """What lies there, or the refusal's status."""
+    try:
+        with urllib.request.urlopen(link) as answer:
+            content: bytes = answer.read()
+            return content
+    except urllib.error.HTTPError as refused:
+        return refused.code
