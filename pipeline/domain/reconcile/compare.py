@@ -120,7 +120,7 @@ def judge(
         return _finding(Drift.DOUBLED, Rule.NEVER_DELETE, Remedy.REPORT, held, shown, now)
     if held.revision > told.confirmed:
         return _unconfirmed(held, told, shown, now, settle_ms)
-    return _confirmed(held, told, shown, rights, now)
+    return _confirmed(held, told, shown, rights, now, settle_ms)
 
 
 def _unconfirmed(held: Held, told: Told, shown: Shown | None, now: Millis, settle_ms: int) -> Settled | Finding:
@@ -141,7 +141,7 @@ def _unconfirmed(held: Held, told: Told, shown: Shown | None, now: Millis, settl
     return _finding(kind, Rule.NEVER_WRITTEN, Remedy.REASSERT, held, shown, now)
 
 
-def _confirmed(held: Held, told: Told, shown: Shown | None, rights: Rights, now: Millis) -> Settled | Finding:
+def _confirmed(held: Held, told: Told, shown: Shown | None, rights: Rights, now: Millis, settle_ms: int) -> Settled | Finding:
     if shown is None:
         if rights.may_create:
             return _finding(Drift.DELETED, Rule.GONE, Remedy.REASSERT, held, None, now)
@@ -149,18 +149,28 @@ def _confirmed(held: Held, told: Told, shown: Shown | None, rights: Rights, now:
     if told.confirmed > held.revision or shown.revision > held.revision:
         # What is there is newer than our own head: the table is behind, or another pipeline writes. Nothing goes over it.
         return _finding(Drift.CONFLICTING, Rule.NEWER_REVISION, Remedy.REPORT, held, shown, now)
+    again = _remedy_of_a_replaced(held, shown, rights, now, settle_ms)
     if not shown.revision:
-        return _finding(Drift.CONFLICTING, Rule.MARK_LOST, Remedy.REASSERT, held, shown, now)
+        return _finding(Drift.CONFLICTING, Rule.MARK_LOST, again, held, shown, now)
     if shown.revision < held.revision:
-        return _finding(Drift.STALE, Rule.OLDER_REVISION, Remedy.REASSERT, held, shown, now)
+        return _finding(Drift.STALE, Rule.OLDER_REVISION, again, held, shown, now)
     if shown.state_hash != held.state_hash:
-        return _finding(Drift.CONFLICTING, Rule.FORK, Remedy.REASSERT, held, shown, now)
+        return _finding(Drift.CONFLICTING, Rule.FORK, again, held, shown, now)
     if not shown.changed:
         return Settled.EQUAL
     if not rights.adopts.isdisjoint(shown.changed):
         # Writing now could take its word away before the feed has read it; what that makes writes the other fields as well.
         return _finding(Drift.EDITED, Rule.ITS_OWN_WORD, Remedy.ADOPT, held, shown, now)
     return _finding(Drift.EDITED, Rule.OURS_TO_WRITE, Remedy.REASSERT, held, shown, now)
+
+
+def _remedy_of_a_replaced(held: Held, shown: Shown, rights: Rights, now: Millis, settle_ms: int) -> Remedy:
+    """What is shown is not what we wrote last, and which fields differ is not known by that. Where that system may say any of
+    them, its feed has `settle_ms` to bring its word before ours is sent again."""
+    if not rights.adopts or shown.updated_at is None:
+        return Remedy.REASSERT
+    since = _moment(shown.updated_at, held.since, now)
+    return Remedy.ADOPT if now - since < settle_ms else Remedy.REASSERT
 
 
 def _finding(kind: Drift, rule: Rule, remedy: Remedy, held: Held, shown: Shown | None, now: Millis) -> Finding:

@@ -73,6 +73,21 @@ def test_an_edit_of_what_that_system_may_say_is_left_to_its_feed_and_never_writt
         assert found.remedy is Remedy.ADOPT
 
 
+@pytest.mark.parametrize(("revision", "state"), [(NO_REVISION, None), (OLD, "h7"), (NEWEST, "h8")])
+def test_what_was_replaced_there_waits_for_its_feed_where_that_system_may_say_any_of_it(
+    revision: Revision, state: str | None
+) -> None:
+    """Without our mark nobody knows which fields somebody wrote: a clinician's word must not go before it was heard."""
+    rights = Rights(may_create=True, adopts=frozenset({"status"}))
+    for age, remedy in ((0, Remedy.ADOPT), (SETTLE_MS - 1, Remedy.ADOPT), (SETTLE_MS, Remedy.REASSERT)):
+        found = verdict(HELD, DONE, Shown(revision, state, (), Millis(NOW - age)), rights)
+        assert isinstance(found, Finding)
+        assert found.remedy is remedy
+    nobody_listens = verdict(HELD, DONE, Shown(revision, state, (), NOW))
+    assert isinstance(nobody_listens, Finding)
+    assert nobody_listens.remedy is Remedy.REASSERT
+
+
 def test_what_is_known_of_nobody_here_is_extra_and_only_reported() -> None:
     found = verdict(None, UNTOLD, Shown(OLD, "h7"))
     assert isinstance(found, Finding)
