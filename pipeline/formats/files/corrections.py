@@ -6,6 +6,7 @@ which is taken off again when the corrected rows are read.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,9 @@ from pipeline.formats.files.rows import Bad
 
 GUARDED: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 """What makes a spreadsheet take a cell for a formula (OWASP, CSV injection), and the sign that is put before it."""
+_AFTER_A_SEPARATOR: Final = re.compile(r"""([;,\t][\s"]*)('*[=+\-@＝＋－＠])""")
+_GUARDED_AFTER_A_SEPARATOR: Final = re.compile(r"""([;,\t][\s"]*)'('*[=+\-@＝＋－＠])""")
+"""A spreadsheet that separates cells by another sign than the file does begins one in the midst of ours, quotes or not."""
 OURS: Final = ("row", "line", "column", "rule", "remedy")
 """Columns that are put before those of the file; of these only `row` is read again."""
 MAX_CORRECTED: Final = 100_000
@@ -108,13 +112,14 @@ def _lines(data: bytes) -> list[_Line]:
 
 
 def guarded(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(GUARDED) else cell
+    """A cell that no spreadsheet takes for a formula, nor a part of it, whatever it separates cells by."""
+    inside = _AFTER_A_SEPARATOR.sub(r"\1'\2", cell)
+    return f"'{inside}" if cell.startswith(GUARDED) else inside
 
 
 def unguarded(cell: str) -> str:
     """Inverse of `guarded`."""
-    return cell[1:] if cell.startswith("'") else cell
+    return _GUARDED_AFTER_A_SEPARATOR.sub(r"\1\2", cell[1:] if cell.startswith("'") else cell)
 
 
 def _cells(profile: FileProfile, record: bytes) -> Sequence[str]:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.formats.files import corrections
@@ -58,6 +58,16 @@ def test_a_formula_in_the_files_header_is_none_in_the_table_either() -> None:
 def test_what_is_guarded_is_the_same_again(cell: str) -> None:
     assert unguarded(guarded(cell)) == cell
     assert not guarded(cell).startswith(tuple(set(GUARDED) - {"'"}))
+
+
+@given(st.text(alphabet="=+-@＝;,\t'\" a1", max_size=12))
+@example('x;"=1"')
+@example(";;\t'=")
+def test_no_part_of_a_cell_is_a_formula_to_a_spreadsheet_that_separates_otherwise(cell: str) -> None:
+    assert unguarded(guarded(cell)) == cell
+    for separator in ";,\t":
+        parts = guarded(cell).split(separator)[1:]
+        assert not [part for part in parts if part.lstrip(' "\t').startswith(tuple("=+-@＝＋－＠"))]
 
 
 def test_a_row_that_is_no_row_is_shown_in_one_cell() -> None:
