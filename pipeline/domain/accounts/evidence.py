@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.domain.event import Described, Event, Payload
+from pipeline.domain.event import Described, Event, Payload, Reference
 from pipeline.domain.files.record import FileReason, FileState
 from pipeline.domain.identifiers import EntityKey, EventId, Revision, show_revision
 from pipeline.domain.records import Accepted, Audit, Control, Decision, Outcome, OutcomeKind, Quarantined, Reason
@@ -183,6 +183,30 @@ def line_of_decision(decision: Decision, where: str) -> Line:
         detail=detail,
         where=where,
     )
+
+
+def merges_of(record: Accepted | Outcome | Control, of: EntityKey, digest_of: Callable[[bytes], str]) -> dict[str, str]:
+    """Digests of the identities that a record ties this one to by a merge. Their own lines are not told with it: whoever goes
+    on to them asks anew, with a reason of its own."""
+    me = Reference(of.namespace, of.id)
+    into: Iterable[Reference] = ()
+    lost: Iterable[Reference] = ()
+    match record:
+        case Accepted():
+            lost = [each.loser for each in record.awaits]
+        case Outcome():
+            into = [record.survivor] if record.survivor is not None else ()
+        case Control():
+            into = [each.survivor for each in record.trail if each.loser == me]
+            lost = [each.loser for each in record.trail if each.survivor == me]
+
+    def named(references: Iterable[Reference]) -> str:
+        digests = (
+            digest_of(EntityKey(of.tenant, of.entity_type, each.namespace, each.id).encode()) for each in references if each != me
+        )
+        return ", ".join(dict.fromkeys(digests))
+
+    return {name: told for name, told in (("merged_into", named(into)), ("merged_from", named(lost))) if told}
 
 
 TAKEN: Final = frozenset({OutcomeKind.CONFIRMED})

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
+import msgspec
+
 from pipeline import topology
 from pipeline.domain.accounts.evidence import (
     Evidence,
@@ -18,6 +20,7 @@ from pipeline.domain.accounts.evidence import (
     line_of_file,
     line_of_outcome,
     line_of_quarantined,
+    merges_of,
     told,
 )
 from pipeline.domain.event import EntityType, Event
@@ -107,15 +110,23 @@ class EvidenceReader:
             case Event():
                 return line_of_event(record, where, self._is_kept, values)
             case Control():
-                return line_of_control(record, where)
+                return self._merged(line_of_control(record, where), message, record)
             case Accepted():
-                return line_of_accepted(record, where, values)
+                return self._merged(line_of_accepted(record, where, values), message, record)
             case Decision():
                 return line_of_decision(record, where)
             case Outcome() if not is_copy(record, message.key):
-                return line_of_outcome(record, where)
+                return self._merged(line_of_outcome(record, where), message, record)
             case _:
                 return None
+
+    def _merged(self, line: Line, message: Message, record: Accepted | Outcome | Control) -> Line:
+        try:
+            key = EntityKey.decode(message.key or b"")
+        except ValueError:  # an order to a whole partition is of no entity
+            return line
+        merges = merges_of(record, key, self._digest)
+        return msgspec.structs.replace(line, detail={**line.detail, **merges}) if merges else line
 
     # -- files
 

@@ -15,6 +15,7 @@ from pipeline.domain.event import (
     Event,
     EventType,
     Provenance,
+    Reference,
     Service,
     ServiceStatus,
 )
@@ -27,6 +28,7 @@ from pipeline.domain.records import (
     Decision,
     DecisionKind,
     Lane,
+    MergeLink,
     Outcome,
     OutcomeKind,
     Quarantined,
@@ -193,6 +195,23 @@ def test_a_digest_finds_the_same_lines_as_the_entity_s_name(told: Any) -> None:
     by_digest = reader(told).read(Question(digest=digest_of(KEY.encode())))
     assert by_digest.lines == by_name.lines
     assert by_name.subject == by_digest.subject
+
+
+def test_both_sides_of_a_merge_name_the_other_by_its_digest_and_tell_nothing_else_of_it(told: Any) -> None:
+    me, other = Reference(KEY.namespace, KEY.id), Reference(OTHER.namespace, OTHER.id)
+    merge = EventId("e" * 32)
+    mine, theirs = (partition_of(key.encode(), 8) for key in (KEY, OTHER))
+    closed = msgspec.structs.replace(outcome(merge, 3, 6_000, OutcomeKind.CONFIRMED), survivor=other)
+    told.put("outcomes", mine, KEY.encode(), closed)
+    told.put("outcomes", theirs, OTHER.encode(), closed)  # the copy that the survivor's writer waits for
+    link = MergeLink(loser=me, survivor=other, recorded_at=Millis(5_500), event_id=merge)
+    word = Control(kind=ControlKind.RELEASE, event_id=merge, actor="gate", at=Millis(6_000), trail=(link,))
+    told.put("landing.bed", theirs, OTHER.encode(), word)
+    loser, survivor = (reader(told).read(Question(key=key)) for key in (KEY, OTHER))
+    assert [line.detail["merged_into"] for line in loser.lines if "merged_into" in line.detail] == [digest_of(OTHER.encode())]
+    assert [line.detail["merged_from"] for line in survivor.lines if "merged_from" in line.detail] == [digest_of(KEY.encode())]
+    assert KEY.id not in evidence_json(survivor).decode()
+    assert reader(told).read(Question(digest=digest_of(KEY.encode()))).lines == loser.lines
 
 
 def test_an_event_s_line_of_time_is_of_that_event_alone(told: Any) -> None:
