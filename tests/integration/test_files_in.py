@@ -225,7 +225,6 @@ def test_nothing_of_a_row_or_of_a_name_is_in_logs_metrics_or_status(filed: Stack
     assert "surgeline_files_settled_total" in shown
     assert "file.settled" in logs
     assert SECRET not in shown + logs
-    filed.stop("files-0")
 
 
 def test_a_partner_fetches_its_acknowledgement_by_an_address_that_works_for_a_while(
