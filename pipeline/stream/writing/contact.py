@@ -10,7 +10,7 @@ from typing import Final
 from pipeline.domain.identifiers import Millis
 
 MAX_SILENCE_MS: Final = 60_000
-"""A destination that was not heard of for longer may have been away unnoticed. Nobody stops a server, restores it and starts it in
+"""A destination that was not heard of for longer may have been away unnoticed. Nobody stops a server, restores and starts it in
 less. The end of an era costs a read of each entity: with 10 s a surge after a short lull took half as long again to write."""
 
 
