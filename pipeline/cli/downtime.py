@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 WRONG_USE: Final = 2
 MAX_BOARD_BYTES: Final = 64 * 1024 * 1024
 ENCRYPTED: Final = ".age"
-SIGNATURE: Final = ".jws"
 
 downtime = typer.Typer(help="Downtime: open a board, enter what was written on paper.", no_args_is_help=True)
 
@@ -66,6 +65,8 @@ def open_board(
 
 def _who_wrote(board: Path, sealed: bytes, signers: list[str], unverified: bool) -> str:
     """What is known of who wrote a board and when, in words; ends the command where the signature does not hold."""
+    from pipeline.destinations.files.boards import SIGNATURE
+
     beside = board.with_name(f"{board.name}{SIGNATURE}")
     is_signed = beside.is_file()
     if not signers:

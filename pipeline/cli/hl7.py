@@ -130,7 +130,7 @@ def hl7_listen(
     from pipeline.roles.hl7.listen import ANSWERS, Ear, Heard, Listening
     from pipeline.roles.hl7.rows import heard_row
     from pipeline.roles.process import Refused
-    from pipeline.settings.rules.check import is_loopback
+    from pipeline.settings.rules.common import is_loopback
     from pipeline.sources.mllp.source import server_context
 
     said = ANSWERS.get(answer.upper())

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError as EnvironmentError_
 
 from pipeline.settings.model import Settings
-from pipeline.settings.rules.check import Problem, check, is_loopback
+from pipeline.settings.rules.check import Problem, check
 from pipeline.settings.sections.base import BASE_FOLDER, DEMO_KEY, DEMO_TOKEN, ClientConfig, LaneSeconds
 from pipeline.settings.sections.kafka import KafkaSettings, SaslMaterial, SchemaRegistry
 from pipeline.settings.sections.servers import ServerSettings
@@ -53,7 +53,6 @@ __all__ = [
     "SettingsError",
     "WorkerSettings",
     "WriterSettings",
-    "is_loopback",
     "load",
     "masked",
 ]

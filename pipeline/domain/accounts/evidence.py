@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.domain.event import Described, Event, Payload, Reference
+from pipeline.domain.event import Described, EntityType, Event, Payload, Reference
 from pipeline.domain.files.record import FileReason, FileState
 from pipeline.domain.identifiers import EntityKey, EventId, Revision, show_revision
+from pipeline.domain.judging.merges import key_of
 from pipeline.domain.records import Accepted, Audit, Control, Decision, Outcome, OutcomeKind, Quarantined, Reason
 
 MAX_LINES: Final = 20_000
@@ -201,9 +202,7 @@ def merges_of(record: Accepted | Outcome | Control, of: EntityKey, digest_of: Ca
             lost = [each.loser for each in record.trail if each.survivor == me]
 
     def named(references: Iterable[Reference]) -> str:
-        digests = (
-            digest_of(EntityKey(of.tenant, of.entity_type, each.namespace, each.id).encode()) for each in references if each != me
-        )
+        digests = (digest_of(key_of(of.tenant, EntityType(of.entity_type), each)) for each in references if each != me)
         return ", ".join(dict.fromkeys(digests))
 
     return {name: told for name, told in (("merged_into", named(into)), ("merged_from", named(lost))) if told}

@@ -21,7 +21,7 @@ NAME: Final = "NAME"
 
 _HEAD: Final = """# Settings
 
-Rendered from `pipeline/settings/model.py` by `python -m pipeline.ops.reference.settings`; change it there.
+Rendered from `pipeline/settings/sections/` by `python -m pipeline.ops.reference.settings`; change it there.
 `surgeline.example.yaml` shows every setting in place, with a comment.
 
 - **Where from.** `--config FILE`, else the file that `SURGELINE_CONFIG` names, else `./surgeline.yaml`, else the

@@ -4,7 +4,6 @@ Each rule returns problems; none raises and none shows a value that could be sec
 """
 
 import hashlib
-import ipaddress
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 from pipeline import topology
 from pipeline.destinations.auth.bearer import is_token
 from pipeline.settings.model import Settings
+from pipeline.settings.rules.common import content_of, is_loopback
 from pipeline.settings.rules.evidence import problems_of_audit, problems_of_tenants, problems_of_webhook
 from pipeline.settings.rules.files import problems_of_partners
 from pipeline.settings.rules.out import problems_between_places, problems_of_downtime, problems_of_files_out
@@ -128,16 +128,6 @@ def _files_in(value: object, name: str) -> Iterator[tuple[str, Path]]:
                 yield from _files_in(item, f"{name}.{index}")
         case _:
             return
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address; names other than localhost are not looked up."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _section(setting: str) -> str:
@@ -260,7 +250,7 @@ def _hl7_out(settings: Settings) -> Iterator[Problem]:
 
 def _access(where: str, server: ServerSettings, demo: bool) -> Iterator[Problem]:
     """How a server is to know us."""
-    token = _read(server.token_file) if server.token_file is not None else None
+    token = content_of(server.token_file) if server.token_file is not None else None
     if token is not None and not is_token(token.decode("latin-1")):
         yield Problem(f"{where}.token_file", f"{server.token_file} holds no token", "Write the token, and nothing else")
     smart = server.smart
@@ -271,7 +261,7 @@ def _access(where: str, server: ServerSettings, demo: bool) -> Iterator[Problem]
     url = urlsplit(smart.token_url or "")
     if not demo and url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield Problem(f"{where}.smart.token_url", "tokens would cross the network in clear text", "Write https://…")
-    if (data := _read(smart.key_file)) is None:
+    if (data := content_of(smart.key_file)) is None:
         return
     # Its libraries take a tenth of a second to load; few servers want a signature.
     from pipeline.destinations.auth.key import KeyProblem, parse_signing_key
@@ -314,7 +304,7 @@ def _feed_kind(where: str, feed: FhirFeed) -> Iterator[Problem]:
 
 
 def _hook_token(where: str, feed: FhirFeed, demo: bool) -> Iterator[Problem]:
-    if (content := _read(feed.hook_token_file)) is None:
+    if (content := content_of(feed.hook_token_file)) is None:
         return
     lines = content.split(b"\n")
     if not demo and any(len(line.strip()) < MIN_TOKEN_BYTES for line in lines):
@@ -345,7 +335,7 @@ def _digest_key(settings: Settings) -> Iterator[Problem]:
         if not settings.demo:
             yield Problem("digest_key_file", "missing", "Write: openssl rand -hex 32 > digest.key, and name that file here")
         return
-    if (data := _read(path)) is None:
+    if (data := content_of(path)) is None:
         return
     if len(data) < MIN_DIGEST_KEY_BYTES:
         yield Problem("digest_key_file", f"{path} holds fewer than {MIN_DIGEST_KEY_BYTES} bytes", "Write: openssl rand -hex 32")
@@ -364,7 +354,7 @@ def _raw_keys(settings: Settings) -> Iterator[Problem]:
         if key_id in seen:
             yield Problem(setting.replace("key_file", "key_id"), "another key has the same id", "Give each key its own id")
         seen.add(key_id)
-        if path is None or _read(path) is None:
+        if path is None or content_of(path) is None:
             continue
         try:
             key = read_raw_key(path)
@@ -383,12 +373,12 @@ def _client(setting: str, client: HttpClient, demo: bool) -> Iterator[Problem]:
         return
     if (
         client.token_file is not None
-        and (token := _read(client.token_file)) is not None
+        and (token := content_of(client.token_file)) is not None
         and len(token) < MIN_TOKEN_BYTES
         and not demo
     ):
         yield Problem(f"{setting}.token_file", f"the token has fewer than {MIN_TOKEN_BYTES} bytes", "Write: openssl rand -hex 32")
-    readable = client.token_file is None or _read(client.token_file) is not None
+    readable = client.token_file is None or content_of(client.token_file) is not None
     if not demo and readable and client.token_digest() == DEMO_TOKEN_DIGEST:
         yield Problem(setting, "the demo's token, which everybody knows", "Write: openssl rand -hex 32")
 
@@ -414,11 +404,3 @@ def _role(settings: Settings, role: str | None) -> Iterable[Problem]:
             yield Problem("writers", "empty: there is no FHIR destination to compare with", "Name at least one")
     if role == "writer" and not settings.destinations:
         yield Problem("writers", "empty: there is no destination", "Name at least one")
-
-
-def _read(path: Path) -> bytes | None:
-    """Contents without the line's end; None where it can't be read, which `_file` reports."""
-    try:
-        return path.read_bytes().strip()
-    except OSError:
-        return None

@@ -1,13 +1,12 @@
 """What settings of tenants, of the audit's checkpoints and of the webhook may not say together."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from pipeline.domain.residency import Agreed, Borders, Place, Rule
 from pipeline.settings.model import Settings
+from pipeline.settings.rules.common import content_of, is_loopback
 
 MIN_WEBHOOK_KEY_BYTES = 32
 _REMEDIES = {
@@ -89,7 +88,7 @@ def problems_of_audit(settings: Settings, role: str) -> Iterator[Found]:
         if each.key_id in seen:
             yield f"audit.keys.{number}.key_id", "another key has the same id", "Give each key its own id"
         seen.add(each.key_id)
-        if (data := _read(each.public_file)) is not None and not is_ed25519(data, is_private=False):
+        if (data := content_of(each.public_file)) is not None and not is_ed25519(data, is_private=False):
             remedy = "Write: openssl pkey -in audit.key -pubout -out audit.pub"
             yield f"audit.keys.{number}.public_file", f"{each.public_file} is no Ed25519 public key", remedy
     remedy = "Write: openssl genpkey -algorithm ed25519 -out audit.key"
@@ -97,7 +96,7 @@ def problems_of_audit(settings: Settings, role: str) -> Iterator[Found]:
         if role == "auditor" and not settings.demo:
             yield "audit.key_file", "missing", remedy
         return
-    if (data := _read(section.key_file)) is not None and not is_ed25519(data, is_private=True):
+    if (data := content_of(section.key_file)) is not None and not is_ed25519(data, is_private=True):
         yield "audit.key_file", f"{section.key_file} is no Ed25519 private key", remedy
     if section.key_id not in seen:
         yield "audit.keys", f"lacks the public key of {section.key_id}: nobody could verify", "Name it, by key_id and public_file"
@@ -109,9 +108,9 @@ def problems_of_webhook(settings: Settings) -> Iterator[Found]:
     if hook is None:
         return
     url = urlsplit(hook.url)
-    if url.scheme == "http" and not settings.demo and not _is_loopback(url.hostname or ""):
+    if url.scheme == "http" and not settings.demo and not is_loopback(url.hostname or ""):
         yield "budgets.webhook.url", "what is said of this hospital would cross the network in clear text", "Write https://…"
-    data = _read(hook.key_file)
+    data = content_of(hook.key_file)
     if data is not None and len(data) < MIN_WEBHOOK_KEY_BYTES:
         yield "budgets.webhook.key_file", f"holds fewer than {MIN_WEBHOOK_KEY_BYTES} bytes", "Write: openssl rand -hex 32"
 
@@ -127,18 +126,3 @@ def is_ed25519(data: bytes, *, is_private: bool) -> bool:
     except (JoseError, ValueError, TypeError, AttributeError):
         return False
     return key.curve_name == "Ed25519" and key.is_private is is_private
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _read(path: Path) -> bytes | None:
-    """Contents without the line's end; None where it can't be read, which the check of files reports."""
-    try:
-        return path.read_bytes().strip()
-    except OSError:
-        return None

@@ -7,13 +7,12 @@ from typing import IO, Final
 import msgspec
 
 from pipeline.domain.files.life import FileReason, FileState, FileStatus
+from pipeline.formats.files.corrections import guarded
 from pipeline.formats.files.rows import Format, Origin, Unreadable
 
 MAX_REJECTS_TOLD: Final = 1_000
 """Most broken rows that an acknowledgement names; it says how many more there are."""
 ACK_SUFFIX: Final = ".ack.json"
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a text for a formula: an acknowledgement may be opened in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +44,12 @@ def told_of(reader: Format, data: IO[bytes], origin: Origin) -> Told:
             if bad is None:
                 continue
             if len(found) < MAX_REJECTS_TOLD:
-                found.append(ToldReject(entry.number, entry.line, safe(bad.field or ""), bad.rule, bad.remedy))
+                found.append(ToldReject(entry.number, entry.line, guarded(bad.field or ""), bad.rule, bad.remedy))
             else:
                 more += 1
     except Unreadable:
         return Told()
     return Told(tuple(found), more)
-
-
-def safe(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def acknowledgement(state: FileState, told: Told = Told()) -> bytes:
@@ -69,7 +63,7 @@ def acknowledgement(state: FileState, told: Told = Told()) -> bytes:
         "reason": None if state.why is FileReason.NONE else state.why.value,
         "means": state.status.doc if state.why is FileReason.NONE else state.why.doc,
         "late": state.late,
-        "field": safe(state.field) or None,
+        "field": guarded(state.field) or None,
         "rule": state.rule or None,
         "remedy": state.remedy or None,
         "records": state.records,

@@ -1,10 +1,12 @@
 """A sender's folder: what each file becomes, whatever is done to it, and what its sender is told."""
 
 import asyncio
+import io
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from pipeline.domain.event import Event
 from pipeline.domain.files.life import FileReason, FileStatus
 from pipeline.domain.identifiers import Millis
 from pipeline.sources.errors import Oversize
-from pipeline.sources.files.ack import safe
+from pipeline.sources.files.ack import told_of
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.files_desk import Observed, Office, kind, run_once
 from tests.support.files_in import HEADER, KEY_ID, NAME, census, manifest_of, place, put
@@ -514,8 +516,16 @@ async def test_a_fault_in_one_sender_s_folder_holds_up_no_other(tmp_path: Path, 
     await running
 
 
-def test_no_spreadsheet_takes_what_we_write_for_a_formula() -> None:
-    assert [safe(text) for text in ("=1+1", "+1", "-1", "@x", "\tx", "Unit")] == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "Unit"]
+@pytest.mark.parametrize("column", ["=1+1", "+1", "-1", "@x", "\tx", "\nx", "＝1", "Unit;=1+1"])
+def test_no_spreadsheet_takes_what_we_write_for_a_formula(column: str) -> None:
+    """The names of columns are the sender's words."""
+    entry = SimpleNamespace(number=1, line=2)
+    bad = SimpleNamespace(field=column, rule="a rule", remedy="a remedy")
+    reader: Any = SimpleNamespace(entries=lambda data: [entry], check=lambda entry, origin: bad)
+    origin: Any = None
+    (reject,) = told_of(reader, io.BytesIO(), origin).rejects
+    assert reject.column != column
+    assert reject.column.replace("'", "") == column
 
 
 async def test_what_is_signed_with_a_key_past_its_time_is_refused_and_what_came_before_counts(tmp_path: Path) -> None:
