@@ -8,9 +8,10 @@ import email.utils
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -142,30 +143,30 @@ class FhirHttp:
     async def lines(self, target: str, headers: Headers, pause_s: float, timeout_s: float) -> AsyncIterator[bytes | Reason]:
         """Each line of a text, without its end and without empty ones; a Reason is the last and says why the rest isn't known.
 
-        `pause_s` is the longest wait for more of it, `timeout_s` the time for all; a line has at most `MAX_BODY_BYTES`.
+        `pause_s` is the longest wait for more of it, `timeout_s` the time for all; a line has at most `MAX_BODY_BYTES`. After a
+        401 it is asked once more where there is another token.
         """
         everything = {**self._headers, **dict(headers)}
-        if self._credentials is not None:
-            authorised = await self._credentials.authorise(pause_s)
-            if not isinstance(authorised, Authorised):
-                yield Reason.NO_TOKEN
-                return
-            everything = _with(authorised, everything)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=pause_s, sock_read=pause_s)
+        token = None if self._credentials is None else await self._credentials.authorise(pause_s)
+        refused: Authorised | None = None
         try:
-            async with self._pool().get(
-                f"{self._base_url}/{target}",
-                headers=everything,
-                allow_redirects=False,
-                trace_request_ctx=SimpleNamespace(sent=False),
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=pause_s, sock_read=pause_s),
-                ssl=True if self._tls is None else self._tls(),
-            ) as response:
-                if response.status != OK:
+            while not isinstance(token, NoToken):
+                sent = everything if token is None else _with(token, everything)
+                async with self._asked("GET", target, sent, SimpleNamespace(sent=False), timeout=timeout) as response:
+                    if response.status == OK:
+                        async for line in _lines_of(response):
+                            yield line
+                        return
                     failure = classify(response.status, None)
+                another = None
+                if response.status == UNAUTHORISED and self._credentials is not None and token is not None and refused is None:
+                    another = await self._credentials.renew(token, pause_s)
+                if another is None:
                     yield failure.reason if failure is not None else Reason.ERROR_IN_BODY
                     return
-                async for line in _lines_of(response):
-                    yield line
+                refused, token = token, another
+            yield Reason.NO_TOKEN
         except TimeoutError:
             yield Reason.TIMEOUT
         except (aiohttp.ClientError, OSError, ValueError):
@@ -201,16 +202,7 @@ class FhirHttp:
         body: bytes | Mapping[str, str] | None,
         progress: SimpleNamespace,
     ) -> Answer:
-        url = f"{self._base_url}/{target}" if target else self._base_url
-        async with self._pool().request(
-            method,
-            url,
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            trace_request_ctx=progress,
-            ssl=True if self._tls is None else self._tls(),  # another context opens other connections; those in use go on
-        ) as response:
+        async with self._asked(method, target, headers, progress, data=body) as response:
             data = await read_bounded(response, MAX_BODY_BYTES)
         parsed = decode(data) if data.strip() else None
         return Answer(
@@ -221,6 +213,20 @@ class FhirHttp:
             body=parsed,
             readable=parsed is not None or not data.strip(),
             content_location=response.headers.get("Content-Location"),
+        )
+
+    def _asked(
+        self, method: str, target: str, headers: Mapping[str, str], progress: SimpleNamespace, **others: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A request of the pool; redirects are not followed."""
+        return self._pool().request(
+            method,
+            f"{self._base_url}/{target}" if target else self._base_url,
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=progress,
+            ssl=True if self._tls is None else self._tls(),  # another context opens other connections; those in use go on
+            **others,
         )
 
     def _pool(self) -> aiohttp.ClientSession:

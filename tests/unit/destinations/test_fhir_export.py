@@ -7,8 +7,9 @@ from typing import Any, Final, cast
 import pytest
 from aiohttp import web
 
+from pipeline.destinations.auth.credentials import Authorised, NoToken
 from pipeline.destinations.fhir.build import Builder
-from pipeline.destinations.fhir.export import BulkExport
+from pipeline.destinations.fhir.export import TRIES, BulkExport
 from pipeline.destinations.fhir.profile import load_profile
 from pipeline.destinations.fhir.survey import Survey, Unread
 from pipeline.destinations.fhir_http import FhirHttp, system_clock
@@ -34,6 +35,7 @@ class Bulk:
         for number in range(BEDS):
             self.standin.store.keep(f"Location/{number}", {"resourceType": "Location"}, 1)
         self.instead: dict[str, Handler] = {}
+        self.credentials: Any = None
         self.asked: list[str] = []
         self.pauses: list[float] = []
 
@@ -55,7 +57,7 @@ class Bulk:
         site = web.TCPSite(runner, HOST, 0)
         await site.start()
         port = runner.addresses[0][1]
-        http = FhirHttp(f"http://{HOST}:{port}/fhir", {}, None, system_clock)
+        http = FhirHttp(f"http://{HOST}:{port}/fhir", {}, self.credentials, system_clock)
         builder = Builder(load_profile("sekmet-replica"), b"a key for tests, of 32 bytes....")
         survey = Survey(http, builder, 10, 2, 5.0, self._pause, BulkExport(http, TYPES, 5.0, self._pause))
         try:
@@ -213,3 +215,54 @@ async def test_an_export_that_takes_too_long_is_deleted(monkeypatch: pytest.Monk
     pages, read_by, refused = await bulk.read()
     assert (ids(pages), read_by, refused) == (ALL, "pages", Reason.TIMEOUT)
     assert any(each.startswith("DELETE") for each in bulk.asked)
+
+
+class Tokens:
+    """Credentials of which there is one, and after a refusal what `renewed` says."""
+
+    def __init__(self, renewed: Authorised | NoToken | None) -> None:
+        self.now = Authorised("Bearer 0")
+        self.renewed = renewed
+
+    async def authorise(self, within_s: float) -> Authorised:
+        return self.now
+
+    async def renew(self, refused: Authorised, within_s: float) -> Authorised | NoToken | None:
+        if isinstance(self.renewed, Authorised):
+            self.now = self.renewed
+        return self.renewed
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("renewed", "asked", "unread"),
+    [
+        (Authorised("Bearer 1"), ["Bearer 0", "Bearer 1"], []),
+        (None, ["Bearer 0"] * TRIES, [Unread(Reason.UNAUTHENTICATED)]),
+        (NoToken(5.0), ["Bearer 0"] * TRIES, [Unread(Reason.NO_TOKEN)]),
+        (Authorised("Bearer 2"), ["Bearer 0", *["Bearer 2"] * (2 * TRIES - 1)], [Unread(Reason.UNAUTHENTICATED)]),
+    ],
+    ids=["renewed", "none is better", "none is to be had", "refused as well"],
+)
+async def test_a_file_whose_token_is_refused_is_asked_for_once_more_with_another(
+    renewed: Authorised | NoToken | None, asked: list[str], unread: list[Unread]
+) -> None:
+    """Tokens may live for five minutes, an export's files take longer."""
+    bulk = Bulk()
+    bulk.credentials = Tokens(renewed)
+    tried: list[str] = []
+
+    async def once(request: web.Request) -> web.StreamResponse:
+        tried.append(request.headers["Authorization"])
+        if tried[-1] != "Bearer 1":
+            return web.Response(status=401)
+        lines = (codec.encode({"resourceType": "Location", "id": number}) for number in sorted(ALL))
+        return web.Response(body=b"\n".join(lines))
+
+    bulk.instead["$export-file/"] = once
+    pages, _, _ = await bulk.read()
+    assert tried == asked
+    assert [page for page in pages if isinstance(page, Unread)] == unread
+    assert ids(pages) == (set() if unread else ALL)
