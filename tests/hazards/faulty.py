@@ -141,7 +141,7 @@ def main() -> None:
 
     _before(GateWork, "judge", "judge")
     _before(WriterWork, "judge", "judge")
-    _before(BatchRunner, "store", "outputs")
+    _before(BatchRunner, "_log", "outputs")
     _before(BatchStore, "keep", "changelog")
     _before(GateWork, "after", "store")
     _before(WriterWork, "after", "store")

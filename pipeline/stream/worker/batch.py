@@ -23,6 +23,13 @@ from pipeline.stream.worker.store import POSITIONS_KEY, BatchTable
 from pipeline.stream.worker.taking import Taking
 from pipeline.stream.worker.transport import generation_is_current
 
+SMALL_RECORDS: Final = 256
+"""A cycle of at most so many records is done on the loop's thread, which it holds for some 20 ms. On a thread of its own it asks
+for the interpreter at each call into a store and at each delivery report, and waits for it each time while the loop works."""
+
+Puts = Mapping[int, tuple[Rdict, Mapping[bytes, bytes]]]
+"""Per partition: its database, and what is to be written there."""
+
 _POSITIONS: Final = msgspec.msgpack.Decoder(dict[str, int])
 
 
@@ -88,6 +95,7 @@ class BatchRunner:
         self._outputs = outputs
         self._cycle = cycle
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._turn = asyncio.Lock()
         self._next_changelog: dict[int, int] = {}
         self.busy = False
 
@@ -118,7 +126,11 @@ class BatchRunner:
         if batches:
             loop = asyncio.get_running_loop()
             began_s = loop.time()
-            await loop.run_in_executor(self._thread, self._durably, batches)
+            async with self._turn:
+                if sum(len(batch.records) for batch in batches) <= SMALL_RECORDS:
+                    await self._durably_here(batches)
+                else:
+                    await loop.run_in_executor(self._thread, self._durably, batches)
             BATCH_SECONDS.of(self._table.name).observe(loop.time() - began_s)
             BATCH_RECORDS.of(self._table.name).observe(sum(len(batch.records) for batch in batches))
             self._work.after(batches)
@@ -136,21 +148,37 @@ class BatchRunner:
         return list(batches.values())
 
     def _durably(self, batches: Sequence[PartitionBatch]) -> None:
+        puts = self._judged(batches)
+        self._outputs.flush()
+        self.store(puts)
+
+    async def _durably_here(self, batches: Sequence[PartitionBatch]) -> None:
+        """The same steps on the loop's thread."""
+        puts = self._judged(batches)
+        await self._outputs.flushed()
+        self._log(puts)
+        self._keep(puts, await self._outputs.flushed_log())
+
+    def _judged(self, batches: Sequence[PartitionBatch]) -> Puts:
         for batch in batches:
             self._work.judge(batch, self._outputs)
             batch.puts[POSITIONS_KEY] = msgspec.msgpack.encode(batch.positions())
-        self._outputs.flush()
-        self.store({batch.partition: (batch.db, batch.puts) for batch in batches})
+        return {batch.partition: (batch.db, batch.puts) for batch in batches}
 
-    def store(self, puts: Mapping[int, tuple[Rdict, Mapping[bytes, bytes]]]) -> None:
+    def store(self, puts: Puts) -> None:
         """Changelog first, then the store; the last value of a key only. Ends the process at a foreign writer's trace."""
+        self._log(puts)
+        self._keep(puts, self._outputs.flush_log())
+
+    def _log(self, puts: Puts) -> None:
         topic = self._table.changelog_topic_name
         for partition, (_, values) in puts.items():
             for key, value in values.items():
                 self._outputs.log(topic, partition, key, value)
-        offsets = self._outputs.flush_log()
+
+    def _keep(self, puts: Puts, offsets: Mapping[tuple[str, int], Sequence[int]]) -> None:
         for partition, (db, values) in puts.items():
-            written = offsets.get((topic, partition), [])
+            written = offsets.get((self._table.changelog_topic_name, partition), [])
             self._check_changelog(partition, written)
             self._table.store.keep(partition, db, values, written[-1] if written else None)
 
@@ -182,7 +210,8 @@ class BatchRunner:
                 values = dict(zip(keys, db.get(keys) or (), strict=True))
                 again[partition] = (db, {key: value for key, value in values.items() if value is not None})
         if again:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self.store, again)
+            async with self._turn:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self.store, again)
 
     def _tell_late(self, partition: int, late: int, persisted: int | None) -> None:
         if late:

@@ -1,7 +1,9 @@
 """The batch's producer: everything that a batch says is durable when `flush` returns, or the process ends."""
 
+import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
@@ -19,6 +21,11 @@ EXIT_FOREIGN_WRITER: Final = 71
 """Exit code when somebody else wrote to our changelog: a restart recovers and joins."""
 
 FLUSH_S: Final = 45.0
+
+TURN_S: Final = 0.001
+"""How long the loop's thread listens at a time for what it waits for."""
+MAX_PAUSE_S: Final = 0.016
+"""Between two turns others have theirs, TURN_S at first, and at most so long where the broker takes its time."""
 
 LINGER_MS: Final = 100
 """Outputs gather while a batch is judged; `flush` waits for none of it (librdkafka ignores the linger there), so this delays
@@ -80,13 +87,34 @@ class Outputs:
     def flush_log(self) -> Mapping[tuple[str, int], list[int]]:
         """Wait until the changelog is durable; its offsets by topic and partition, in order. Ends the process otherwise."""
         self._flush(self._log)
-        offsets, self._offsets = self._offsets, {}
-        return offsets
+        return self._offsets_told()
+
+    async def flushed(self) -> None:
+        """`flush` on the loop's thread, where nothing else stands still meanwhile."""
+        await self._flushed(self._producer)
+
+    async def flushed_log(self) -> Mapping[tuple[str, int], list[int]]:
+        """`flush_log` on the loop's thread."""
+        await self._flushed(self._log)
+        return self._offsets_told()
 
     def _flush(self, producer: Producer) -> None:
-        left = producer.flush(FLUSH_S)
+        self._check(producer.flush(FLUSH_S))
+
+    async def _flushed(self, producer: Producer) -> None:
+        until_s, pause_s = time.monotonic() + FLUSH_S, TURN_S
+        while (left := producer.flush(TURN_S)) and time.monotonic() < until_s:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.25, MAX_PAUSE_S)
+        self._check(left)
+
+    def _check(self, left: int) -> None:
         if left or self._failed:
             self._fail(self._failure or PublishError.TIMED_OUT, left + self._failed)
+
+    def _offsets_told(self) -> Mapping[tuple[str, int], list[int]]:
+        offsets, self._offsets = self._offsets, {}
+        return offsets
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
