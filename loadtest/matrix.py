@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.charts import clock
-from loadtest.page import lag
+from loadtest.document import lag
 from loadtest.report import LoadReport, read
 from pipeline.formats.markdown import table
 from pipeline.local.provenance import REPOSITORY

@@ -1,21 +1,12 @@
-"""`report.html`: one file that opens offline, without scripts, light and dark, narrow and wide. Pure.
-
-What a chart shows stands in a table beside it; what held is said in words.
-"""
+"""`report.html`: what a load showed. Pure."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
-from importlib.resources import files
-from typing import Final
 
 from loadtest.charts import Band, Time, clock, lines, spans, table
+from loadtest.document import NOTHING, beside, document, figure, heading, lag, section
 from loadtest.judge import LaneFigures
 from loadtest.report import LoadReport
 from loadtest.series import Series
-
-STYLE: Final = files("loadtest").joinpath("page.css").read_text(encoding="utf-8")
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-NOTHING: Final = "–"
 
 
 def render(report: LoadReport) -> str:
@@ -24,29 +15,21 @@ def render(report: LoadReport) -> str:
     time = Time(series.from_s, series.step_s, series.steps)
     bands = [Band("warm-up", series.from_s, 0.0), *sorted(_deeds(report), key=lambda band: band.from_s)]
     sections = (
-        _section("Thresholds", _checks(report)),
-        _section("Lag by lane", _figures(report)),
-        _section("Lag over time", _lag(series, time, bands)),
-        _section("What waits", _pending(series, time, bands)),
-        _section("Modes", _modes(series, time, bands)),
-        *(_section(f"What {name} answers", _ehr(series, time, bands, name)) for name in series.ehr_per_s),
-        _section("The senders", _senders(report)),
-        _section("What was done", _done(report)),
+        section("Thresholds", _checks(report)),
+        section("Lag by lane", _figures(report)),
+        section("Lag over time", _lag(series, time, bands)),
+        section("What waits", _pending(series, time, bands)),
+        section("Modes", _modes(series, time, bands)),
+        *(section(f"What {name} answers", _ehr(series, time, bands, name)) for name in series.ehr_per_s),
+        section("The senders", _senders(report)),
+        section("What was done", _done(report)),
     )
-    title = f"Load: {report.shape}"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{STYLE}</style></head><body>'
-        f'<a class="skip" href="#main">To the figures</a>{_head(report)}<main id="main" tabindex="-1">{"".join(sections)}</main>'
-        f"</body></html>\n"
-    )
+    return document(f"Load: {report.shape}", _head(report), sections)
 
 
 def _head(report: LoadReport) -> str:
     failed = sum(not check.held for check in report.checks)
     verdict = "✔ Every threshold held" if report.passed else f"✘ {failed} of {len(report.checks)} thresholds not held"
-    css = "good" if report.passed else "bad"
     scale = f"rate × {report.rate_scale:g}, time × {report.time_scale:g}"
     machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     facts = (
@@ -56,22 +39,7 @@ def _head(report: LoadReport) -> str:
         ("Commit", report.commit),
         ("Machine", machine),
     )
-    listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return (
-        f'<header><h1>{escape(report.shape)}</h1><p class="says">{escape(report.says)}</p>'
-        f'<p class="verdict {css}" role="status">{verdict}</p><dl>{listed}</dl></header>'
-    )
-
-
-def _section(title: str, body: str) -> str:
-    name = title.lower().replace(" ", "-")
-    return f'<section aria-labelledby="{escape(name)}"><h2 id="{escape(name)}">{escape(title)}</h2>{body}</section>'
-
-
-def _beside(chart: str, shown: str, label: str) -> str:
-    return (
-        f'<div class="pair"><div class="plot" tabindex="0" role="region" aria-label="{escape(label)}">{chart}</div>{shown}</div>'
-    )
+    return heading(report.shape, report.says, verdict, report.passed, facts)
 
 
 def _checks(report: LoadReport) -> str:
@@ -97,29 +65,29 @@ def _lane(figures: LaneFigures) -> tuple[str, ...]:
 def _lag(series: Series, time: Time, bands: list[Band]) -> str:
     chart = lines("Lag, p99 of each step", time, series.lag_p99_ms, lag, bands, log=True)
     shown = _over_time("Lag, p99", series, [(name, [lag(value) for value in its]) for name, its in series.lag_p99_ms.items()])
-    return _beside(chart, shown, "Chart of lag over time")
+    return beside(chart, shown, "Chart of lag over time")
 
 
 def _pending(series: Series, time: Time, bands: list[Band]) -> str:
-    chart = lines("Entities that wait, by lane", time, series.pending, _count, bands, log=False)
+    chart = lines("Entities that wait, by lane", time, series.pending, figure, bands, log=False)
     columns = [(name, [NOTHING if value is None else str(value) for value in its]) for name, its in series.pending.items()]
-    return _beside(chart, _over_time("Entities that wait", series, columns), "Chart of what waits over time")
+    return beside(chart, _over_time("Entities that wait", series, columns), "Chart of what waits over time")
 
 
 def _modes(series: Series, time: Time, bands: list[Band]) -> str:
     rows = {name: [(span.mode, span.from_s, span.to_s) for span in its] for name, its in series.modes.items()}
     chart = spans("Mode of each destination", time, rows, bands)
     told = [(name, word, clock(from_s), clock(to_s)) for name, its in rows.items() for word, from_s, to_s in its]
-    return _beside(chart, table("Modes", ("destination", "mode", "from", "to"), told, text_columns=4), "Chart of modes over time")
+    return beside(chart, table("Modes", ("destination", "mode", "from", "to"), told, text_columns=4), "Chart of modes over time")
 
 
 def _ehr(series: Series, time: Time, bands: list[Band], name: str) -> str:
     rates = series.ehr_per_s[name]
-    chart = lines(f"Writes that {name} answered, a second", time, rates, _count, bands, log=False)
+    chart = lines(f"Writes that {name} answered, a second", time, rates, figure, bands, log=False)
     columns = [(f"{kind} /s", [f"{value:.1f}" for value in its]) for kind, its in rates.items()]
     at_once = series.concurrency.get(name, [])
     columns.append(("allowed at once", [NOTHING if value is None else str(value) for value in at_once]))
-    return _beside(chart, _over_time(f"Writes at {name}", series, columns), f"Chart of what {name} answers over time")
+    return beside(chart, _over_time(f"Writes at {name}", series, columns), f"Chart of what {name} answers over time")
 
 
 def _over_time(caption: str, series: Series, columns: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -169,17 +137,3 @@ def _done(report: LoadReport) -> str:
 def _deeds(report: LoadReport) -> Iterable[Band]:
     for done in report.deeds:
         yield Band(f"{done.deed} {done.role}".strip(), done.from_s, done.to_s)
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:.1f}"
-
-
-def lag(value_ms: float | None) -> str:
-    """Milliseconds below a second, then seconds and minutes."""
-    if value_ms is None:
-        return NOTHING
-    if value_ms < 1_000:
-        return f"{value_ms:.0f} ms"
-    amount, unit = (value_ms / 1_000, "s") if value_ms < 120_000 else (value_ms / 60_000, "min")
-    return f"{amount:.1f} {unit}".replace(".0 ", " ")

@@ -10,8 +10,9 @@ import pytest
 from loadtest import matrix
 from loadtest.charts import Band, Time, clock, lines, round_times, spans, table
 from loadtest.director import Done
+from loadtest.document import lag
 from loadtest.judge import Check, LaneFigures, WayFigures
-from loadtest.page import lag, render
+from loadtest.page import render
 from loadtest.report import LoadReport, Sent, read, write
 from loadtest.series import Series, Span
 from loadtest.shapes import Phase

@@ -151,7 +151,9 @@ async def test_a_foreign_record_in_the_changelog_ends_the_process_before_anythin
 
 
 @pytest.mark.parametrize("count", [1, SMALL_RECORDS + 1])
-async def test_what_a_record_does_to_the_work_never_leaves_the_agent(rig: Rig, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_record_does_to_the_work_never_leaves_the_agent(
+    rig: Rig, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def judge(batch: PartitionBatch, outputs: Outputs) -> None:
         raise ValueError("a fault")
 
