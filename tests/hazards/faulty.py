@@ -135,13 +135,15 @@ def main() -> None:
     from pipeline.ops.watchdog import Watchdog
     from pipeline.stream.judging.gate import GateWork
     from pipeline.stream.worker.batch import BatchRunner
+    from pipeline.stream.worker.outputs import Outputs
     from pipeline.stream.worker.store import BatchStore
     from pipeline.stream.worker.transport import BatchConsumer
     from pipeline.stream.writing.agent import WriterWork
 
     _before(GateWork, "judge", "judge")
     _before(WriterWork, "judge", "judge")
-    _before(BatchRunner, "_log", "outputs")
+    _before(BatchRunner, "store", "outputs")
+    _around_on_the_loop(Outputs, "flushed", None, "outputs")
     _before(BatchStore, "keep", "changelog")
     _before(GateWork, "after", "store")
     _before(WriterWork, "after", "store")
