@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.local.bench.e2e.send import AT_ONCE
 from tests.chaos.soak_checks import FEWEST, WAY_IN, WAY_IN_BYTES, Lags, Look, Minute, checks_of, none_lost, quarters
 
 MB = 1_000_000
@@ -36,6 +37,15 @@ def test_a_leak_is_found() -> None:
 def test_descriptors_that_are_never_closed_are_found() -> None:
     seen = [Look(look.at_s, look.memory, {"gate": 100 + n}, look.disk) for n, look in enumerate(looks([150.0] * 40))]
     assert failed(seen, STEADY) == ["descriptors of the gate stand still"]
+
+
+@pytest.mark.parametrize(("most", "held"), [(AT_ONCE, True), (4 * AT_ONCE, False)])
+def test_the_way_in_has_a_descriptor_for_each_connection_of_the_sender_and_no_more(most: int, held: bool) -> None:
+    seen = [
+        Look(look.at_s, look.memory, {WAY_IN: 50 + most * n // 39}, look.disk)
+        for n, look in enumerate(looks([150.0] * 40, name=WAY_IN))
+    ]
+    assert failed(seen, STEADY) == ([] if held else ["descriptors of the way in stand still"])
 
 
 def test_a_table_that_grows_with_the_events_and_not_with_the_entities_is_found() -> None:
