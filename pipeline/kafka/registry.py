@@ -25,9 +25,6 @@ REQUEST_TIMEOUT_S: Final = 2.0
 MAX_RETRIES: Final = 0
 ASK_AGAIN_AFTER_S: Final = 30.0
 """How long an id that was not found, or a registry that did not answer, is left alone."""
-SLOW_MISS_S: Final = 0.2
-"""A registry that takes longer to say that it lacks an id is left alone like one that is away: records with ids that nobody
-registered would each stop the worker."""
 MAX_MISSES: Final = 1024
 """Ids not found that are remembered; the oldest goes first."""
 
@@ -147,8 +144,6 @@ class Registry:
             self._away_until = now + ASK_AGAIN_AFTER_S
             LOG.warning("schema registry does not answer")
             return None
-        if self._now() - now > SLOW_MISS_S:
-            self._away_until = now + ASK_AGAIN_AFTER_S
         while len(self._misses) >= MAX_MISSES:
             del self._misses[next(iter(self._misses))]
         self._misses[number] = now + ASK_AGAIN_AFTER_S

@@ -69,6 +69,10 @@ class Intake:
 class _NoWork:
     """The runner's own cycle is not used: records are worked through by the delivery."""
 
+    def is_quick(self, record: Any) -> bool:
+        """Nothing is done with it here."""
+        return True
+
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
         """Nothing."""
 

@@ -10,6 +10,7 @@ from pipeline.domain.event import EntityType, Event
 from pipeline.domain.head import HEAD_VERSION, Head, at_of, decode_head, encode_head
 from pipeline.domain.identifiers import EntityKey, derive_event_id, partition_of, revision_of
 from pipeline.domain.judging.gate import Accept, Broken, Position, Redelivered, Send, Suppress, decide
+from pipeline.domain.judging.merges import ALIAS_KEY
 from pipeline.domain.judging.policy import Policy, decode_policy
 from pipeline.domain.judging.referring import Resolve, as_it_stands
 from pipeline.domain.judging.restating import PIPELINE
@@ -109,6 +110,10 @@ class GateWork:
         self._max_record_bytes = max_record_bytes
         self._observe = observe
         self._stored = stored
+
+    def is_quick(self, record: Any) -> bool:
+        """An alias has all heads of a type looked at, and an id that is not known may be asked for at the registry."""
+        return not (record.key or b"").startswith(ALIAS_KEY) and self._codec.type_of(record.value) is not None
 
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
         """Verdicts of one partition's records; heads that several records touch are stored once, with the last."""

@@ -24,8 +24,10 @@ from pipeline.stream.worker.taking import Taking
 from pipeline.stream.worker.transport import generation_is_current
 
 SMALL_RECORDS: Final = 256
-"""A cycle of at most so many records is done on the loop's thread, which it holds for some 20 ms. On a thread of its own it asks
-for the interpreter at each call into a store and at each delivery report, and waits for it each time while the loop works."""
+SMALL_BYTES: Final = 1024 * 1024
+"""A cycle of at most so many records and bytes, each quick to judge, is done on the loop's thread, which it holds for some 20 ms.
+On a thread of its own it asks for the interpreter at each call into a store and at each delivery report, and waits for it each
+time while the loop works."""
 
 Puts = Mapping[int, tuple[Rdict, Mapping[bytes, bytes]]]
 """Per partition: its database, and what is to be written there."""
@@ -64,8 +66,12 @@ class PartitionBatch:
 class Work(Protocol):
     """What an agent does with its records."""
 
+    def is_quick(self, record: Any) -> bool:
+        """Whether judging it asks nobody and reads no more than its own entity; what is not quick is never judged on the loop."""
+        ...
+
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
-        """Send the batch's outputs and set its puts. Runs in the batch's thread; must not raise for any record."""
+        """Send the batch's outputs and set its puts. In the batch's thread or on the loop's; must not raise for any record."""
         ...
 
     def after(self, batches: Sequence[PartitionBatch]) -> None:
@@ -97,7 +103,6 @@ class BatchRunner:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._turn = asyncio.Lock()
         self._next_changelog: dict[int, int] = {}
-        self.busy = False
 
     async def run(self, stream: Any) -> None:
         """Agent body. Nothing leaves it by an exception: that would acknowledge what was not done."""
@@ -112,14 +117,11 @@ class BatchRunner:
 
     async def _all(self, events: Sequence[EventT[Any]]) -> None:
         try:
-            self.busy = True
             for some in portions(events, self._cycle.records):
                 await self._one(some)
         except BaseException as error:  # noqa: BLE001 - leaving by any exception would acknowledge the batch
             report(error)
             die(EXIT_NOT_DURABLE)
-        finally:
-            self.busy = False
 
     async def _one(self, events: Sequence[EventT[Any]]) -> None:
         batches = self._by_partition(events)
@@ -127,13 +129,18 @@ class BatchRunner:
             loop = asyncio.get_running_loop()
             began_s = loop.time()
             async with self._turn:
-                if sum(len(batch.records) for batch in batches) <= SMALL_RECORDS:
+                if self._is_small([record for batch in batches for record in batch.records]):
                     await self._durably_here(batches)
                 else:
                     await loop.run_in_executor(self._thread, self._durably, batches)
             BATCH_SECONDS.of(self._table.name).observe(loop.time() - began_s)
             BATCH_RECORDS.of(self._table.name).observe(sum(len(batch.records) for batch in batches))
             self._work.after(batches)
+
+    def _is_small(self, records: Sequence[Any]) -> bool:
+        if len(records) > SMALL_RECORDS or not all(map(self._work.is_quick, records)):
+            return False
+        return sum(len(record.value or b"") for record in records) <= SMALL_BYTES
 
     def _by_partition(self, events: Sequence[EventT[Any]]) -> list[PartitionBatch]:
         """Store handles are taken here, on the loop's thread: later, a rebalance could have taken the store away."""

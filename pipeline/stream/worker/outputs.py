@@ -28,8 +28,8 @@ MAX_PAUSE_S: Final = 0.016
 """Between two turns others have theirs, TURN_S at first, and at most so long where the broker takes its time."""
 
 LINGER_MS: Final = 100
-"""Outputs gather while a batch is judged; `flush` waits for none of it (librdkafka ignores the linger there), so this delays
-nothing. With 2 ms, records went out two or three to a request: 13 µs of processor time an output, with 100 ms 6."""
+"""Outputs gather while a batch is judged; a flush waits for none of it (librdkafka ignores the linger while it lasts). With 2 ms,
+records went out two or three to a request: 13 µs of processor time an output, with 100 ms 6."""
 
 MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Above the greatest record of any topic that a batch reads, encrypted into quarantine. librdkafka's own bound is below

@@ -61,6 +61,10 @@ class WriterWork:
         self._prefix = prefix
         self._changes: list[Change] = []
 
+    def is_quick(self, record: Any) -> bool:
+        """An id that is not known may be asked for at the registry."""
+        return self._codec.type_of(record.value) is not None
+
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
         """Fold one partition's records."""
         keys = list({r.key for r in batch.records if r.key and not r.key.startswith(RESERVED)})

@@ -12,16 +12,7 @@ import pytest
 from pipeline.domain.records import Control
 from pipeline.formats.avro import Codec, SchemaIds
 from pipeline.formats.avro.shipped import SHIPPED_ID_BASE, newest, shipped_schemas
-from pipeline.kafka.registry import (
-    ASK_AGAIN_AFTER_S,
-    MAX_MISSES,
-    SLOW_MISS_S,
-    Client,
-    Registry,
-    RegistryConfig,
-    connect,
-    subjects_of,
-)
+from pipeline.kafka.registry import ASK_AGAIN_AFTER_S, MAX_MISSES, Client, Registry, RegistryConfig, connect, subjects_of
 from pipeline.kafka.registry_ids import FILE_NAME, KeptIds
 from pipeline.resources import schemas_dir
 
@@ -149,23 +140,6 @@ def test_a_registry_that_is_away_is_left_alone_for_every_id() -> None:
     assert [registry.resolve(7), registry.resolve(8)] == [None, None]
     assert fake.asked == [7]
     fake.down, clock.at_s = False, ASK_AGAIN_AFTER_S
-    assert registry.resolve(7) == "{}"
-
-
-def test_a_registry_that_is_slow_to_lack_an_id_is_left_alone_for_every_id_but_one_that_is_slow_to_have_it_is_not() -> None:
-    """Ids that nobody registered would each stop the worker; those that are had are asked for once."""
-    fake, clock = FakeRegistry(texts={7: "{}", 8: "{}"}), HandClock()
-    answer = fake.get_schema
-
-    def slowly(schema_id: int) -> Any:
-        clock.at_s += 2 * SLOW_MISS_S
-        return answer(schema_id)
-
-    fake.get_schema = slowly  # type: ignore[method-assign]
-    registry = Registry(fake, prefix="", auto_register=False, now=clock)
-    assert [registry.resolve(number) for number in (7, 8, 1, 2, 3)] == ["{}", "{}", None, None, None]
-    assert fake.asked == [7, 8, 1]
-    clock.at_s += ASK_AGAIN_AFTER_S
     assert registry.resolve(7) == "{}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline.destinations.protocol import Destination
 from pipeline.domain.event import Bed, BedOccupancy, EntityType, Occupancy
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.judging.merges import ALIAS_KEY
 from pipeline.domain.records import Accepted, Decision, DecisionKind, Lane, Quarantined, Reason
 from pipeline.formats.avro import Codec
 from pipeline.stream.judging.gate import KEY_BOUND, Destinations, GateWork
@@ -101,3 +102,34 @@ def test_a_landing_record_with_an_endless_key_is_quarantined_under_no_key() -> N
     )
     assert all(len(key or b"") <= KEY_BOUND for _, key, _ in sent.records)
     assert batch.puts == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_quick"),
+    [
+        (KEY, CODEC.encode(BED), True),
+        (None, CODEC.encode(BED), True),
+        (KEY, None, False),
+        (KEY, b"no Avro", False),
+        (KEY, b"\x00" + (2**31).to_bytes(4, "big") + b"of a schema that the registry may have", False),
+    ],
+    ids=["known", "without a key", "without a value", "no Avro", "an unknown schema"],
+)
+def test_what_the_registry_may_be_asked_for_is_not_judged_on_the_loop(
+    key: bytes | None, value: bytes | None, is_quick: bool
+) -> None:
+    gate, writer = works()
+    assert gate.is_quick(record("landing.bed", key, value)) is is_quick
+    assert writer.is_quick(record("lane.routine", key, value)) is is_quick
+
+
+def test_an_alias_is_not_judged_on_the_loop_because_the_gate_looks_at_all_heads_for_it() -> None:
+    gate, _ = works()
+    assert not gate.is_quick(record("landing.bed", ALIAS_KEY + KEY, CODEC.encode(BED)))
+
+
+def works() -> tuple[GateWork, WriterWork]:
+    topics = Destinations("accepted", "decisions", "quarantine", {}, {"landing.bed": EntityType.BED}, {"landing.bed": 1})
+    gate = GateWork(CODEC, topics, shipped_policy(), lambda data, _: data, 900_000, lambda _: None)
+    nobody: Any = None
+    return gate, WriterWork(CODEC, nobody, nobody, {}, "outcomes", "quarantine", lambda data, _: data)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.stream.worker import batch as batch_module
 from pipeline.stream.worker import outputs as outputs_module
-from pipeline.stream.worker.batch import SMALL_RECORDS, BatchRunner, Cycle, PartitionBatch
+from pipeline.stream.worker.batch import SMALL_BYTES, SMALL_RECORDS, BatchRunner, Cycle, PartitionBatch
 from pipeline.stream.worker.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs
 from pipeline.stream.worker.store import POSITIONS_KEY
 
@@ -88,6 +88,10 @@ class Upper:
     def __init__(self, steps: list[str]) -> None:
         self.steps = steps
         self.threads: set[int] = set()
+        self.slow = b"no key"
+
+    def is_quick(self, record: Any) -> bool:
+        return bool(record.key != self.slow)
 
     def judge(self, batch: PartitionBatch, outputs: Outputs) -> None:
         self.threads.add(threading.get_ident())
@@ -116,9 +120,10 @@ class Rig:
         monkeypatch.setattr(batch_module, "die", die)
 
     @staticmethod
-    def event(partition: int, count: int, first: int = 0, generation: int = 1) -> Any:
+    def event(partition: int, count: int, first: int = 0, generation: int = 1, value: bytes = b"v") -> Any:
         records = [
-            SimpleNamespace(topic="landing.bed", offset=first + n, key=f"k{first + n}".encode(), value=b"v") for n in range(count)
+            SimpleNamespace(topic="landing.bed", offset=first + n, key=f"k{first + n}".encode(), value=value)
+            for n in range(count)
         ]
         return SimpleNamespace(value=records, message=SimpleNamespace(partition=partition, generation_id=generation))
 
@@ -137,6 +142,23 @@ async def test_outputs_are_durable_before_the_changelog_and_the_changelog_before
     assert rig.store.kept == [(0, keys, 100 + count), (1, keys, 200 + count)]
     assert (rig.work.threads == {threading.get_ident()}) == (2 * count <= SMALL_RECORDS)
     assert rig.ends == []
+
+
+async def test_the_loop_judges_nothing_that_may_take_long(rig: Rig) -> None:
+    """One record that is not quick, or records of many bytes: a thread of their own."""
+    here = threading.get_ident()
+    await rig.runner._all([rig.event(0, 2), rig.event(1, 2)])
+    assert rig.work.threads == {here}
+    rig.work.slow = b"k1"
+    await rig.runner._all([rig.event(0, 2), rig.event(1, 2)])
+    assert len(rig.work.threads - {here}) == 1
+    rig.work.slow = b"no key"
+    rig.work.threads.clear()
+    await rig.runner._all([rig.event(0, 1, value=b"v" * SMALL_BYTES)])
+    assert rig.work.threads == {here}
+    rig.work.threads.clear()
+    await rig.runner._all([rig.event(0, 1, value=b"v" * SMALL_BYTES), rig.event(1, 1)])
+    assert here not in rig.work.threads
 
 
 @pytest.mark.parametrize("count", [1, SMALL_RECORDS + 1])
