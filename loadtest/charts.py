@@ -16,6 +16,8 @@ TICKS: Final = 8
 MARKS: Final = ("●", "■", "▲", "◆", "○", "□")
 ROW_H: Final = 46
 NUMBER_W: Final = 14
+LABEL_W: Final = 20
+"""From the right end: a time's words would be cut there, were they centred below it."""
 CHARACTER_W: Final = 7.0
 """Of the labels within spans: one that does not fit is left to the table."""
 
@@ -150,7 +152,8 @@ def _times(time: Time, height: int) -> str:
     for at_s in round_times(time.from_s, time.to_s):
         x = time.x(at_s)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{height - 12}">{clock(at_s)}</text>')
+        anchor = "middle" if x < WIDTH - LABEL_W else "end"
+        parts.append(f'<text class="tick" text-anchor="{anchor}" x="{x:.1f}" y="{height - 12}">{clock(at_s)}</text>')
     return "".join(parts)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from loadtest.charts import Time, clock, lines, table
 from loadtest.document import NOTHING, beside, document, figure, heading, lag, section
+from pipeline.domain.records import Lane
 from tests.chaos.soak import SoakReport
 from tests.chaos.soak_checks import Look
 
@@ -47,7 +48,12 @@ def _head(report: SoakReport) -> str:
             "Load",
             f"{report.sent:,} events of {report.entities:,} entities in {report.minutes:g} minutes, {report.retries} sent again",
         ),
-        ("Verdicts", ", ".join(f"{name.lower().replace('_', ' ')} {count:,}" for name, count in report.verdicts.items())),
+        (
+            "Verdicts",
+            ", ".join(
+                f"{name.removeprefix('events.').lower().replace('_', ' ')} {count:,}" for name, count in report.verdicts.items()
+            ),
+        ),
         ("Commit", report.commit),
         ("Machine", ", ".join(f"{name} {value}" for name, value in report.machine.items())),
     )
@@ -84,7 +90,8 @@ def _by_minute(looks: Sequence[Look], kind: str, steps: int) -> Columns:
 
 
 def _lags(report: SoakReport, steps: int) -> Columns:
-    columns: dict[str, list[float | None]] = {each.lane: [None] * steps for each in report.lags}
+    there = {each.lane for each in report.lags}
+    columns: dict[str, list[float | None]] = {lane.value: [None] * steps for lane in Lane if lane.value in there}
     for each in report.lags:
         if each.number < steps:
             columns[each.lane][each.number] = each.p99_ms
