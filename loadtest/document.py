@@ -46,6 +46,11 @@ def beside(chart: str, shown: str, label: str) -> str:
     )
 
 
+def held(is_held: bool) -> str:
+    """Whether a promise was kept, in words."""
+    return "✔ held" if is_held else "✘ not held"
+
+
 def figure(value: float) -> str:
     """A number without more digits than it needs."""
     return f"{value:,.0f}" if value == int(value) else f"{value:.1f}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from loadtest.charts import Band, Time, clock, lines, spans, table
-from loadtest.document import NOTHING, beside, document, figure, heading, lag, section
+from loadtest.document import NOTHING, beside, document, figure, heading, held, lag, section
 from loadtest.judge import LaneFigures
 from loadtest.report import LoadReport
 from loadtest.series import Series
@@ -43,7 +43,7 @@ def _head(report: LoadReport) -> str:
 
 
 def _checks(report: LoadReport) -> str:
-    rows = [(check.name, "✔ held" if check.held else "✘ not held", check.limit, check.seen) for check in report.checks]
+    rows = [(check.name, held(check.held), check.limit, check.seen) for check in report.checks]
     return table("Each threshold", ("threshold", "verdict", "limit", "seen"), rows, text_columns=4)
 
 

@@ -149,7 +149,7 @@ class FhirHttp:
         everything = {**self._headers, **dict(headers)}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=pause_s, sock_read=pause_s)
         token = None if self._credentials is None else await self._credentials.authorise(pause_s)
-        refused: Authorised | None = None
+        is_renewed = False
         try:
             while not isinstance(token, NoToken):
                 sent = everything if token is None else _with(token, everything)
@@ -160,12 +160,12 @@ class FhirHttp:
                         return
                     failure = classify(response.status, None)
                 another = None
-                if response.status == UNAUTHORISED and self._credentials is not None and token is not None and refused is None:
+                if response.status == UNAUTHORISED and self._credentials is not None and token is not None and not is_renewed:
                     another = await self._credentials.renew(token, pause_s)
                 if another is None:
                     yield failure.reason if failure is not None else Reason.ERROR_IN_BODY
                     return
-                refused, token = token, another
+                token, is_renewed = another, True
             yield Reason.NO_TOKEN
         except TimeoutError:
             yield Reason.TIMEOUT

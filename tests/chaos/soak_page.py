@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from loadtest.charts import Time, clock, lines, table
-from loadtest.document import NOTHING, beside, document, figure, heading, lag, section
+from loadtest.document import NOTHING, beside, document, figure, heading, held, lag, section
 from pipeline.domain.records import Lane
 from tests.chaos.soak import SoakReport
 from tests.chaos.soak_checks import Look
@@ -61,7 +61,7 @@ def _head(report: SoakReport) -> str:
 
 
 def _checks(report: SoakReport) -> str:
-    rows = [(check.name, "✔ held" if check.held else "✘ not held", check.seen) for check in report.checks]
+    rows = [(check.name, held(check.held), check.seen) for check in report.checks]
     return table("Each promise", ("promise", "verdict", "seen"), rows, text_columns=3)
 
 
@@ -73,8 +73,8 @@ def _processors(report: SoakReport) -> str:
 def _over_time(caption: str, time: Time, columns: Columns, say: Callable[[float], str], log: bool = False) -> str:
     chart = lines(caption, time, columns, say, (), log)
     rows = [
-        (clock(step * STEP_S), *(NOTHING if values[step] is None else say(values[step] or 0.0) for values in columns.values()))
-        for step in range(time.steps)
+        (clock(step * STEP_S), *(NOTHING if value is None else say(value) for value in values))
+        for step, values in enumerate(zip(*columns.values(), strict=True))
     ]
     return beside(chart, table(f"{caption}, each minute", ("from", *columns), rows), f"Chart: {caption}")
 

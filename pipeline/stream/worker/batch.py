@@ -126,15 +126,16 @@ class BatchRunner:
     async def _one(self, events: Sequence[EventT[Any]]) -> None:
         batches = self._by_partition(events)
         if batches:
+            records = [record for batch in batches for record in batch.records]
             loop = asyncio.get_running_loop()
             began_s = loop.time()
             async with self._turn:
-                if self._is_small([record for batch in batches for record in batch.records]):
+                if self._is_small(records):
                     await self._durably_here(batches)
                 else:
                     await loop.run_in_executor(self._thread, self._durably, batches)
             BATCH_SECONDS.of(self._table.name).observe(loop.time() - began_s)
-            BATCH_RECORDS.of(self._table.name).observe(sum(len(batch.records) for batch in batches))
+            BATCH_RECORDS.of(self._table.name).observe(len(records))
             self._work.after(batches)
 
     def _is_small(self, records: Sequence[Any]) -> bool:

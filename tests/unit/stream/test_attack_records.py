@@ -1,5 +1,6 @@
 """Attacks by records that no stage of ours wrote: none of them may end a worker, hold an entity or be skipped."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -87,10 +88,14 @@ def test_a_lane_record_out_of_its_place_is_kept_aside_and_stops_nothing(key: byt
     assert kept.reason is Reason.KEY_MISMATCH
 
 
+def gate_work(observe: Callable[[Any], None]) -> GateWork:
+    topics = Destinations("accepted", "decisions", "quarantine", {}, {"landing.bed": EntityType.BED}, {"landing.bed": 1})
+    return GateWork(CODEC, topics, shipped_policy(), lambda data, _: data, 900_000, observe)
+
+
 def test_a_landing_record_with_an_endless_key_is_quarantined_under_no_key() -> None:
     sent, seen = Sent(), list[Accepted | Decision]()
-    topics = Destinations("accepted", "decisions", "quarantine", {}, {"landing.bed": EntityType.BED}, {"landing.bed": 1})
-    gate = GateWork(CODEC, topics, shipped_policy(), lambda data, _: data, 900_000, seen.append)
+    gate = gate_work(seen.append)
     batch = batch_of(record("landing.bed", b"t1|bed|MAIN|" + b"x" * KEY_BOUND, b"anything"))
     gate.judge(batch, cast(Outputs, sent))
     (decision,) = seen
@@ -118,18 +123,12 @@ def test_a_landing_record_with_an_endless_key_is_quarantined_under_no_key() -> N
 def test_what_the_registry_may_be_asked_for_is_not_judged_on_the_loop(
     key: bytes | None, value: bytes | None, is_quick: bool
 ) -> None:
-    gate, writer = works()
+    nobody: Any = None
+    writer = WriterWork(CODEC, nobody, nobody, {}, "outcomes", "quarantine", lambda data, _: data)
+    gate = gate_work(lambda _: None)
     assert gate.is_quick(record("landing.bed", key, value)) is is_quick
     assert writer.is_quick(record("lane.routine", key, value)) is is_quick
 
 
 def test_an_alias_is_not_judged_on_the_loop_because_the_gate_looks_at_all_heads_for_it() -> None:
-    gate, _ = works()
-    assert not gate.is_quick(record("landing.bed", ALIAS_KEY + KEY, CODEC.encode(BED)))
-
-
-def works() -> tuple[GateWork, WriterWork]:
-    topics = Destinations("accepted", "decisions", "quarantine", {}, {"landing.bed": EntityType.BED}, {"landing.bed": 1})
-    gate = GateWork(CODEC, topics, shipped_policy(), lambda data, _: data, 900_000, lambda _: None)
-    nobody: Any = None
-    return gate, WriterWork(CODEC, nobody, nobody, {}, "outcomes", "quarantine", lambda data, _: data)
+    assert not gate_work(lambda _: None).is_quick(record("landing.bed", ALIAS_KEY + KEY, CODEC.encode(BED)))

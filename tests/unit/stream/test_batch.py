@@ -14,6 +14,7 @@ from pipeline.stream.worker import outputs as outputs_module
 from pipeline.stream.worker.batch import SMALL_BYTES, SMALL_RECORDS, BatchRunner, Cycle, PartitionBatch
 from pipeline.stream.worker.outputs import EXIT_FOREIGN_WRITER, EXIT_NOT_DURABLE, Outputs
 from pipeline.stream.worker.store import POSITIONS_KEY
+from tests.support.turns import turns_beside
 
 CHANGELOG = "heads-changelog"
 
@@ -210,17 +211,8 @@ async def test_others_have_their_turns_while_the_broker_is_waited_for(monkeypatc
     monkeypatch.setattr(outputs_module, "die", die)
     outputs = Outputs({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
     outputs.log(CHANGELOG, 0, b"k", msgspec.msgpack.encode({}))
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    beside = asyncio.create_task(others())
-    with pytest.raises(Died):
-        await outputs.flushed_log()
-    beside.cancel()
-    assert turns > 10
+    async with turns_beside() as turns:
+        with pytest.raises(Died):
+            await outputs.flushed_log()
+    assert turns.count > 10
     outputs._log.purge()

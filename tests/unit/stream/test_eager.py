@@ -9,6 +9,7 @@ from mode import Service
 
 from pipeline.stream.worker.eager import Done, Waits, begun, without_pause
 from pipeline.stream.worker.transport import BatchConsumer
+from tests.support.turns import turns_beside
 
 
 class Broken(Exception):
@@ -19,20 +20,11 @@ def turns_of(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, int]:
     """Its result, and how often something else had a turn meanwhile."""
 
     async def run() -> tuple[Any, int]:
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        beside = asyncio.ensure_future(other())
-        await asyncio.sleep(0)
-        before = turns
-        result = await coroutine
-        beside.cancel()
-        return result, turns - before
+        async with turns_beside() as turns:
+            await asyncio.sleep(0)
+            before = turns.count
+            result = await coroutine
+            return result, turns.count - before
 
     return asyncio.run(run())
 

@@ -8,6 +8,7 @@ from pipeline.destinations.protocol import Confirmed, Outcome, Refused, Retry
 from pipeline.domain.identifiers import NO_REVISION, Millis
 from pipeline.domain.records import Accepted, Lane, OutcomeKind, Reason, Would
 from tests.support.changes import change, key_of
+from tests.support.turns import turns_beside
 from tests.unit.stream.test_delivery import A, World
 
 
@@ -222,18 +223,9 @@ async def test_a_flip_over_many_entities_lets_other_work_go_on() -> None:
         if world.delivery.shadows.count == 350:
             break
     flags.beds = None
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(others())
-    assert await world.delivery.flipped() == 350
-    task.cancel()
-    assert turns >= 3
+    async with turns_beside() as turns:
+        assert await world.delivery.flipped() == 350
+    assert turns.count >= 3
 
 
 async def test_a_confirmation_after_a_flip_ends_it_for_good() -> None:
