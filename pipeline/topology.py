@@ -31,6 +31,9 @@ MODES: Final = "modes"
 EPOCHS: Final = "epochs"
 
 GATE_APP: Final = "surgeline-gate"
+RECONCILE_GROUP: Final = "surgeline-reconcile"
+READER_GROUP: Final = "surgeline-reader"
+"""Of whoever reads a topic by itself: nobody joins it, but the client asks for its coordinator."""
 WRITER_APP_START: Final = "surgeline-writer-"
 HEADS_TABLE: Final = "heads"
 PENDING_TABLE: Final = "pending"
@@ -79,33 +82,51 @@ _LANES: Final = tuple(LANE_TOPICS.values())
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the pipeline that reads or writes topics. `command` runs it; None where this version has no such role."""
+    """A part of the pipeline that reads or writes topics, and `command`, which runs it.
+
+    Of topics that it `measures` it asks where they begin and end, and reads nothing. It is a member of its `groups`; of those
+    whose `progress` it asks it reads what they committed. Who has a chain of the audit log consumes it too: a start reads where
+    the chain ended.
+    """
 
     name: str
     does: str
+    command: str
     consumes: tuple[str, ...]
     produces: tuple[str, ...]
-    command: str | None
-
-
-def _way_in(name: str, does: str, channel: str, command: str | None) -> Stage:
-    return Stage(name, does, (RECEIPTS, EPOCHS), (*_LANDING, RAW[channel], RECEIPTS, AUDIT), command)
+    measures: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    progress: tuple[str, ...] = ()
+    applies: bool = False
+    """Whether it creates topics and changes their settings."""
 
 
 STAGES: Final[tuple[Stage, ...]] = (
-    _way_in("http", "takes events by HTTP", "http", "surgeline run http"),
-    _way_in("mllp", "takes HL7 v2 messages by MLLP", "mllp", "surgeline run mllp"),
+    Stage(
+        name="http",
+        does="takes events by HTTP, and says what became of each",
+        consumes=(RECEIPTS, ACCEPTED, DECISIONS, OUTCOMES, EPOCHS),
+        produces=(*_LANDING, RAW["http"], RECEIPTS),
+        command="surgeline run http",
+    ),
+    Stage(
+        name="mllp",
+        does="takes HL7 v2 messages by MLLP",
+        consumes=(RECEIPTS, EPOCHS),
+        produces=(*_LANDING, RAW["mllp"], RECEIPTS),
+        command="surgeline run mllp",
+    ),
     Stage(
         name="fhir",
         does="subscribes at FHIR servers, takes their notifications, and reads again what they missed",
-        consumes=(RECEIPTS, SUBSCRIPTIONS, EPOCHS),
+        consumes=(RECEIPTS, SUBSCRIPTIONS, AUDIT, EPOCHS),
         produces=(*_LANDING, RAW["fhir"], QUARANTINE, RECEIPTS, SUBSCRIPTIONS, AUDIT),
         command="surgeline run fhir",
     ),
     Stage(
         name="files",
         does="takes managed files, row by row, each file only when its manifest is there and true",
-        consumes=(RECEIPTS, FILES, EPOCHS),
+        consumes=(RECEIPTS, FILES, AUDIT, EPOCHS),
         produces=(*_LANDING, RAW["files"], QUARANTINE, RECEIPTS, FILES, AUDIT),
         command="surgeline run files",
     ),
@@ -119,64 +140,84 @@ STAGES: Final[tuple[Stage, ...]] = (
     Stage(
         name="files-out",
         does="makes the files that partners get, and waits until each is acknowledged",
-        consumes=(*_LANDING, GATE_CHANGELOG, AUDIT, FILES_OUT, EPOCHS),
+        consumes=(GATE_CHANGELOG, AUDIT, FILES_OUT, EPOCHS),
         produces=(FILES_OUT, AUDIT),
+        measures=_LANDING,
+        progress=(GATE_APP,),
         command="surgeline run files-out",
     ),
     Stage(
         name="downtime",
         does="writes bed boards for the workstations that work when nothing else does",
-        consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
+        consumes=(GATE_CHANGELOG, EPOCHS),
         produces=(),
+        measures=_LANDING,
+        progress=(GATE_APP,),
         command="surgeline run downtime",
     ),
     Stage(
         name="gate",
         does="judges each landing record once and hands accepted changes on by lane",
         consumes=(*_LANDING, GATE_CHANGELOG, EPOCHS),
-        produces=(*_LANES, ACCEPTED, DECISIONS, QUARANTINE, AUDIT, GATE_CHANGELOG, *_LANDING),
+        produces=(*_LANES, ACCEPTED, DECISIONS, QUARANTINE, GATE_CHANGELOG, *_LANDING),
+        groups=(GATE_APP,),
         command="surgeline run gate",
     ),
     Stage(
         name="writer",
         does="brings the newest state of each entity to one destination, or, by HL7 v2, each change in order",
-        consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, GATE_CHANGELOG, EPOCHS),
+        consumes=(*_LANES, OUTCOMES, ACCEPTED, MODES, WRITER_CHANGELOG_TEMPLATE, GATE_CHANGELOG, AUDIT, EPOCHS),
         produces=(OUTCOMES, AUDIT, QUARANTINE, LAG, MODES, WRITER_CHANGELOG_TEMPLATE),
+        groups=(writer_app(DESTINATION),),
         command="surgeline run writer DESTINATION",
     ),
     Stage(
         name="reconcile",
         does="compares what we hold with what each FHIR server shows, and has drift repaired",
-        consumes=(*_LANDING, RECONCILIATIONS, MODES, LAG, SUBSCRIPTIONS, GATE_CHANGELOG, WRITER_CHANGELOG_TEMPLATE),
+        consumes=(
+            *_LANDING,
+            RECONCILIATIONS,
+            MODES,
+            LAG,
+            SUBSCRIPTIONS,
+            GATE_CHANGELOG,
+            WRITER_CHANGELOG_TEMPLATE,
+            AUDIT,
+            EPOCHS,
+        ),
         produces=(*_LANDING, RECONCILIATIONS, AUDIT),
+        groups=(RECONCILE_GROUP,),
         command="surgeline run reconcile",
     ),
     Stage(
         name="auditor",
         does="joins the heads of all audit chains by signed checkpoints, and tells what expired",
-        consumes=(AUDIT, CHECKPOINTS, QUARANTINE, *RAW.values()),
+        consumes=(AUDIT, CHECKPOINTS, EPOCHS),
         produces=(CHECKPOINTS, AUDIT),
+        measures=(QUARANTINE, *RAW.values()),
         command="surgeline run auditor",
     ),
     Stage(
         name="budgets",
         does="counts what came late or had to be repaired, and opens an incident where that uses up an error budget",
-        consumes=(OUTCOMES, LAG, RECONCILIATIONS, BUDGETS),
+        consumes=(OUTCOMES, LAG, RECONCILIATIONS, BUDGETS, AUDIT, EPOCHS),
         produces=(BUDGETS, RECONCILIATIONS, AUDIT),
         command="surgeline run budgets",
     ),
     Stage(
         name="status",
         does="answers how current each destination is, what waits and what is stuck",
-        consumes=(ACCEPTED, DECISIONS, OUTCOMES, QUARANTINE, LAG, MODES, SUBSCRIPTIONS),
+        consumes=(ACCEPTED, LAG, MODES, SUBSCRIPTIONS, FILES),
         produces=(),
         command="surgeline status",
     ),
     Stage(
         name="books",
         does="proves that nothing was dropped between landing and the destinations",
-        consumes=(*_LANDING, ACCEPTED, DECISIONS, OUTCOMES, EPOCHS),
+        consumes=(ACCEPTED, DECISIONS, OUTCOMES, EPOCHS),
         produces=(),
+        measures=_LANDING,
+        progress=(GATE_APP,),
         command="surgeline books",
     ),
     Stage(
@@ -200,6 +241,8 @@ STAGES: Final[tuple[Stage, ...]] = (
             *RAW.values(),
         ),
         produces=(*_LANDING, RAW["files"], RECEIPTS, FILES, RECONCILIATIONS, MODES, AUDIT, EPOCHS),
+        progress=(GATE_APP,),
+        applies=True,
         command="surgeline",
     ),
 )
@@ -217,5 +260,5 @@ def consumers_of(name: str) -> tuple[str, ...]:
 
 def every_topic() -> tuple[str, ...]:
     """Each topic that some stage names, the template of the writers' changelogs once; in the order of the way of an event."""
-    names = [name for stage in STAGES for name in (*stage.consumes, *stage.produces)]
+    names = [name for stage in STAGES for name in (*stage.consumes, *stage.produces, *stage.measures)]
     return tuple(dict.fromkeys(names))

@@ -1,11 +1,12 @@
 """What a cluster needs before it runs: topics, schemas, settings."""
 
+import dataclasses
 import json
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.base import Config, actor, console, now, of_kafka, settings_of
+from pipeline.cli.base import AsJson, Config, actor, console, now, of_kafka, settings_of
 from pipeline.settings.reading import masked
 
 topics = typer.Typer(help="The topics of the cluster: what differs from their declarations.", no_args_is_help=True)
@@ -69,6 +70,30 @@ def topics_check(config: Config = None) -> None:
         typer.echo(str(problem), err=True)
     console.print(f"{len(problems)} problem(s)")
     raise typer.Exit(1 if problems else 0)
+
+
+@topics.command("access")
+def topics_access(
+    config: Config = None,
+    principal: Annotated[
+        str, typer.Option("--principal", help="How the roles' logins are called; {role} stands for the role.")
+    ] = "User:surgeline-{role}",
+    as_json: AsJson = False,
+) -> None:
+    """Print the access rules that each role needs at the broker, as commands for kafka-acls.sh; asks nobody, changes nothing."""
+    from pipeline.kafka.access import ROLE, access_of, commands
+
+    if ROLE not in principal:
+        raise typer.BadParameter(
+            f"it needs {ROLE} in it: with one login for all, each may do what any needs", param_hint="--principal"
+        )
+    settings = settings_of(config, "topics")
+    access = list(access_of(settings.kafka.topic_prefix, settings.destinations))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in access], indent=2))
+        return
+    for line in commands(access, principal, settings.kafka.bootstrap_servers):
+        typer.echo(line)
 
 
 @schemas.command("check")

@@ -15,8 +15,8 @@ from confluent_kafka import Message as KafkaMessage
 from pipeline.kafka.client import LOG, METADATA_TIMEOUT_S, KafkaUnavailable, Message
 from pipeline.settings.sections.base import ClientConfig
 from pipeline.settings.sections.kafka import KafkaSettings
+from pipeline.topology import READER_GROUP, without_prefix
 from pipeline.topology import topic as at_broker
-from pipeline.topology import without_prefix
 
 BATCH_RECORDS: Final = 1_000
 POLL_S: Final = 0.2
@@ -49,11 +49,12 @@ _PASSING: Final = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaErr
 """Errors that the consumer gets over by itself."""
 
 
-class LogTruncated(Exception):
-    """The log begins after the position that was asked for: records that were there are gone."""
+class LogTruncated(KafkaUnavailable):
+    """The log begins after the position that was asked for: records that were there are gone. Who asks anew where it begins may
+    read what is left."""
 
     def __init__(self, topic: str, partition: int, wanted: int, begins: int) -> None:
-        super().__init__(f"{topic} partition {partition} begins at {begins}, after {wanted}")
+        super().__init__(f"{topic} partition {partition} begins at {begins}, after {wanted}: older records expired; run it again")
         self.topic: Final = topic
         self.partition: Final = partition
         self.wanted: Final = wanted
@@ -248,7 +249,7 @@ def _starts(
 @contextlib.contextmanager
 def _consumer(settings: KafkaSettings, more: ClientConfig | None = None) -> Iterator[Consumer]:
     config: ClientConfig = settings.client_config() | {
-        "group.id": f"{settings.topic_prefix}surgeline-reader",  # librdkafka wants one; assigned consumers never join it
+        "group.id": at_broker(READER_GROUP, settings.topic_prefix),  # librdkafka wants one; assigned consumers never join it
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",

@@ -35,10 +35,17 @@ def _in_order(templates: Sequence[TopicSpec]) -> list[TopicSpec]:
 
 
 def _stages() -> str:
-    rows = ["## Stages\n", "| stage | what it does | command | consumes | produces |", "|---|---|---|---|---|"]
+    rows = [
+        "## Stages\n",
+        "A stage reads what it consumes; of what it measures it asks only where it begins and ends. It is a member of its",
+        "groups, and asks what those in brackets committed. `surgeline topics access` prints the same as rules for the broker.\n",
+        "| stage | what it does | command | consumes | measures | produces | groups |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for stage in topology.STAGES:
-        command = f"`{stage.command}`" if stage.command else "not in this version"
-        rows.append(f"| {stage.name} | {stage.does} | {command} | {_names(stage.consumes)} | {_names(stage.produces)} |")
+        groups = ", ".join([*(f"`{name}`" for name in stage.groups), *(f"(`{name}`)" for name in stage.progress)]) or "–"
+        topics = " | ".join(map(_names, (stage.consumes, stage.measures, stage.produces)))
+        rows.append(f"| {stage.name} | {stage.does} | `{stage.command}` | {topics} | {groups} |")
     return "\n".join(rows) + "\n"
 
 

@@ -24,6 +24,7 @@ LONGEST_FIRST: Final = (
     "test_topics.py",
     "test_feeds.py",
     "test_http_in.py",
+    "test_access.py",
     "test_secured_broker.py",
     "test_evidence.py",
     "test_local_platform.py",

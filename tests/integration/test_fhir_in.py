@@ -6,7 +6,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,50 +13,29 @@ import pytest
 from pipeline.domain.event import Event, Patient, Sex
 from pipeline.domain.records import Accepted, FeedState, Quarantined, Raw
 from pipeline.kafka.crypto import RawCipher
-from pipeline.local.ports import HOST, free_port
+from pipeline.local.ports import free_port
 from pipeline.local.servers.broker import Broker
 from pipeline.local.servers.ehr import Ehr
 from pipeline.local.stack import Stack, Target, wait_for
+from tests.support.feeds import SECRET, feed
 from tests.support.stacks import ANSWER_S, health, messages, records, send_hl7, stack_at, stopped_at_end
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
-SECRET: Final = "a-hook-secret-for-the-tests-of-24-bytes"
 SYSTEM: Final = "https://surgeline.dev/fhir/id/demo/patient"
-TOPIC: Final = "http://sekmet.dev/fhir/SubscriptionTopic/patient-change"
 NUMBERS: Final = itertools.count(1)
 RESTORE_S: Final = 120.0
 """A subscription that the EHR gave up is found by its silence, restored, and the missed time read."""
-
-
-def feed(ehr: Ehr, secret: Path, port: int, name: str, content: str) -> dict[str, Any]:
-    return {
-        "base_url": ehr.base_url,
-        "server": "ehr-main",
-        "tenant": "demo",
-        "facility": "GENERAL",
-        "profile": "sekmet-replica",
-        "criteria": TOPIC,
-        "searches": ["Patient"],
-        "content": content,
-        "endpoint": f"http://{HOST}:{port}/fhir/{name}",
-        "hook_token_file": str(secret),
-        "heartbeat_s": 5,
-        "poll_s": 5,
-    }
 
 
 @pytest.fixture(scope="module")
 def fed(broker: Broker, ehr_replica: Ehr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The gate, a writer and the HL7 way in, and the receiver, all at one EHR; two feeds of one topic."""
     folder = tmp_path_factory.mktemp("fed")
-    secret = folder / "hook.token"
-    secret.touch(mode=0o600)
-    secret.write_text(SECRET)
     port = free_port()
     feeds = {
-        "full": feed(ehr_replica, secret, port, "full", "full-resource"),
-        "ids": feed(ehr_replica, secret, port, "ids", "id-only"),
+        "full": feed(ehr_replica, folder, port, "full", "full-resource"),
+        "ids": feed(ehr_replica, folder, port, "ids", "id-only"),
     }
     overrides = {"fhir": {"port": port, "feeds": feeds}}
     target = Target("ehr", "replica", "sekmet-replica", ehr_replica.base_url)

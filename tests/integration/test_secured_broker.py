@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from pipeline.kafka.reader import end_offsets
 from pipeline.local.ports import free_port
@@ -31,30 +30,13 @@ EVENT = {
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
-    broker = SecuredBroker(tmp_path_factory.mktemp("secured"), free_port())
-    with broker:
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        wanted = [UserScramCredentialUpsertion(USER, credential, PASSWORD.encode())]
-        for done in admin.alter_user_scram_credentials(wanted).values():
-            done.result()
+    with SecuredBroker(tmp_path_factory.mktemp("secured"), free_port()) as broker:
+        broker.let_in(USER)
         yield broker
 
 
 def stack_of(broker: SecuredBroker, folder: Path, password: str) -> Stack:
-    folder.mkdir(parents=True, exist_ok=True)
-    secret = folder / "kafka.password"
-    secret.touch(mode=0o600)
-    secret.write_text(password)
-    kafka = {
-        "bootstrap_servers": broker.secured,
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_username": USER,
-        "sasl_password_file": str(secret),
-        "ca_file": str(broker.authority),
-    }
-    stack = Stack(folder, broker.secured, (), overrides={"kafka": kafka})
+    stack = Stack(folder, broker.secured, (), overrides={"kafka": broker.section(folder, password=password)})
     stack.write_settings()
     return stack
 

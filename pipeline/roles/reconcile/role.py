@@ -47,7 +47,6 @@ from pipeline.roles.writers.profiles import profile_for
 from pipeline.settings.model import Settings
 from pipeline.settings.rules.evidence import borders_of, place_of
 
-GROUP: Final = "surgeline-reconcile"
 LOOK_S: Final = 1.0
 """How late a run that is due may begin."""
 MODE_WAIT_S: Final = 60.0
@@ -79,7 +78,8 @@ class ReconcileRole:
         schedule = Schedule(Times(round(section.every_s * 1000), (hours * 60 + minutes) * 60_000), self._names)
         self._publisher = WatchedPublisher(settings.kafka)
         self._watch = Watch(process, schedule, self._repairs, now_ms())
-        self._leader = Leader(settings.kafka, GROUP, topology.RECONCILIATIONS, settings.worker.session_timeout_s).start()
+        group, timeout_s = topology.RECONCILE_GROUP, settings.worker.session_timeout_s
+        self._leader = Leader(settings.kafka, group, topology.RECONCILIATIONS, timeout_s).start()
         self._now: Reconciliation | None = None
         self._last: dict[str, Reconciliation] = {}
         metrics.RECONCILE_LEADS.of().set_function(lambda: float(self._leader.leads))
