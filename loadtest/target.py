@@ -5,7 +5,7 @@ surgeline: surgeline.yaml            # Kafka and the writers, as the roles read 
 http: {url: https://surgeline.example, token_file: client.token, ca_file: ca.crt}
 mllp: {host: surgeline.example, port: 2575, ca_file: ca.crt, cert_file: us.crt, key_file: us.key}
 ehr_faults: ["http://127.0.0.1:9901/faults"]   # control addresses of fault proxies; without any, no slow EHR and no outage
-kill: {command: [kubectl, delete, pod, --grace-period=0, --force, -l, "app.kubernetes.io/component={role}"], roles: [gate, http]}
+kill: {command: [./kill-one-pod, "{role}"], roles: [gate, http]}   # docs/operating/load-testing.md has one
 ```
 """
 

@@ -61,7 +61,7 @@ class Role:
 
 def http_settings() -> HttpSettings:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    client = HttpClient(name="board", tenant="north", token_sha256=digest, source_systems=("BEDBOARD",))
+    client = HttpClient(name="board", tenant="north", token_sha256=digest, source_systems=("capacity",))
     return HttpSettings(port=0, clients=(client,))
 
 

@@ -60,8 +60,8 @@ class MemorySink:
 
 def settings(**changes: object) -> HttpSettings:
     clients = (
-        HttpClient(name="board", tenant="north", token_sha256=_digest(TOKEN), source_systems=("BEDBOARD",)),
-        HttpClient(name="board", tenant="south", token_sha256=_digest(OTHER_TOKEN), source_systems=("BEDBOARD",)),
+        HttpClient(name="board", tenant="north", token_sha256=_digest(TOKEN), source_systems=("capacity",)),
+        HttpClient(name="board", tenant="south", token_sha256=_digest(OTHER_TOKEN), source_systems=("capacity",)),
     )
     return HttpSettings(clients=clients, **changes)  # type: ignore[arg-type]
 

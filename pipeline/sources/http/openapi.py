@@ -35,17 +35,17 @@ JsonObject = dict[str, Any]
 API_VERSION: Final = "1.0.0"
 EXAMPLE: Final[JsonObject] = {
     "facility": "GH",
-    "source_system": "BEDBOARD",
+    "source_system": "capacity",
     "entity_type": "bed",
     "namespace": "GH",
     "entity_id": "ICU-12",
     "event_type": "BED_STATUS",
     "recorded_at": "2026-01-31T08:00:00.000Z",
-    "payload": {"environment": "CLEAN", "occupancy": {"status": "VACANT"}},
+    "payload": {"environment": "CLEAN", "service": {"status": "OPEN"}},
 }
 EXAMPLE_DIVERSION: Final[JsonObject] = {
     "facility": "GH",
-    "source_system": "BEDBOARD",
+    "source_system": "capacity",
     "entity_type": "diversion",
     "namespace": "GH",
     "entity_id": "ED",
