@@ -72,7 +72,10 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """It was sent, at least in part, and no whole answer came. `reason` is TIMEOUT or CONNECTION."""
+    """It was sent, at least in part, and no whole answer came. `reason` is TIMEOUT or CONNECTION.
+
+    OVERSIZE: it was answered 200 with more than `MAX_BODY_BYTES`, and would be again.
+    """
 
     reason: Reason
 
@@ -190,6 +193,8 @@ class FhirHttp:
                 return await self._once(method, target, headers, body, progress)
         except TimeoutError:
             reason = Reason.TIMEOUT
+        except TooLarge as large:
+            reason = Reason.OVERSIZE if large.status == OK else Reason.CONNECTION
         except (aiohttp.ClientError, OSError, ValueError):
             reason = Reason.CONNECTION
         return NoAnswer(reason) if progress.sent else NotSent(reason)
@@ -255,14 +260,22 @@ def _with(authorised: Authorised, headers: Mapping[str, str]) -> dict[str, str]:
     return {**headers, "Authorization": authorised.authorization}
 
 
+class TooLarge(ValueError):
+    """An answer has more bytes than are read; `status` is the one that it came with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the answer is larger than the bound")
+        self.status: Final = status
+
+
 async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The answer's body; ValueError, and an end of the connection, where it is larger."""
+    """The answer's body; TooLarge, and an end of the connection, where it is larger."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > limit_bytes:
             response.close()
-            raise ValueError("the answer is larger than the bound")
+            raise TooLarge(response.status)
         chunks.append(chunk)
     return b"".join(chunks)
 

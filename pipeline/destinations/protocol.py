@@ -114,7 +114,12 @@ class VersionMismatch:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It was sent and no answer came: neither failed nor done. Read back before writing again."""
+    """It was sent and no answer came: neither failed nor done. Read back before writing again.
+
+    `reason` is CONNECTION where the connection was cut off, TIMEOUT at the deadline, else what came in an answer's place.
+    """
+
+    reason: Reason = field(default=Reason.AMBIGUOUS, compare=False)
 
 
 Outcome = Confirmed | Refused | Retry | VersionMismatch | Ambiguous

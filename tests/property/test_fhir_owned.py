@@ -280,12 +280,14 @@ def test_a_resource_without_a_mark_is_unknown_and_not_unchanged() -> None:
     assert changed_fields_at_ehr({"resourceType": "Location"}, {}, KEY) is None
 
 
-@pytest.mark.parametrize("number", ["1.10", "100.0", "12345678901234567890.5", "1e400"])
-def test_a_decimal_keeps_its_digits(number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [("1.10", "1.10"), ("100.0", "100.0"), ("12345678901234567890.5", "12345678901234567890.5"), ("1e400", "1E+400")],
+)
+def test_a_decimal_keeps_its_digits(number: str, written: str) -> None:
     body = decode(f'{{"a":{number}}}'.encode())
     assert body is not None
-    assert decode(encode(body)) == body
-    assert number.rstrip("e40") in encode(body).decode() or number == "1e400"
+    assert encode(body).decode() == f'{{"a":{written}}}'
 
 
 @given(st.one_of(*(st.lists(each, min_size=1, max_size=3) for each in (beds, encounters, patients, transfers, procedures))))

@@ -132,9 +132,7 @@ class GateMachine(RuleBasedStateMachine):
         key, value = data.draw(st.sampled_from(self.published[-8:]))
         self._land(key, value)
 
-    @rule(
-        value=st.sampled_from((b"", b"garbage", None, b"\x00\x00\x00\xff\xffx")), key=st.sampled_from((None, b"x", b"t|bed|N|A"))
-    )
+    @rule(value=st.sampled_from(GARBAGE), key=st.sampled_from((None, b"x", b"t|bed|N|A")))
     def publish_garbage(self, value: bytes | None, key: bytes | None) -> None:
         self._append(key, value)
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import LANES, RANK, Lane
 from pipeline.domain.writing.ages import STALE_SHARE, STALE_SPARE
-from pipeline.domain.writing.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, Entry, LaneScheduler
+from pipeline.domain.writing.scheduler import AGED_SHARE, AGEING_S, CRITICAL_SHARE, SET_BACK_MS, Entry, LaneScheduler
 from tests.support.examples import examples
 
 
@@ -116,6 +116,23 @@ def test_postponing_keeps_what_is_known_and_never_brings_forward() -> None:
     taken = scheduler.take(Millis(300))
     assert taken is not None
     assert (taken.lane, taken.since) == (Lane.CRITICAL, 7)
+
+
+def test_what_was_put_off_by_a_clock_that_is_set_back_waits_for_nothing_and_may_be_put_off_anew() -> None:
+    hour = 3_600_000
+    scheduler = filled(entry("waits", not_before=2 * hour), entry("under way", since=1, not_before=hour))
+    assert order(scheduler, hour) == ["under way"]
+    assert order(scheduler, 1_000) == ["waits"]
+    scheduler.postpone(b"under way", Millis(1_250))
+    scheduler.release(b"under way")
+    assert order(scheduler, 1_249) == []
+    assert order(scheduler, 1_250) == ["under way"]
+
+
+def test_a_clock_that_is_set_back_a_little_brings_nothing_forward() -> None:
+    scheduler = filled(entry("waits", not_before=20_000))
+    assert order(scheduler, 10_000) == []
+    assert order(scheduler, 10_000 - SET_BACK_MS) == []
 
 
 def test_what_was_promoted_goes_in_that_lane_as_old_as_it_is_until_it_is_put_again() -> None:

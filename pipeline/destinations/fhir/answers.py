@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.destinations.fhir_http import Answer
 from pipeline.destinations.protocol import Ambiguous, Confirmed, Outcome, Refused, Request, Retry, VersionMismatch
-from pipeline.formats.fhir.outcome import Failure, Meaning, classify
+from pipeline.formats.fhir.outcome import Failure, Meaning, classify, is_resource
 from pipeline.formats.fhir.owned import Body, dotted_value, elements
 
 RESOURCE_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
@@ -17,11 +17,11 @@ RESOURCE_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 def outcome_of(request: Request, answer: Answer) -> Outcome:
     """What became of a write that was answered."""
     updates = request.target != ""
-    if answer.status == 404 and updates:
-        return VersionMismatch()  # it was there when it was read
+    if answer.status == 404 and (updates or not is_resource(answer.body)):
+        return VersionMismatch()  # it was there when it was read; or it isn't the EHR that answers: a read tells
     if (failure := classify(answer.status, answer.body)) is not None:
         return _failed(failure, answer.retry_after_s)
-    if not answer.readable:
+    if not answer.readable or (answer.body is not None and not is_resource(answer.body)):
         return Ambiguous()  # a success that isn't FHIR may come from something in between
     if request.method == "POST":
         return _transaction_outcome(request, answer.body)

@@ -19,7 +19,7 @@ from pipeline.formats.fhir.owned import Body, Json, Misshapen, Owned, apply_owne
 from pipeline.formats.fhir.profile import OWNER_FIRST, Profile
 from pipeline.formats.fhir.resource import ResourceMap, urn_of
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import Carrier, Mark, carrier_of, changed_fields_at_ehr, is_ours
+from pipeline.formats.fhir.revision import Carrier, Mark, carrier_of, is_ours
 
 JSON_TYPE: Final = "application/fhir+json"
 MIN_DIGEST_KEY_BYTES: Final = 16
@@ -121,14 +121,6 @@ class Builder:
         except Misshapen:
             return ()
         return tuple(sorted(name for name, value in after.items() if value != before.get(name)))
-
-    def changed_at_ehr(self, accepted: Accepted, body: Body) -> tuple[str, ...] | None:
-        """Fields of this entity that somebody changed at the EHR since we wrote the revision that `body` carries.
-
-        None where it carries none. Of `accepted` only the entity's name counts.
-        """
-        subject = self.subject(accepted)
-        return changed_fields_at_ehr(body, _shown(subject, body), self.digest_key, self.carrier)
 
     def mark_in(self, body: Body) -> Mark | None:
         """Our mark in a resource."""

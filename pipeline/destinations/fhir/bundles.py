@@ -252,8 +252,10 @@ class Bundles:
         if isinstance(exchange, NoAnswer) or (isinstance(exchange, Answer) and exchange.status not in _BUSY):
             self._suspect(chosen)
         lost = isinstance(exchange, NoAnswer) and exchange.reason is not Reason.TIMEOUT
-        for waiting in chosen:
-            waiting.tell(ALONE if lost and waiting.entry.safe else exchange)
+        cut = exchange == NoAnswer(Reason.CONNECTION) and all(waiting.entry.safe for waiting in chosen)
+        for number, waiting in enumerate(chosen):
+            # Of reads alone one is told: whoever keeps what was read before has to know that the server may have been away.
+            waiting.tell(ALONE if lost and waiting.entry.safe and not (cut and number == 0) else exchange)
 
     def _suspect(self, chosen: list[_Waiting]) -> None:
         for waiting in chosen:

@@ -1,9 +1,10 @@
 """A FHIR R4 server as destination: read, build, send once, read back. The writer owns time, order and repetition.
 
-The server is the fence (rule 8): an update carries the version of the read that it was made from, a create is conditional
+The server is the fence: an update carries the version of the read that it was made from, a create is conditional
 in the way that the profile says, and nothing is ever deleted. What the server says in words stays here.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
@@ -36,7 +37,7 @@ from pipeline.destinations.protocol import (
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
 from pipeline.formats.fhir.naming import Ident
-from pipeline.formats.fhir.outcome import Meaning, classify
+from pipeline.formats.fhir.outcome import Meaning, classify, is_resource
 from pipeline.formats.fhir.owned import Body, elements
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resource import carries, names_another
@@ -52,6 +53,16 @@ _READ_HEADERS: Final = (("Cache-Control", "no-cache"),)
 _MINIMAL: Final = (("Prefer", "return=minimal"),)
 _WHOLE: Final = (("Prefer", "return=representation"),)
 """Of a create: what the server adds by itself is its own, and the next write must not be made without having seen it."""
+
+
+def _beside_the_point(answer: Answer) -> Retry:
+    """What answers no question of ours: a fault of the EHR, or, where it is no FHIR, the word of what stands in its place."""
+    return Retry(Reason.ERROR_IN_BODY if is_resource(answer.body) else Reason.UNAVAILABLE)
+
+
+def _loop_clock() -> Millis:
+    """The loop's own time, in milliseconds since some moment: nobody sets it, so no wait that is counted by it grows."""
+    return Millis(int(asyncio.get_running_loop().time() * 1000))
 
 
 class FhirDestination:
@@ -80,7 +91,7 @@ class FhirDestination:
         self._clock = clock
         self._places = PlaceCache()
         self._http = FhirHttp(base_url, {"Accept": JSON_TYPE, **profile.headers}, credentials, clock, tls)
-        self._bundles = Bundles(profile.bundle, self._post_bundle, clock) if profile.bundle else None
+        self._bundles = Bundles(profile.bundle, self._post_bundle, _loop_clock) if profile.bundle else None
 
     def expects(self, accepted: Accepted) -> bool:
         """Whether the profile maps this entity type."""
@@ -117,7 +128,7 @@ class FhirDestination:
         if isinstance(exchange, NotSent):
             return Retry(exchange.reason, exchange.after_s)
         if not isinstance(exchange, Answer):
-            return Ambiguous()
+            return Ambiguous(exchange.reason)
         outcome = outcome_of(request, exchange)
         if isinstance(outcome, Confirmed | VersionMismatch):
             self._learn_places(request, exchange.body)
@@ -195,7 +206,7 @@ class FhirDestination:
             return Absent()
         body = answer.body
         if body is None or body.get("resourceType") != subject.resource.resource_type:
-            return Retry(Reason.ERROR_IN_BODY)
+            return _beside_the_point(answer)
         marked = self.builder.mark_in(body) is not None
         if not carries(body, subject.ident) and (not marked or names_another(body, subject.ident)):
             return Absent()  # the id names something else by now, or did from the beginning: answers may be mixed up
@@ -209,7 +220,7 @@ class FhirDestination:
         if not isinstance(answer, Answer):
             return answer
         if answer.status == 404 or answer.body is None or answer.body.get("resourceType") != "Bundle":
-            return Retry(Reason.ERROR_IN_BODY)
+            return _beside_the_point(answer)
         resources = [entry.get("resource") for entry in elements(answer.body, "entry")]
         found = [
             resource

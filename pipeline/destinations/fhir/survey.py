@@ -21,7 +21,7 @@ from pipeline.formats.fhir.links import below
 from pipeline.formats.fhir.naming import RESOURCE_TYPE, Ident
 from pipeline.formats.fhir.outcome import classify
 from pipeline.formats.fhir.owned import Body, elements
-from pipeline.formats.fhir.times import date_time
+from pipeline.formats.rfc3339 import rfc3339_of
 
 MAX_PAGES: Final = 20_000
 """Pages of one resource type: at 200 a page four million resources."""
@@ -95,7 +95,7 @@ class Survey:
                 return
         terms: dict[str, object] = {"_count": self._page_count}
         if since is not None:
-            terms |= {"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated"}
+            terms |= {"_lastUpdated": f"ge{rfc3339_of(max(since, 0))}", "_sort": "_lastUpdated"}
         first = f"{RESOURCE_TYPE[entity_type]}?{urlencode(terms, safe=':')}"
         target: str | None = self._builder.under_base(entity_type, first)
         told: int | None = None

@@ -216,11 +216,6 @@ class MllpClient:
         self._connecting: asyncio.Task[_Connection | NotSent] | None = None
         self._closed = False
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection at this moment."""
-        return self._connection is not None and not self._connection.ended
-
     async def send(
         self, control_id: str, data: bytes, *, until_applied: bool = False, may_go: Callable[[], bool] | None = None
     ) -> Answer:

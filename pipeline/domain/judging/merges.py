@@ -1,4 +1,4 @@
-"""Merges: one identity is retired into another (rule 11), each in its own log, most often in two partitions.
+"""Merges: one identity is retired into another, each in its own log, most often in two partitions.
 
 A merge is two events. The loser's states `merged_into`: its gate closes the head, tells the survivor's log up to which
 revision (RELEASE), and redirects whatever comes later. The survivor's names the loser in `replaces`: from there on a

@@ -1,4 +1,4 @@
-"""Which of two statements about a field is the newer (rule 5)."""
+"""Which of two statements about a field is the newer."""
 
 from pipeline.domain.event import Event, SequenceBasis
 from pipeline.domain.head import Clock

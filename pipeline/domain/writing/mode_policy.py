@@ -14,7 +14,7 @@ Dwell = Annotated[float, msgspec.Meta(ge=0.5, le=3_600, description="seconds; sh
 ThawRate = Annotated[float, msgspec.Meta(ge=0.01, le=1_000, description="entities in a second")]
 
 NEVER_FROZEN: Final = frozenset({EntityType.ENCOUNTER})
-"""A stay may be what the next one in its bed waits for (rule 12 of the design), and that may be critical."""
+"""A stay may be what the next one in its bed waits for, and that may be critical."""
 
 
 class FreezeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

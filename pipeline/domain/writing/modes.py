@@ -127,8 +127,8 @@ class _Level:
         if wait_s > self._bounds.leave_below_s:
             self._calm_since = None
             self.on = self.on or wait_s > self._bounds.enter_after_s
-        elif self._calm_since is None:
-            self._calm_since = now
+        else:
+            self._calm_since = now if self._calm_since is None else min(self._calm_since, now)
         if self._calm_since is not None and now - self._calm_since >= self._bounds.calm_s * 1000:
             self.on = False
 
@@ -167,6 +167,7 @@ class Modes:
 
     def judge(self, figures: Figures, now: Millis, order: Force | None = None) -> Entered | None:
         """Take in the figures, and what an operator ordered; a change of mode, if they cause one."""
+        self._follow_clock(now)
         force = order if order is not None and now < order.until else None
         self._follow(figures, now, force is not None and force.mode is Mode.OUTAGE)
         drained = force is None and self._ends_recovery(figures, now)
@@ -195,11 +196,13 @@ class Modes:
 
     def thaws(self, now: Millis) -> int:
         """How many frozen entities compete again from now on, since the freeze has lasted as long as it may."""
+        self._follow_clock(now)
         if self.frozen_since is None:
             return 0
         thaw = self._policy.thaw
         begins_at = self.frozen_since + thaw.after_s * 1000
         if now < begins_at:
+            self._thawed_until = None
             return 0
         if self._thawed_until is None:
             self._thawed_until = Millis(now - int(1000 / thaw.per_s))
@@ -208,6 +211,12 @@ class Modes:
         return count
 
     # -- what is so
+
+    def _follow_clock(self, now: Millis) -> None:
+        """A clock that was set back makes nothing last as much longer: what would begin only later begins now."""
+        self.since, self.back_at = _not_ahead(self.since, now), _not_ahead(self.back_at, now)
+        self.frozen_since, self._thawed_until = _not_ahead(self.frozen_since, now), _not_ahead(self._thawed_until, now)
+        self._closed_since = _not_ahead(self._closed_since, now)
 
     def _follow(self, figures: Figures, now: Millis, held: bool) -> None:
         was_held, self._held = self._held, held
@@ -262,7 +271,6 @@ class Modes:
         """Whether the mode was entered too short a time ago to be left for a milder one."""
         if self.since is None or wanted is Mode.OUTAGE:
             return False
-        self.since = min(self.since, now)
         match self.mode:
             case Mode.SEVERE:
                 dwell_s = self._policy.severe.dwell_s
@@ -296,6 +304,10 @@ class Modes:
         elif self.frozen_since is None:
             self.frozen_since = now
         return Entered(mode, previous, cause, now)
+
+
+def _not_ahead(at: Millis | None, now: Millis) -> Millis | None:
+    return min(at, now) if at is not None else None
 
 
 def _at_most(wait_s: float, bound_s: float | None) -> float:

@@ -1,4 +1,4 @@
-"""Who lies in which bed at one destination, as far as it was told: a bed is vacated there before it is occupied (rule 12).
+"""Who lies in which bed at one destination, as far as it was told: a bed is vacated there before it is occupied.
 
 A stay and the one before it in the same bed lie in different partitions, perhaps at different workers. So this is learnt
 from the history that everybody can read: accepted stays say where somebody is by now, confirmed outcomes say what the

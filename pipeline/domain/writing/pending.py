@@ -15,8 +15,13 @@ from pipeline.domain.records import RANK, Accepted, Await, Lane, Outcome, Outcom
 
 PENDING_VERSION: Final = 1
 
-LOSERS_KEPT: Final = ABSORBED_KEPT
-"""Identities merged into an entity whose outcome is remembered, the latest."""
+LOSERS_KEPT: Final = 4 * ABSORBED_KEPT
+"""Identities merged into an entity whose outcome is remembered, the latest; those that its newest record awaits come on top.
+More than a record can await: they need not be told of in the order in which they were merged, and may be before the record."""
+
+MAX_PUT_OFF_MS: Final = 3_630_000
+"""Longest that anything is put off: the hour that a destination may ask for, and our own half minute. What says to wait for
+longer was written by a clock that was ahead."""
 
 
 class Due(msgspec.Struct, frozen=True, array_like=True):
@@ -28,10 +33,14 @@ class Due(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Loser(msgspec.Struct, frozen=True, array_like=True):
-    """What became of an identity that was merged into this one: the newest of its revisions that came to an end here."""
+    """What became of an identity that was merged into this one: the newest of its revisions that came to an end here.
+
+    `is_awaited`: the newest record names it, and the next ones will; so it isn't forgotten.
+    """
 
     key: bytes
     revision: Revision
+    is_awaited: bool = False
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +49,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     `generation` rises with each change: of two records of an entity the greater is the later. `newest` is the accepted
     record as it came, None once it is confirmed. `parked` is the revision that was given up, kept until a higher one is
     confirmed. `shadowed` is the one that was only compared: the record stays, since a flag may let it be written later.
+    `not_before` is what the last attempt that failed said at `put_off_at`, by the clock of its writer.
     """
 
     generation: int
@@ -58,6 +68,7 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     last_reason: Reason
     shadowed: Revision = NO_REVISION
     losers: tuple[Loser, ...] = ()
+    put_off_at: Millis = Millis(0)
 
     def __repr__(self) -> str:
         return f"Pending(generation={self.generation}, revision={self.newest_revision}, <redacted>)"
@@ -81,6 +92,11 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     def is_due(self) -> bool:
         """Whether there is something to write: something newer than what was confirmed, given up or only compared."""
         return self.newest is not None and self.newest_revision > max(self.confirmed, self.parked, self.shadowed)
+
+    def waits_until(self, now: Millis) -> Millis:
+        """When it may be tried again; 0 for at once. What was put off at a time that is still to come was so by a clock that
+        was ahead, and does not wait until ours gets there."""
+        return Millis(min(self.not_before, now + MAX_PUT_OFF_MS)) if self.put_off_at <= now else Millis(0)
 
     @property
     def is_shadowed(self) -> bool:
@@ -145,6 +161,7 @@ def on_accepted(pending: Pending | None, accepted: Accepted, encoded: bytes, dea
             "newest_hash": accepted.state_hash,
             "attempts": 0,
             "not_before": max(known.not_before, 0) if known.is_due else 0,
+            "losers": _awaited(known.losers, accepted) if known.losers else (),
         }
     return msgspec.structs.replace(known, **changes)
 
@@ -181,6 +198,7 @@ def on_outcome(pending: Pending | None, outcome: Outcome) -> Pending | None:
                 partition=outcome.partition,
                 attempts=outcome.attempts,
                 not_before=outcome.retry_at or Millis(0),
+                put_off_at=outcome.at,
                 last_reason=outcome.reason,
             )
 
@@ -193,8 +211,23 @@ def on_loser(pending: Pending | None, partition: int, key: bytes, revision: Revi
     known = pending or msgspec.structs.replace(EMPTY, partition=partition)
     if any(each.key == key and each.revision >= revision for each in known.losers):
         return None
-    losers = (*(each for each in known.losers if each.key != key), Loser(key, revision))[-LOSERS_KEPT:]
+    before = next((each for each in known.losers if each.key == key), None)
+    told = Loser(key, revision, before is not None and before.is_awaited)
+    losers = _kept((*(each for each in known.losers if each is not before), told))
     return msgspec.structs.replace(known, generation=known.generation + 1, losers=losers)
+
+
+def _awaited(losers: tuple[Loser, ...], accepted: Accepted) -> tuple[Loser, ...]:
+    """Those that are known, by what the newest record awaits."""
+    named = {key_of(accepted.tenant, accepted.entity_type, each.loser) for each in accepted.awaits}
+    return _kept(tuple(Loser(each.key, each.revision, each.key in named) for each in losers))
+
+
+def _kept(losers: tuple[Loser, ...]) -> tuple[Loser, ...]:
+    """All that are awaited, which the gate bounds, and the latest of the others."""
+    others = [each for each in losers if not each.is_awaited]
+    forgotten = {each.key for each in others[:-LOSERS_KEPT]}
+    return tuple(each for each in losers if each.key not in forgotten)
 
 
 def held_for(pending: Pending, accepted: Accepted) -> tuple[tuple[bytes, Await], ...]:
@@ -304,14 +337,17 @@ def join(one: Pending, other: Pending) -> Pending:
         parked_reason=parked.parked_reason if parked.parked > confirmed else Reason.NONE,
         attempts=newest.attempts,
         not_before=newest.not_before,
+        put_off_at=newest.put_off_at,
         last_reason=newest.last_reason,
         shadowed=shadowed if shadowed > confirmed else NO_REVISION,
-        losers=_losers(late, early),
+        losers=_losers(late, early, newest),
     )
 
 
-def _losers(late: Pending, early: Pending) -> tuple[Loser, ...]:
-    newest: dict[bytes, Revision] = {}
+def _losers(late: Pending, early: Pending, newest: Pending) -> tuple[Loser, ...]:
+    """All that either knows; awaited are those that the one with the newest record says are."""
+    known: dict[bytes, Revision] = {}
     for each in (*early.losers, *late.losers):
-        newest[each.key] = max(each.revision, newest.pop(each.key, NO_REVISION))
-    return tuple(Loser(key, revision) for key, revision in newest.items())[-LOSERS_KEPT:]
+        known[each.key] = max(each.revision, known.pop(each.key, NO_REVISION))
+    awaited = {each.key for each in newest.losers if each.is_awaited}
+    return _kept(tuple(Loser(key, revision, key in awaited) for key, revision in known.items()))

@@ -16,7 +16,7 @@ taken within (k + 1) * (n + 1) * AGED_SHARE * (CRITICAL_SHARE + 1) turns, whatev
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -50,22 +50,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return self.since if self.lane in AGEING_S else self.lane_since or self.since
 
 
-class Scheduler(Protocol):
-    """Port of the scheduler."""
-
-    def put(self, entry: Entry) -> None: ...
-    def discard(self, key: bytes) -> None: ...
-    def take(self, now: Millis, critical_only: bool = False) -> Entry | None: ...
-    def release(self, key: bytes) -> None: ...
-    def wait_ms(self, now: Millis) -> int | None: ...
-
-
 Place = tuple[int, int, Entry]
 """Place in an order: time, serial, entry. It is dead once it isn't the one that its entity is known by."""
 
 Heap = list[Place]
 
 _NEVER: Final = 1 << 62
+
+SET_BACK_MS: Final = 1_000
+"""A clock that is set back by less makes waits longer by as much; by more, and nothing waits on that was put off by it."""
 
 
 class LaneScheduler:
@@ -84,6 +77,8 @@ class LaneScheduler:
         self._ageing: OrderedDict[bytes, None] = OrderedDict()
         self._ages_at = _NEVER
         self._delayed: Heap = []
+        self._looked_at = Millis(0)
+        """The time by which something was taken last."""
         self._places = 0
         self._serial = 0
         self._critical_in_a_row = 0
@@ -325,6 +320,9 @@ class LaneScheduler:
 
     def _wake(self, now: Millis) -> None:
         """What was delayed and is due by now goes to its lane, as old as it is."""
+        if now < self._looked_at - SET_BACK_MS:
+            self.hasten(tuple(self._entries))
+        self._looked_at = now
         while self._delayed and self._delayed[0][0] <= now:
             place = self._delayed[0]
             entry = self._popped(self._delayed)

@@ -1,4 +1,4 @@
-"""What has to be written before what: a stay waits until its bed is vacated at the destination (rule 12). Pure."""
+"""What has to be written before what: a stay waits until its bed is vacated at the destination. Pure."""
 
 import enum
 from collections.abc import Callable, Collection, Iterable

@@ -28,7 +28,7 @@ from pipeline.formats.fhir.terms import (
 )
 from pipeline.formats.markdown import table
 
-_STATUSES: Final = (200, 201, 202, 204, 304, 400, 401, 403, 404, 408, 409, 410, 412, 422, 425, 429, 500, 501, 502, 503, 504)
+_STATUSES: Final = (200, 201, 202, 204, 302, 304, 400, 401, 403, 404, 408, 409, 410, 412, 422, 425, 429, 500, 501, 502, 503, 504)
 
 _HEAD: Final = """# What goes to a FHIR server
 
@@ -140,9 +140,10 @@ different ones. It is an extension and no tag, because servers carry tags from v
 mark is of unknown revision, not of revision zero.
 """
 
-_ANSWERS: Final = """A 404 to an update means that the resource went after it was read: read again. A 412 with the issue code
-`multiple-matches` is refused as MULTIPLE_MATCHES. A success that carries an OperationOutcome with an error is judged by its
-issue codes. A fenced create that met an existing resource (200 and not 201) wrote nothing: read again. Without an answer a
+_ANSWERS: Final = """A 404 to an update means that the resource went after it was read, or that something else answers in the
+EHR's place: read again. A read that is answered by what is no FHIR, or by a redirect, says that the EHR is away. A 412 with the
+issue code `multiple-matches` is refused as MULTIPLE_MATCHES. A success that carries an OperationOutcome with an error is judged
+by its issue codes. A fenced create that met an existing resource (200 and not 201) wrote nothing: read again. Without an answer a
 write is ambiguous as soon as its headers were sent, and a plain retry before that. `Retry-After` is seconds or a date, cut at
 one hour.
 """

@@ -32,6 +32,7 @@ _BAD: Final = frozenset({"error", "fatal"})
 
 _BY_STATUS: Final[dict[int, Failure]] = {
     202: Failure(Meaning.UNKNOWN, Reason.AMBIGUOUS),
+    **dict.fromkeys((301, 302, 303, 307, 308), Failure(Meaning.RETRY, Reason.UNAVAILABLE)),
     400: Failure(Meaning.REFUSED, Reason.REFUSED_INVALID),
     401: Failure(Meaning.RETRY, Reason.UNAUTHENTICATED),
     403: Failure(Meaning.REFUSED, Reason.REFUSED_FORBIDDEN),
@@ -52,8 +53,9 @@ def classify(status: int, outcome: Body | None) -> Failure | None:
     """Say what an answer means for a write; None means that the EHR took it.
 
     429, 503, 425 and 408 say that it wasn't processed; 409 and 412 ask for a new read, unless they say that several
-    resources match; other 5xx may come after the write was made. A success whose body is an OperationOutcome with an
-    error is judged by its issue codes. The EHR's own words are not looked at and go nowhere.
+    resources match; other 5xx may come after the write was made. No FHIR interaction is answered by a redirect: it is of
+    what stands in front of the EHR, which is away. A success whose body is an OperationOutcome with an error is judged by
+    its issue codes. The EHR's own words are not looked at and go nowhere.
     """
     codes = issue_codes(outcome)
     if status == 412 and "multiple-matches" in codes:
@@ -65,6 +67,11 @@ def classify(status: int, outcome: Body | None) -> Failure | None:
     if status >= 500:
         return Failure(Meaning.UNKNOWN, Reason.UNAVAILABLE)
     return Failure(Meaning.REFUSED, Reason.REFUSED_OTHER)
+
+
+def is_resource(body: Body | None) -> bool:
+    """Whether a body is a FHIR resource. What something else says in the EHR's place is none: a page, or JSON of its own."""
+    return body is not None and isinstance(body.get("resourceType"), str)
 
 
 def issue_codes(outcome: Body | None) -> frozenset[str]:

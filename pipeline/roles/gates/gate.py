@@ -10,7 +10,7 @@ from pipeline.roles.gates.tables import START, table_hooks
 from pipeline.roles.policies import load_policy
 from pipeline.roles.process import Process, or_die
 from pipeline.stream.judging.gate import Destinations, GateWork, join_values
-from pipeline.stream.worker.app import AppSpec, Worker
+from pipeline.stream.worker.app import AppSpec, Still, Worker
 from pipeline.stream.worker.batch import Cycle
 from pipeline.stream.worker.outputs import Outputs
 
@@ -77,5 +77,5 @@ class GateRole:
         await self._worker.stop()
         running.cancel()
 
-    async def _recovered(self, _partitions: frozenset[int]) -> None:
+    async def _recovered(self, _partitions: frozenset[int], _still: Still) -> None:
         """Nothing more to do: heads are read from the store as they are needed."""

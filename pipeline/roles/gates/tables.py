@@ -9,7 +9,7 @@ from pipeline.ops.log_catalogue import LogEvent
 from pipeline.ops.logs import emit
 from pipeline.ops.watchdog import Cause, exit_now
 from pipeline.roles.process import Process
-from pipeline.stream.worker.app import Hooks
+from pipeline.stream.worker.app import Hooks, Still
 from pipeline.stream.worker.progress import RECOVERY_STALL_S
 from pipeline.topology import without_prefix
 
@@ -20,15 +20,17 @@ REBALANCE = "rebalance"
 def table_hooks(
     process: Process,
     table: str,
-    recovered: Callable[[frozenset[int]], Awaitable[None]],
+    recovered: Callable[[frozenset[int], Still], Awaitable[None]],
     revoked: Callable[[frozenset[int]], None],
 ) -> Hooks:
     """Hooks of one worker. A start or a rebalance that does not end in time ends the process; while a recovery reads on, its
     time begins anew."""
     begun = [time.monotonic()]
 
-    async def on_recovered(partitions: frozenset[int]) -> None:
-        await recovered(partitions)
+    async def on_recovered(partitions: frozenset[int], still: Still) -> None:
+        await recovered(partitions, still)
+        if not still():
+            return
         duration_ms = (time.monotonic() - begun[0]) * 1000
         emit(lines.TABLE_RECOVERED, topic=table, count=len(partitions), duration_ms=duration_ms)
         emit(lines.PARTITIONS_ASSIGNED, topic=table, count=len(partitions))
@@ -36,8 +38,9 @@ def table_hooks(
 
     def on_revoked(partitions: frozenset[int]) -> None:
         begun[0] = time.monotonic()
+        # Of one that had nothing too: it may get some, and a recovery that ends by itself would be waited for for ever.
+        process.watchdog.begin(REBALANCE, process.settings.worker.start_timeout_s)
         if partitions:
-            process.watchdog.begin(REBALANCE, process.settings.worker.start_timeout_s)
             emit(lines.PARTITIONS_REVOKED, topic=table, count=len(partitions))
             metrics.PARTITIONS_CHANGED.of("revoked").inc(len(partitions))
         revoked(partitions)

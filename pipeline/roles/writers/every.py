@@ -37,11 +37,12 @@ from pipeline.stream.every.delivery import EveryDelivery
 from pipeline.stream.every.kept import decode_mark
 from pipeline.stream.every.ports import Bounds, Room
 from pipeline.stream.every.told import NOTHING, SINCE_KEY, Told, after, decode_told, join_values
-from pipeline.stream.worker.app import AppSpec, Worker
+from pipeline.stream.worker.app import AppSpec, Still, Worker
 from pipeline.stream.worker.batch import BatchRunner, Cycle
 from pipeline.stream.worker.outputs import Outputs
 from pipeline.stream.worker.transport import BatchConsumer
 from pipeline.stream.writing.ledger import OutcomeLedger
+from pipeline.stream.writing.steady import steady_ms
 
 FETCH_MAX_RECORDS: Final = 100
 """Records of one poll: they are acknowledged together, and read again together after a crash."""
@@ -73,8 +74,6 @@ class EveryRole:
         self._keeper = ModeKeeper(process, name, section.instance, _mode_policy(name, section), self._ledger)
         self._reports = EveryReports(process, name, section.instance, self._keeper)
         self._runner: EveryRunner | None = None
-        self._turn = 0
-        """Counts rebalances."""
         self._delivery = EveryDelivery(
             destination=self._destination,
             room=Room(self._told, self._is_assigned, self._keep),
@@ -86,6 +85,7 @@ class EveryRole:
             draw=random.random,
             writer=writer,
             rollout=self._flags,
+            steady=steady_ms,
         )
         self._keeper.hold(self._delivery)
         self._worker = self._new_worker(section)
@@ -106,7 +106,7 @@ class EveryRole:
             holds=True,
             records_per_message=FETCH_MAX_RECORDS,
         )
-        hooks = table_hooks(process, topology.PENDING_TABLE, self._recovered, self._revoked)
+        hooks = table_hooks(process, topology.PENDING_TABLE, self._recovered, self._delivery.revoked)
         hooks = dataclasses.replace(hooks, leaving=self._delivery.let_go)
         outputs = Outputs(settings.kafka.producer_config() | PRODUCER_TUNING)
         intake = Intake(process.codec, self._name, self._destination.entity_types, self._publisher, process.seal, process.prefix)
@@ -133,16 +133,16 @@ class EveryRole:
         assert self._runner is not None
         await self._runner.keep(puts)
 
-    async def _recovered(self, partitions: frozenset[int]) -> None:
+    async def _recovered(self, partitions: frozenset[int], still: Still) -> None:
         """Take up what was given up, and what came to its end since the table was written last."""
-        store, turn = self._worker.table.store, self._turn
+        store = self._worker.table.store
         kept: dict[int, tuple[dict[bytes, Told], Millis]] = {}
         for partition in sorted(partitions):
             # No database is held on to while something is waited for: after another rebalance it could not be opened again.
-            if turn == self._turn:
+            if still():
                 kept[partition] = await asyncio.to_thread(_read_table, store.handle(partition))
         ended = await asyncio.to_thread(self._ended_since, {partition: mark for partition, (_, mark) in kept.items()})
-        if turn != self._turn:
+        if not still():
             return  # they are being taken away again: the next recovery looks anew
         for partition, (parked, _) in kept.items():
             found: dict[bytes, Told] = {}
@@ -152,10 +152,6 @@ class EveryRole:
                     found[key] = now_told
             self._delivery.assigned(partition, parked, found)
         await self._delivery.keep()
-
-    def _revoked(self, partitions: frozenset[int]) -> None:
-        self._turn += 1
-        self._delivery.revoked(partitions)
 
     def _ended_since(self, marks: Mapping[int, Millis]) -> dict[int, list[tuple[bytes, Outcome]]]:
         """Outcomes of ours that the table may not hold, by partition, in order. Blocks; KafkaUnavailable."""

@@ -31,13 +31,14 @@ from pipeline.roles.writers.stays import Stays
 from pipeline.roles.writers.timed import Timed
 from pipeline.settings.rules.evidence import borders_of, place_of
 from pipeline.settings.sections.workers import WriterSettings
-from pipeline.stream.worker.app import AppSpec, Worker
+from pipeline.stream.worker.app import AppSpec, Still, Worker
 from pipeline.stream.worker.batch import Cycle
 from pipeline.stream.worker.outputs import Outputs
 from pipeline.stream.worker.store import RESERVED
 from pipeline.stream.writing.agent import WriterWork, join_values
 from pipeline.stream.writing.delivery import Delivery
 from pipeline.stream.writing.ledger import OutcomeLedger
+from pipeline.stream.writing.steady import steady_ms
 from pipeline.stream.writing.throttle import Limits
 
 FETCH_MAX_RECORDS: Final = 500
@@ -101,6 +102,7 @@ class WriterRole:
             writer=f"{name}/{section.instance}",
             order=self._stays.order,
             rollout=self._flags,
+            steady=steady_ms,
         )
         self._keeper.hold(self._delivery)
         self._worker = self._new_worker(section)
@@ -155,12 +157,15 @@ class WriterRole:
             raise TypeError("the pending table holds accepted records")
         return record
 
-    async def _recovered(self, partitions: frozenset[int]) -> None:
-        """Take up what is pending in the partitions that came."""
+    async def _recovered(self, partitions: frozenset[int], still: Still) -> None:
+        """Take up what is pending in the partitions that came. What was read before another rebalance is not: what was delivered
+        or became due since would be forgotten for it, and who has the partition now writes it too."""
         store = self._worker.table.store
         for partition in sorted(partitions):
-            db = store.handle(partition)
-            pendings = await asyncio.get_running_loop().run_in_executor(None, _all_pending, db)
+            # No database is held on to while something is waited for: after another rebalance it could not be opened again.
+            pendings = await asyncio.to_thread(_all_pending, store.handle(partition))
+            if not still():
+                return
             self._delivery.assigned(partition, pendings)
 
     # -- the role

@@ -59,7 +59,10 @@ class EveryDelivery:
         draw: Callable[[], float],
         writer: str,
         rollout: Rollout | None = None,
+        steady: Callable[[], Millis] | None = None,
     ) -> None:
+        """`clock` tells the time of day, `steady` one that is never set, for what waits here alone; else `clock` does both."""
+        self._steady = steady or clock
         self.breaker = breaker
         self.freezing = Gate(self._wake_up)
         self.arrived = 0
@@ -123,7 +126,7 @@ class EveryDelivery:
     async def run(self) -> None:
         """Tell changes as their turn comes, until `stop`."""
         while not self._stopping:
-            now = self._clock()
+            now = self._steady()
             item = self.backlog.take(now) if self._may_start(now) else None
             if item is not None:
                 self._start(item)
@@ -226,7 +229,7 @@ class EveryDelivery:
         if not self._rollout.may_write(item.accepted):
             self.breaker.abandoned(probe)
             return End(OutcomeKind.SHADOWED, Reason.SHADOW)
-        wait_s = self._pace.reserve(self._clock())
+        wait_s = self._pace.reserve(self._steady())
         if wait_s > 0:
             await asyncio.sleep(wait_s)
         answer = await self._destination.send(letter, lambda: self._may_go(item)) if self._may_go(item) else Retry(Reason.NONE)
@@ -255,7 +258,7 @@ class EveryDelivery:
 
     def _failed(self, item: Item, reason: Reason, control_id: str, probe: int) -> End:
         """Whether it failed for its own sake, or with all the others; only the former counts, or an outage would give up all."""
-        self.breaker.failed(self._clock(), probe)
+        self.breaker.failed(self._steady(), probe)
         others_taken = self._taken > item.taken
         others_refused = self._refused > item.refused
         alone = not others_refused and reason not in AWAY
@@ -276,7 +279,7 @@ class EveryDelivery:
             await self._ledger.record(outcome, item.key)
         self._report(item, outcome)
         if retry_at is not None:
-            self.backlog.put_off(item, retry_at)
+            self.backlog.put_off(item, Millis(self._steady() + delay_ms))
         else:
             self._done(item, after(known, outcome))
 
@@ -316,7 +319,7 @@ class EveryDelivery:
             self._observer.failed_inside(error)
 
     def _again(self, item: Item) -> None:
-        self.backlog.put_off(item, Millis(self._clock() + int(IDLE_WAIT_S * 1000)))
+        self.backlog.put_off(item, Millis(self._steady() + int(IDLE_WAIT_S * 1000)))
 
     def _done(self, item: Item, told: Told) -> None:
         """It has come to its end; where its partition went meanwhile, whoever has it now reads the outcome."""
@@ -345,7 +348,7 @@ class EveryDelivery:
 
     def per_s(self) -> float:
         """Messages that may go in a second."""
-        return self._pace.per_s(self._clock())
+        return self._pace.per_s(self._steady())
 
 
 def _waits(item: Item) -> Stuck:

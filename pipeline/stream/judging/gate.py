@@ -122,7 +122,7 @@ class GateWork:
         before = dict(heads)
         policies, aliases = _Policies(batch, self._fallback), Aliases(batch)
         for record in batch.records:
-            self._one(record, heads, policies, aliases, batch, outputs)
+            self._one(record, heads, policies, aliases, outputs)
         batch.puts.update((key, encode_head(head)) for key, head in heads.items() if head is not before.get(key))
         for topic, key, alias in aliases.referrers(dict(self._topics.landing)):
             outputs.send(topic, batch.partition, key, self._codec.encode(_repointing(key, alias)))
@@ -131,15 +131,7 @@ class GateWork:
         """Tell that the verdicts are stored: they have no further effect in this process."""
         self._stored()
 
-    def _one(
-        self,
-        record: Any,
-        heads: dict[bytes, Head],
-        policies: "_Policies",
-        aliases: Aliases,
-        batch: PartitionBatch,
-        outputs: Outputs,
-    ) -> None:
+    def _one(self, record: Any, heads: dict[bytes, Head], policies: "_Policies", aliases: Aliases, outputs: Outputs) -> None:
         entity_type, epoch = self._places[record.topic]
         at = Position(entity_type, epoch, record.partition, record.offset, record.timestamp)
         head = heads.get(record.key) if record.key else None

@@ -23,6 +23,9 @@ from pipeline.stream.worker.transport import BatchConsumer, BatchTransport, Flow
 
 REQUEST_TIMEOUT_S: Final = 90.0
 WATCH_S: Final = 1.0
+MAX_POLL_INTERVAL_S: Final = 7 * 24 * 3600.0
+"""Without a fetch for so long the client leaves its group by itself: so it would while a receiver is away and as much as may wait
+does, and where it is a spare that has nothing to fetch. That the loop goes on is the watchdog's to see."""
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 """Of Python's collector: a poll alone is thousands of records, which reference counts free, so seven hundred is often."""
 FETCH_BYTES: Final = 1 << 20
@@ -53,12 +56,20 @@ class AppSpec:
     records_per_message: int | None = None
 
 
+Still = Callable[[], bool]
+"""Whether no partition has been asked back since."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Called on the loop's thread. `recovered` comes after each recovery, before anything is consumed, `started` once it is;
-    `gets_on` comes about each second in which a recovery read on."""
+    `gets_on` comes about each second in which a recovery read on.
 
-    recovered: Callable[[frozenset[int]], Awaitable[None]]
+    `recovered` may be overtaken by another rebalance: after whatever it waits for it asks, and leaves where the answer is no. The
+    next recovery has its own.
+    """
+
+    recovered: Callable[[frozenset[int], Still], Awaitable[None]]
     revoked: Callable[[frozenset[int]], None]
     started: Callable[[], None]
     on_hole: Callable[[TP, int, int], None]
@@ -138,15 +149,21 @@ class Worker:
         return self.ready and self._is_present()
 
     async def _recovered(self) -> None:
-        """Faust lets this run on although its partitions are being taken away again: then it must not say that it is ready."""
+        """Faust lets this run on although its partitions were taken away again, and even while the next assignment is recovered
+        and served: then it must not say that it is ready."""
         try:
+            rebalance = self.app.rebalancing_count
+
+            def still() -> bool:
+                return self.app.rebalancing_count == rebalance and self._is_present()
+
             changelog = self.table.changelog_topic_name
             present = frozenset(tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog)
-            if self._is_present():
+            if still():
                 await self.runner.on_recovered(sorted(present))
-            if self._is_present():
-                await self._hooks.recovered(present)
-            if self._is_present():
+            if still():
+                await self._hooks.recovered(present, still)
+            if still():
                 self._settle()
                 self.assigned = present
                 self.ready = True
@@ -273,6 +290,7 @@ def _create_app(spec: AppSpec, kafka: KafkaSettings, worker: WorkerSettings) -> 
         broker_commit_interval=worker.commit_interval_s,
         broker_commit_every=1_000_000,
         broker_max_poll_records=spec.fetch_max_records,
+        broker_max_poll_interval=MAX_POLL_INTERVAL_S,
         consumer_max_fetch_size=FETCH_BYTES,
         stream_buffer_maxsize=spec.buffer_max_messages,
         stream_wait_empty=not spec.holds,

@@ -11,7 +11,6 @@ for which an old record came late, and `regressed` lets the owner write those ag
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -159,8 +158,3 @@ class BatchTable(faust.Table[bytes, bytes]):
             return None
         data = self.store.handle(tp.partition).get(POSITIONS_KEY)
         return _POSITIONS.decode(data).get(tp.topic, -1) if data is not None else -1
-
-
-def table_path(data_dir: Path, app_id: str) -> Path:
-    """One folder per app: Faust's own does not name the app, and two apps' offsets would collide."""
-    return data_dir / app_id

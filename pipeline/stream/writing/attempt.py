@@ -128,7 +128,7 @@ class Attempt:
 
     async def _once(self) -> Verdict | _Again | None:
         destination = self._room.destination
-        current = self._cached()
+        current = kept = self._cached()
         if current is None:
             if not await self._has_turn():
                 return None
@@ -155,7 +155,7 @@ class Attempt:
             case Refused(reason):
                 return self._held(reason)
             case Suppressed(reason, _):
-                return self._suppressed(reason, current)
+                return self._suppressed(reason, current, kept is not None)
             case Request():
                 return await self._send(request, current) if self._may_write() else self._compared(current)
             case _:
@@ -179,8 +179,12 @@ class Attempt:
             case _:
                 return False
 
-    def _suppressed(self, reason: Reason, current: Current | Absent) -> Verdict:
+    def _suppressed(self, reason: Reason, current: Current | Absent, is_kept: bool) -> Verdict | _Again:
         if reason is Reason.ALREADY_THERE and isinstance(current, Current):
+            if is_kept:
+                # Nothing goes out whose condition would tell that somebody wrote since, and a repair may be for that.
+                self._kept = NO_REVISION  # where no revision travels a read shows none, which is no less
+                return _AGAIN
             return self._verdict(OutcomeKind.CONFIRMED, reason, remote_id=current.remote_id, etag=current.etag, current=current)
         if reason is Reason.NEWER_AT_DESTINATION and self._may_write():
             # A newer revision is at the destination and on its way to us: it will close this one.
@@ -197,6 +201,11 @@ class Attempt:
         """Whether the destination was there all the time since it showed what the request goes by: else that may be of before
         a restore, and its version another's."""
         return self._room.contact.era() == self._era
+
+    def _note_cut(self, reason: Reason) -> None:
+        """A connection that was cut off may have been the destination's end: it may come back restored from a backup."""
+        if reason is Reason.CONNECTION:
+            self._room.contact.lost()
 
     def _held(self, reason: Reason) -> Verdict:
         """Nothing to send: given up where it would be written, and no more than noted where it is only compared."""
@@ -222,8 +231,9 @@ class Attempt:
         request = replace(request, write=self._write)
         if not self._still_holds():
             return _AGAIN
-        outcome = await self._in_time(self._room.destination.send(request), Ambiguous())
-        if not isinstance(outcome, Retry | Ambiguous):
+        outcome = await self._in_time(self._room.destination.send(request), Ambiguous(Reason.TIMEOUT))
+        if isinstance(outcome, Confirmed):
+            # All else can be said by what stands in the place of a destination that is away: a 404, a 403, a page.
             self._era = self._room.contact.heard(self._era)
         match outcome:
             case Confirmed():
@@ -238,7 +248,8 @@ class Attempt:
                 return self._verdict(OutcomeKind.FAILED, reason, after_s, current=kept)
             case VersionMismatch():
                 return _AGAIN
-            case Ambiguous():
+            case Ambiguous(reason):
+                self._note_cut(reason)
                 return await self._read_back(request)
             case _:
                 assert_never(outcome)
@@ -252,6 +263,8 @@ class Attempt:
                 return self._verdict(OutcomeKind.FAILED, Reason.AMBIGUOUS, pause_s)
             self._era = self._room.contact.era()
             answer = await self._in_time(self._room.destination.read_back(request), _NOT_TOLD)
+            if isinstance(answer, Unknown):
+                self._note_cut(answer.reason)
             match answer:
                 case Confirmed():
                     self._era = self._room.contact.heard(self._era)

@@ -35,9 +35,10 @@ class Contact:
         return self._era
 
     def heard(self, since: int) -> int:
-        """It answered what was asked in the era `since`: the era that the answer is of, an old one where it ended meanwhile.
+        """It took a write, or showed what it holds, asked in the era `since`; the era of that, an old one where it ended since.
 
-        After a silence the answer itself is of the new era, and everything from before it is not.
+        Nothing else is to be taken for its word: a refusal or a 404 may come from what stands in its place. After a silence
+        the answer itself is of the new era, and everything from before it is not.
         """
         if since != self._era:
             return since

@@ -76,9 +76,12 @@ class Delivery:
         order: Order | None = None,
         rollout: Rollout | None = None,
         scheduler: LaneScheduler | None = None,
+        steady: Callable[[], Millis] | None = None,
     ) -> None:
+        """`clock` tells the time of day, `steady` one that is never set, for what waits here alone; else `clock` does both."""
+        self._steady = steady or clock
         self.scheduler = LaneScheduler() if scheduler is None else scheduler
-        self.throttle = Throttle(limiter, breaker, limits.rate_per_s, limits.max_attempts, clock)
+        self.throttle = Throttle(limiter, breaker, limits.rate_per_s, limits.max_attempts, self._steady)
         self._pendings = pendings
         self._ledger = ledger
         self._limits = limits
@@ -94,7 +97,7 @@ class Delivery:
         flags = rollout or Unrestricted()
         timeout_s = limits.attempt_timeout_s
         self.room = DeliveryRoom(destination, self.throttle, flags, self._bodies, self._contact, clock, timeout_s)
-        self.shadows = Shadows(flags, decode)
+        self.shadows = Shadows(flags, decode, clock)
         self.freezing = Freezing(self.scheduler, decode)
         self.arrived = 0
         """Entities with something new to write, counted once per change that the agent told."""
@@ -195,9 +198,9 @@ class Delivery:
         """Start writes as they fall due, until `stop`."""
         begun = 0  # since others had their say: these have not taken their turns yet
         while not self._stopping:
-            now = self._clock()
+            now, steady = self._clock(), self._steady()
             concluding = len(self._concluding)
-            admits = self.throttle.admits(now, len(self._tasks) - concluding, begun, self.scheduler.is_spent)
+            admits = self.throttle.admits(steady, len(self._tasks) - concluding, begun, self.scheduler.is_spent)
             is_shut = admits is Admits.NOTHING or self.freezing.held or concluding >= CONCLUDING_AT_ONCE
             entry = None if is_shut else self.scheduler.take(now, critical_only=admits is Admits.CRITICAL)
             if entry is not None:
@@ -207,7 +210,7 @@ class Delivery:
                 begun = 0
                 await asyncio.sleep(0)
             else:
-                waits = (self.throttle.wait_ms(now) or None, None if is_shut else self.scheduler.wait_ms(now))
+                waits = (self.throttle.wait_ms(steady) or None, None if is_shut else self.scheduler.wait_ms(now))
                 await self._wait(min((each for each in waits if each is not None), default=None))
 
     async def stop(self, within_s: float) -> None:
@@ -309,7 +312,7 @@ class Delivery:
         """Whether it may go, and what it waits for if not. A survivor goes after what was merged into it, wherever that is."""
         held = held_for(job.pending, job.accepted)
         if not held:
-            return self._order.turn(job.key, job.accepted, self._clock()), Reason.PREREQUISITE
+            return self._order.turn(job.key, job.accepted, self._steady()), Reason.PREREQUISITE
         self.scheduler.promote((key for key, _ in held), lane)
         since = min(each.since for _, each in held)
         overdue = self._clock() - since >= self._limits.merge_hold_s * 1000
@@ -338,7 +341,7 @@ class Delivery:
         now, key, pending, accepted = self._clock(), job.key, job.pending, job.accepted
         # What may not be written can't be given up: it is due anew when the flags let it be.
         given_up = OutcomeKind.PARKED if self.room.may_write(accepted) else OutcomeKind.SHADOWED
-        judged = self.throttle.judge(key, pending, verdict, given_up, self._draw())
+        judged = self.throttle.judge(key, pending, verdict, given_up, self._draw(), now)
         if verdict.current is not None and self._is_same_tenure(job) and verdict.era == self._contact.era():
             self._bodies.keep(key, job.partition, verdict.current)
         else:
@@ -348,7 +351,9 @@ class Delivery:
             # The destination shows a revision whose outcome was lost with an earlier process: it closes first.
             await self._ledger.record(earlier_outcome(job, verdict, self._scribe, now), key)
             after = verdict.shown
-        outcome = outcome_of(job, judged, verdict, self._scribe, after, now)
+        # Whoever has the partition by now may have confirmed a newer one before this answer came, not before it was asked for.
+        at = now if self._is_same_tenure(job) else Millis(now - verdict.took_ms)
+        outcome = outcome_of(job, judged, verdict, self._scribe, after, at)
         await self._record_and_await(job, outcome)
         return judged
 

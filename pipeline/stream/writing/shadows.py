@@ -38,9 +38,10 @@ class Shadows:
     whoever has the partition next finds the compared ones in the table and asks its flags.
     """
 
-    def __init__(self, rollout: Rollout, decode: Callable[[bytes], Accepted]) -> None:
+    def __init__(self, rollout: Rollout, decode: Callable[[bytes], Accepted], clock: Callable[[], Millis]) -> None:
         self._rollout = rollout
         self._decode = decode
+        self._clock = clock
         self._is_open: dict[bytes, bool] = {}
 
     def entry(self, key: bytes, pending: Pending) -> Entry | None:
@@ -54,10 +55,13 @@ class Shadows:
             if lane is None or not pending.is_due:
                 return None
             since, lane_since = pending.since, pending.due[lane].since
-            return Entry(key, lane, since, pending.not_before, lane_since if lane_since > since else Millis(0))
+            not_before = pending.waits_until(self._clock())
+            return Entry(key, lane, since, not_before, lane_since if lane_since > since else Millis(0))
         accepted = self._decode(pending.newest)
         self._is_open[key] = self._rollout.may_write(accepted)
-        return Entry(key, accepted.lane, self._rollout.since, pending.not_before) if self._is_open[key] else None
+        if not self._is_open[key]:
+            return None
+        return Entry(key, accepted.lane, self._rollout.since, pending.waits_until(self._clock()))
 
     def forget(self, key: bytes) -> None:
         """It is written, or somebody else's."""

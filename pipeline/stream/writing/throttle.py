@@ -53,7 +53,8 @@ class Limits:
 
 
 class Throttle:
-    """Of one destination. `max_attempts` are those that count before a change is parked."""
+    """Of one destination. `max_attempts` are those that count before a change is parked. Each `now` but that of `judge`, and
+    `clock`, are of a clock that is never set: see `steady_ms`."""
 
     def __init__(
         self, limiter: Limiter, breaker: Breaker, rate_per_s: float, max_attempts: int, clock: Callable[[], Millis]
@@ -132,14 +133,14 @@ class Throttle:
             self._pace.paused(now, Millis(now + self._hold.wait_ms(now)))
             self._turnstile.let_go()
 
-    def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float) -> Judged:
-        """Whether it is tried again, and when; `given_up` is how it ends if not.
+    def judge(self, key: bytes, pending: Pending, verdict: Verdict, given_up: OutcomeKind, jitter: float, now: Millis) -> Judged:
+        """Whether it is tried again, and when: that is durable, so `now` is the time of day. `given_up`: how it ends if not.
 
         A probe of a destination that is away, a pause that it asks for, the lack of a token, and waiting for another entity
         say nothing about this one: they don't count, or an outage would use up the attempts and the first hiccup after it
         would park what waited longest. One that alone is refused is parked in the end all the same.
         """
-        kind, reason, now = verdict.kind, verdict.reason, self._clock()
+        kind, reason = verdict.kind, verdict.reason
         pauses = _asks_for_pause(verdict)
         away = (reason in _ABSENCE and self.breaker.is_open) or reason in _SAYS_NOTHING or pauses
         attempts = max(1, pending.attempts + (0 if away else 1))

@@ -28,7 +28,7 @@ from pipeline.domain.records import Reason
 from pipeline.formats.fhir.profile import BundleProfile, Profile, StatusMap
 from pipeline.formats.fhir.revision import carrier_of, read_mark
 from pipeline.formats.fhir.terms import REVISION
-from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, pending
+from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, changed_at_ehr, pending
 
 REPLICA = load_profile("sekmet-replica")
 OWNER = load_profile("sekmet-owner")
@@ -87,9 +87,9 @@ def test_a_tag_tells_revision_state_and_that_there_was_an_edit() -> None:
     assert [tag["system"] for tag in body["meta"]["tag"]] == [REVISION]
     assert build.current_of(body, None).revision == revision_of(1, 5)
     assert build.current_of(body, None).state_hash == write_of(IN_REVIEW).accepted.state_hash
-    assert build.changed_at_ehr(write_of(IN_REVIEW).accepted, body) == ()
-    assert build.changed_at_ehr(write_of(IN_REVIEW).accepted, body | {"note": [{"text": "x"}]}) == ()
-    edited = build.changed_at_ehr(write_of(IN_REVIEW).accepted, body | {"status": "completed"})
+    assert changed_at_ehr(build, write_of(IN_REVIEW).accepted, body) == ()
+    assert changed_at_ehr(build, write_of(IN_REVIEW).accepted, body | {"note": [{"text": "x"}]}) == ()
+    edited = changed_at_ehr(build, write_of(IN_REVIEW).accepted, body | {"status": "completed"})
     assert edited is not None
     assert "status" in edited
 

@@ -238,6 +238,14 @@ async def test_without_an_answer_each_write_is_as_if_it_had_none(lost: Exchange)
 async def test_a_read_whose_bundle_was_cut_off_is_read_alone() -> None:
     """The answer may have been too large together; reading again does no harm."""
     lab = Lab(lambda entries: NoAnswer(Reason.CONNECTION))
+    assert await lab.carry(put(1), get(2), get(3)) == [NoAnswer(Reason.CONNECTION), ALONE, ALONE]
+
+
+async def test_of_reads_that_were_cut_off_together_one_is_told_of_it() -> None:
+    """The server may come back as it was before, and what was kept of it would be trusted on."""
+    lab = Lab(lambda entries: NoAnswer(Reason.CONNECTION))
+    assert await lab.carry(get(1), get(2), get(3)) == [NoAnswer(Reason.CONNECTION), ALONE, ALONE]
+    lab.post.serve = lambda entries: NoAnswer(Reason.OVERSIZE)
     assert await lab.carry(get(1), get(2)) == [ALONE, ALONE]
 
 

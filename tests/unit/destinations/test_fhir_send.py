@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -165,11 +166,13 @@ def confirmed(etag: str | None) -> Confirmed:
         (200, outcome("timeout"), Ambiguous()),
         (200, outcome("conflict"), VersionMismatch()),
         (202, None, Ambiguous()),
-        (302, None, Refused(Reason.REFUSED_OTHER)),
+        (200, {"error": "maintenance"}, Ambiguous()),
+        (302, None, Retry(Reason.UNAVAILABLE)),  # nothing that speaks FHIR redirects: it is said in front of the EHR
         (400, outcome("invalid"), Refused(Reason.REFUSED_INVALID)),
         (401, None, Retry(Reason.UNAUTHENTICATED)),
         (403, None, Refused(Reason.REFUSED_FORBIDDEN)),
         (404, outcome("not-found"), VersionMismatch()),
+        (404, None, VersionMismatch()),
         (408, None, Retry(Reason.TIMEOUT)),
         (409, None, VersionMismatch()),
         (410, outcome("deleted"), Refused(Reason.REFUSED_GONE)),
@@ -206,6 +209,8 @@ async def test_a_success_that_is_no_json_is_not_believed(server: Server, destina
 async def test_an_answer_without_end_is_cut_off(server: Server, destination: FhirDestination) -> None:
     server.handler = lambda request: web.Response(body=b" " * (MAX_BODY_BYTES + 1))
     assert await destination.send(update(destination)) == Ambiguous()
+    assert await destination.read(pending()) == Retry(Reason.OVERSIZE), "the server is there: it must not look as if it were away"
+    server.handler = lambda request: web.Response(status=503, body=b" " * (MAX_BODY_BYTES + 1))
     assert await destination.read(pending()) == Retry(Reason.CONNECTION)
 
 
@@ -489,12 +494,15 @@ def test_without_a_version_nothing_is_written_where_the_profile_promises_a_fence
     assert "If-Match" not in dict(request.headers)
 
 
-def test_a_time_that_fhir_cannot_write_is_refused_and_does_not_raise() -> None:
+def test_a_time_beyond_the_calendar_is_written_as_its_end() -> None:
+    """A head may hold one from before ways in refused them: refused, each later change of the bed would be parked with it."""
     state = Bed(service=Service(ServiceStatus.BLOCKED, until=Millis(10**18)))
     destination = destination_at("http://h/fhir")
-    assert destination.build(pending(accepted(state)), Absent()) == Refused(Reason.REFUSED_INVALID)
     current = Current("b1", 'W/"1"', {"resourceType": "Location", "id": "b1"}, Revision(0), None)
-    assert destination.build(pending(accepted(state)), current) == Refused(Reason.REFUSED_INVALID)
+    for found in (Absent(), current):
+        request = destination.build(pending(accepted(state)), found)
+        assert isinstance(request, Request)
+        assert "9999-12-31T23:59:59.999Z" in json.dumps(request.body)
 
 
 def test_a_resource_of_another_shape_is_refused_and_does_not_raise() -> None:
@@ -511,7 +519,11 @@ def test_a_resource_of_another_shape_is_refused_and_does_not_raise() -> None:
         (500, None, Retry(Reason.UNAVAILABLE, 3.0)),
         (503, None, Retry(Reason.UNAVAILABLE, 3.0)),
         (200, outcome("exception"), Retry(Reason.ERROR_IN_BODY, 3.0)),
-        (200, None, Retry(Reason.ERROR_IN_BODY)),
+        (302, None, Retry(Reason.UNAVAILABLE, 3.0)),
+        (404, None, Retry(Reason.UNAVAILABLE)),
+        (404, outcome("not-supported"), Retry(Reason.ERROR_IN_BODY)),
+        (200, None, Retry(Reason.UNAVAILABLE)),  # no EHR shows a resource without a body
+        (200, {"error": "maintenance"}, Retry(Reason.UNAVAILABLE)),
         (200, {"resourceType": "Patient"}, Retry(Reason.ERROR_IN_BODY)),
     ],
 )
@@ -581,8 +593,33 @@ def test_a_short_digest_key_is_refused() -> None:
 
 async def test_a_redirect_is_not_followed_with_patient_data(server: Server, destination: FhirDestination) -> None:
     server.answers(307, None, Location="/elsewhere")
-    assert await destination.send(update(destination)) == Refused(Reason.REFUSED_OTHER)
+    assert await destination.send(update(destination)) == Retry(Reason.UNAVAILABLE)
     assert [request.path for request in server.seen] == ["/fhir/Location/b1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [(None, VersionMismatch()), (outcome("not-found"), Refused(Reason.REFUSED_MISSING))]
+)
+async def test_a_create_that_is_answered_404_is_given_up_only_where_an_ehr_says_so(
+    server: Server, destination: FhirDestination, body: object, expected: Outcome
+) -> None:
+    server.answers(404, body)
+    assert await destination.send(create(destination)) == expected
+
+
+async def test_what_is_ambiguous_says_whether_the_connection_was_cut_off(server: Server, destination: FhirDestination) -> None:
+    def drop(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    server.handler = drop
+    cut = await destination.send(update(destination))
+    server.answers(502)
+    answered = await destination.send(update(destination))
+    assert isinstance(cut, Ambiguous)
+    assert isinstance(answered, Ambiguous)
+    assert (cut.reason, answered.reason) == (Reason.CONNECTION, Reason.AMBIGUOUS)
 
 
 async def test_no_read_is_answered_from_a_cache(server: Server, destination: FhirDestination) -> None:

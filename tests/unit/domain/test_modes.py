@@ -164,6 +164,31 @@ def test_a_destination_that_does_not_answer_is_in_outage_whatever_is_forced_and_
     assert played.entered[-2:] == [(Mode.RECOVERY, Cause.RELEASED), (Mode.NORMAL, Cause.DRAINED)]
 
 
+HOUR_MS = 3_600_000
+
+
+def test_a_clock_that_is_set_back_prolongs_no_outage_no_recovery_and_no_calm() -> None:
+    played = Played()
+    played.see(OPEN, 5)
+    played.see(figures(60))
+    played.now -= HOUR_MS
+    assert played.see(figures(60), POLICY.outage.calm_s + 1) is Mode.RECOVERY
+    played.now -= HOUR_MS
+    assert played.see(CALM) is Mode.NORMAL
+    played.see(WAITS)
+    played.see(CALM, SLOW.calm_s / 2)
+    played.now -= HOUR_MS
+    assert played.see(CALM, max(SLOW.calm_s, SLOW.dwell_s) + 1) is Mode.NORMAL
+
+
+def test_a_clock_that_is_set_back_in_a_recovery_hides_no_wait() -> None:
+    played = Played()
+    played.see(OPEN, 5)
+    played.see(figures(60), POLICY.outage.calm_s + 1)
+    played.now -= HOUR_MS
+    assert played.see(figures(turn_s=600), SEVERE.enter_after_s + 1) is Mode.SEVERE
+
+
 # -- a restart
 
 
@@ -221,6 +246,31 @@ def test_a_freeze_that_lasts_as_long_as_it_may_thaws_in_part_and_not_all_at_once
     played.see(CALM, SEVERE.dwell_s + SLOW.dwell_s + 5)
     assert played.modes.mode is Mode.NORMAL
     assert played.modes.thaws(Millis(played.now + 10_000_000)) == 0
+
+
+def thawing() -> Played:
+    """A freeze that has lasted for longer than it may."""
+    played = Played()
+    played.see(TURNS_WAIT)
+    played.now += int(POLICY.thaw.after_s * 1000) + 60_000
+    assert played.modes.thaws(Millis(played.now)) == 1
+    return played
+
+
+def test_a_clock_that_is_set_back_a_little_amid_a_thaw_takes_nothing_back() -> None:
+    played = thawing()
+    played.now -= 3_000
+    assert played.modes.thaws(Millis(played.now)) == 0
+    played.now += int(5_000 / POLICY.thaw.per_s)
+    assert played.modes.thaws(Millis(played.now)) == 5
+
+
+def test_a_clock_that_is_set_back_before_the_freeze_lets_it_last_no_longer_than_it_may_from_then_on() -> None:
+    played = thawing()
+    played.now -= HOUR_MS
+    assert played.modes.thaws(Millis(played.now)) == 0
+    played.now += int(POLICY.thaw.after_s * 1000)
+    assert played.modes.thaws(Millis(played.now)) == 1, "one, and not all that might have thawed meanwhile"
 
 
 def test_normal_and_recovery_freeze_nothing() -> None:

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.destinations.fhir_http import MAX_RETRY_AFTER_S
 from pipeline.domain.event import Environment
 from pipeline.domain.identifiers import NO_REVISION, Millis, Revision, revision_of
 from pipeline.domain.records import LANES, Accepted, Lane, OutcomeKind, Reason
+from pipeline.domain.writing.limits import MAX_DELAY_S
 from pipeline.domain.writing.pending import (
+    MAX_PUT_OFF_MS,
     Fork,
     Pending,
     UnknownPendingVersion,
@@ -119,6 +122,19 @@ def test_a_newer_revision_keeps_the_pause_that_the_destination_asked_for() -> No
     pending = told(after(change(3)), outcome(change(3), OutcomeKind.FAILED, attempts=2, retry_at=9_000))
     pending = after(change(7), pending=pending)
     assert (pending.attempts, pending.not_before) == (0, 9_000)
+
+
+def test_what_was_put_off_by_a_clock_that_was_ahead_waits_for_nothing_nor_does_what_came_since() -> None:
+    pending = told(after(change(3)), outcome(change(3), OutcomeKind.FAILED, retry_at=9_000_250, at=9_000_000))
+    for each in (pending, after(change(7, lane=Lane.CRITICAL), pending=pending)):
+        assert each.waits_until(Millis(9_000_100)) == 9_000_250
+        assert each.waits_until(Millis(5_000_000)) == 0
+
+
+def test_nothing_is_put_off_for_longer_than_a_destination_may_ask_for() -> None:
+    pending = told(after(change(3)), outcome(change(3), OutcomeKind.FAILED, retry_at=10**12, at=1_000))
+    assert pending.waits_until(Millis(5_000)) == 5_000 + MAX_PUT_OFF_MS
+    assert max(MAX_RETRY_AFTER_S, MAX_DELAY_S) * 1000 <= MAX_PUT_OFF_MS
 
 
 def test_an_entity_that_changes_faster_than_it_is_written_does_not_grow_old_for_ever() -> None:

@@ -514,6 +514,62 @@ def test_now_and_then_all_is_read_again_whatever_the_numbers_say() -> None:
     assert feed.state.audited_to == feed.now
 
 
+# -- a clock that is set back
+
+
+def test_a_feed_goes_on_being_swept_when_the_clock_is_set_back() -> None:
+    feed = Feed(Watch(numbered=False, sweep_ms=10 * MINUTE_MS, audit_ms=None))
+    feed.after(-HOUR_MS)
+    back = feed.now
+    assert not [action for action in feed.told if isinstance(action, ReRead)]
+    assert one(feed.after(10 * MINUTE_MS), ReRead) == ReRead(Millis(back - OVERLAP_MS), Why.SWEEP)
+    feed.reread_all()
+    assert feed.state.complete_to == feed.now
+
+
+@pytest.mark.parametrize("later_ms", [1, 10 * MINUTE_MS, 2 * HOUR_MS])
+def test_after_the_clock_was_set_back_no_re_read_leaves_out_what_changed_since(later_ms: int) -> None:
+    feed = Feed(Watch(heartbeat_ms=HEARTBEAT_MS, poll_ms=20_000, audit_ms=HOUR_MS))
+    feed.hears(1)
+    feed.status(SubscriptionStatus.ERROR)
+    feed.after(-HOUR_MS)
+    back = feed.now
+    feed.after(later_ms)
+    feed.after(POLL_AFTER_MS)
+    asked = feed.told if any(isinstance(each, ReRead) for each in feed.told) else feed.after(RETRY_MAX_MS)
+    assert min(action.since for action in asked if isinstance(action, ReRead)) <= back
+
+
+def test_a_gap_of_before_the_clock_was_set_back_is_closed_by_a_re_read_after_it() -> None:
+    feed = Feed(Watch(heartbeat_ms=HEARTBEAT_MS, fetches=False, audit_ms=None))
+    feed.hears(1)
+    feed.hears(3)
+    feed.after(-HOUR_MS)
+    feed.after(RETRY_MAX_MS)
+    assert any(isinstance(action, ReRead) for action in feed.told)
+    feed.now += 1
+    feed.reread_all()
+    assert (feed.state.gaps, feed.state.missed) == ((), None)
+
+
+def test_a_re_read_in_whose_midst_the_clock_was_set_back_proves_nothing() -> None:
+    feed = Feed(Watch(numbered=False, sweep_ms=10 * MINUTE_MS, audit_ms=None))
+    action = one(feed.after(10 * MINUTE_MS), ReRead)
+    assert isinstance(action, ReRead)
+    started_at = feed.at
+    feed.now -= HOUR_MS
+    feed.take(feed.watch.on_reread(feed.state, action, started_at, feed.at))
+    assert feed.state.missed is not None
+    assert feed.state.complete_to <= feed.now
+
+
+def test_a_receiver_that_starts_with_a_clock_behind_its_state_reads_from_now_and_not_from_then() -> None:
+    feed = Feed()
+    feed.now -= HOUR_MS
+    actions = feed.take(feed.watch.on_start(feed.state, feed.at))
+    assert one(actions, ReRead) == ReRead(Millis(feed.now - OVERLAP_MS), Why.STARTED)
+
+
 # -- what is kept
 
 

@@ -162,6 +162,30 @@ async def test_a_body_that_is_out_of_date_is_forgotten_and_read() -> None:
     assert room.calls == ["send", "forget", "read", "send"]
 
 
+async def test_a_body_that_was_kept_confirms_nothing_only_what_is_read_does() -> None:
+    room = Room()
+    room.kept = OLD
+    room.builds = [Suppressed(Reason.ALREADY_THERE, NEWEST.revision)]
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+    assert room.calls == ["forget", "read"]
+
+
+async def test_a_repair_finds_what_somebody_wrote_though_the_body_that_was_kept_agrees() -> None:
+    """Where no revision travels: and a read that shows none is no reason to trust nothing else that was kept."""
+    room = Room()
+    kept = room.kept = Current("r", "W/1", {"a": 1}, revision_of(1, 8), "8" * 16)
+    room.reads = [Current("r", "W/2", {"a": 7}, NO_REVISION, None)]
+
+    def build(write: PendingWrite, current: Current | Absent) -> Request | Suppressed | Refused:
+        if current is kept:
+            return Suppressed(Reason.ALREADY_THERE, NEWEST.revision)
+        return Request(write, "PUT", "t", (), {"b": 2})
+
+    room.build = build  # type: ignore[method-assign]
+    assert (await verdict_of(room)).kind is OutcomeKind.CONFIRMED
+    assert room.calls == ["forget", "read", "send"]
+
+
 async def test_rereading_is_bounded() -> None:
     room = Room()
     room.sends = [VersionMismatch()]
@@ -237,6 +261,24 @@ async def test_an_unanswered_write_is_read_back_and_never_sent_again_in_the_same
     assert room.calls.count("send") == 1
     assert room.calls.count("read_back") == asked
     assert verdict.current is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "back", "ends"),
+    [
+        (Ambiguous(Reason.CONNECTION), Confirmed("r", "W/2", NEWEST.revision), True),
+        (Ambiguous(), Unknown(Reason.CONNECTION), True),
+        (Ambiguous(Reason.TIMEOUT), Unknown(Reason.TIMEOUT), False),
+        (Ambiguous(), NotApplied(), False),
+    ],
+)
+async def test_a_connection_that_is_cut_off_ends_the_trust_in_all_that_was_read_and_slowness_does_not(
+    sent: Ambiguous, back: ReadBack, ends: bool
+) -> None:
+    room = Room()
+    room.sends, room.read_backs = [sent], [back]
+    await verdict_of(room)
+    assert ("nothing holds" in room.calls) is ends
 
 
 async def test_a_write_that_hangs_is_ambiguous_at_the_deadline() -> None:

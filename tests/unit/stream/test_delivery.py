@@ -38,13 +38,21 @@ A = key_of("A")
 
 
 class Clock:
-    """Time in milliseconds, moved by hand."""
+    """Time in milliseconds, moved by hand. `steady` goes on where the clock is set back."""
 
     def __init__(self) -> None:
         self.now = 1_000_000
+        self.was_set_back_ms = 0
 
     def __call__(self) -> Millis:
         return Millis(self.now)
+
+    def steady(self) -> Millis:
+        return Millis(self.now + self.was_set_back_ms)
+
+    def set_back(self, by_ms: int) -> None:
+        self.now -= by_ms
+        self.was_set_back_ms += by_ms
 
 
 Answer = Outcome | Exception | Callable[[], Awaitable[Outcome]]
@@ -229,6 +237,7 @@ class World:
             WRITER,
             order,
             rollout,
+            steady=self.clock.steady,
         )
 
     def accept(self, accepted: Accepted) -> None:
@@ -572,6 +581,30 @@ async def test_a_write_that_outlives_its_assignment_is_recorded_and_holds_nothin
     assert world.table.rows[A].confirmed == revision_of(1, 6)
 
 
+async def test_the_answer_to_a_write_that_outlived_its_assignment_is_no_later_than_the_write() -> None:
+    """Who has the partition now saw it at the destination, and has confirmed a newer one since: the books must not take this one
+    for a step back."""
+    world = World()
+    release = asyncio.Event()
+
+    async def slow() -> Outcome:
+        await release.wait()
+        return Confirmed("A", "1", revision_of(1, 5))
+
+    world.ehr.answers = [slow]
+    world.accept(change(5))
+    task = asyncio.create_task(world.delivery.run())
+    await until(lambda: world.ehr.sent_count == 1)
+    sent_at = world.clock.now
+    world.delivery.revoked([0])
+    world.clock.now += 4_000
+    release.set()
+    await until(lambda: world.ledger.kinds()[:1] == [OutcomeKind.CONFIRMED])
+    await world.delivery.stop(1)
+    await task
+    assert world.ledger.log[0][1].at <= sent_at
+
+
 async def test_the_first_write_after_an_assignment_begins_with_a_read() -> None:
     world = World()
     world.accept(change(5))
@@ -595,6 +628,56 @@ async def test_a_body_that_is_out_of_date_is_dropped_and_read_again() -> None:
     await world.live()
     assert world.ehr.read_count == 2
     assert [revision for _, revision in world.ehr.history] == [revision_of(1, 5), revision_of(1, 6)]
+
+
+HOUR_MS = 3_600_000
+
+
+async def test_a_clock_that_is_set_back_stops_nothing_neither_what_is_new_nor_what_was_put_off() -> None:
+    world = World()
+    world.ehr.answers = [Retry(Reason.UNAVAILABLE)]
+    world.accept(change(5, "A"))
+    await world.run()
+    world.read_outcomes()
+    world.clock.set_back(HOUR_MS)
+    world.accept(change(6, "B", lane=Lane.CRITICAL))
+    await world.live(most=5)
+    assert set(world.ehr.history) == {("A", revision_of(1, 5)), ("B", revision_of(1, 6))}
+
+
+async def test_a_clock_that_is_set_back_prolongs_neither_an_outage_nor_a_pause() -> None:
+    world = World(threshold=2)
+    world.ehr.answers = [Retry(Reason.CONNECTION), Retry(Reason.CONNECTION), Retry(Reason.RATE_LIMITED, 5.0)]
+    world.accept(change(5, "A"))
+    world.accept(change(6, "B"))
+    await world.run()
+    assert world.breaker.is_open
+    world.read_outcomes()
+    world.clock.set_back(HOUR_MS)
+    for _ in range(3):
+        world.clock.now += 2_000
+        await world.run()
+        world.read_outcomes()
+        if Reason.RATE_LIMITED in world.ledger.reasons():
+            break
+    assert world.delivery.throttle.pause_s() == 5.0
+    world.clock.set_back(HOUR_MS)
+    world.clock.now += 5_000
+    await world.live(most=10)
+    assert len(world.ehr.history) == 2
+
+
+async def test_who_has_a_partition_next_does_not_wait_until_a_clock_that_was_ahead_says_so() -> None:
+    world = World()
+    world.ehr.answers = [Retry(Reason.UNAVAILABLE)]
+    world.accept(change(5))
+    await world.run()
+    world.read_outcomes()
+    world.clock.set_back(HOUR_MS // 6)
+    other = World(before=world)
+    other.delivery.assigned(0, list(other.table.rows.items()))
+    await other.live(most=3)
+    assert other.ehr.history == [("A", revision_of(1, 5))]
 
 
 async def test_refusals_by_rate_slow_down_and_never_open_the_breaker_or_park() -> None:

@@ -162,7 +162,7 @@ class Lab:
         self.table: dict[bytes, bytes] = {}
         self.polls: list[Poll] = []
         self.ours = True
-        self.now, self.tick_ms = Millis(10_000_000), 7
+        self.now, self.tick_ms, self.was_set_back_ms = Millis(10_000_000), 7, 0
         self.delivery = EveryDelivery(
             destination=receiver,  # type: ignore[arg-type]
             room=Room(self._told, lambda _: self.ours, self._keep),
@@ -173,12 +173,16 @@ class Lab:
             clock=self._clock,
             draw=lambda: 0.0,
             writer="adt/0",
+            steady=lambda: Millis(self._clock() + self.was_set_back_ms),
         )
         self.delivery.assigned(0, {}, {})
 
     def _clock(self) -> Millis:
         self.now = Millis(self.now + self.tick_ms)
         return self.now
+
+    def set_back(self, by_ms: int) -> None:
+        self.now, self.was_set_back_ms = Millis(self.now - by_ms), self.was_set_back_ms + by_ms
 
     def _told(self, partition: int, key: bytes) -> Told | None:
         return decode_told(self.table[key]) if key in self.table else None
@@ -339,6 +343,20 @@ async def test_an_outage_however_long_parks_nothing_and_what_waited_goes_in_orde
         await lab.until(lambda: len(lab.ends()) == 2)
     assert lab.ends() == [("A", 1, "CONFIRMED"), ("A", 2, "CONFIRMED")]
     assert lab.receiver.offsets("A")[-2:] == [1, 2]
+
+
+@pytest.mark.parametrize("refusal", [Retry(Reason.ASKED_AGAIN), Retry(Reason.CONNECTION)], ids=["put off", "away"])
+async def test_a_clock_that_is_set_back_holds_nothing_up(refusal: Retry) -> None:
+    lab = Lab(Receiver(), max_attempts=50)
+    away = True
+    lab.receiver.answer = lambda _: refusal if away else END
+    async with lab.running():
+        await lab.bring(accepted("A", 1))
+        await lab.until(lambda: len(lab.outcomes) >= 5)
+        lab.set_back(3_600_000)
+        away = False
+        await lab.bring(accepted("B", 2))
+        await lab.until(lambda: len(lab.ends()) == 2)
 
 
 async def test_a_message_at_which_the_receiver_breaks_each_time_is_parked_once_others_were_taken() -> None:

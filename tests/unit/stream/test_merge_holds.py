@@ -6,17 +6,29 @@ from typing import Any
 import msgspec
 
 from pipeline.domain.event import EntityType, Patient, Reference
-from pipeline.domain.head import state_hash_of
+from pipeline.domain.head import Absorbed, state_hash_of
 from pipeline.domain.identifiers import NO_REVISION, EntityKey, Millis, Revision, partition_of, revision_of
-from pipeline.domain.judging.merges import is_copy
+from pipeline.domain.judging.merges import ABSORBED_KEPT, blank, is_copy, with_absorbed
+from pipeline.domain.judging.restating import awaits_of
+from pipeline.domain.judging.verdicts import Position
 from pipeline.domain.records import LANES, Accepted, Await, Outcome, OutcomeKind, Quarantined, Reason
-from pipeline.domain.writing.pending import EMPTY, LOSERS_KEPT, decode_pending, encode_pending, held_for, join, on_loser
+from pipeline.domain.writing.pending import (
+    EMPTY,
+    LOSERS_KEPT,
+    Pending,
+    decode_pending,
+    encode_pending,
+    held_for,
+    join,
+    on_accepted,
+    on_loser,
+)
 from pipeline.formats.avro import Codec
 from pipeline.stream.worker.batch import PartitionBatch
 from pipeline.stream.writing.agent import WriterWork
 from pipeline.stream.writing.delivery import Change
 from pipeline.topology import ENTITY_PARTITIONS
-from tests.support.changes import change, key_of, outcome
+from tests.support.changes import change, encoded, key_of, outcome
 from tests.unit.stream.test_delivery import World
 
 CODEC = Codec.shipped()
@@ -145,6 +157,45 @@ def test_what_is_held_follows_from_pending_and_the_newest_record_alone() -> None
     for number in range(LOSERS_KEPT + 3):
         known = on_loser(known, S_AT, b"%d" % number, CLOSED) or known
     assert len(known.losers) == LOSERS_KEPT
+
+
+def test_whatever_the_order_in_which_seventeen_are_told_of_none_that_is_awaited_is_forgotten() -> None:
+    head, pending = blank(Position(EntityType.PATIENT, 1, 0, 0, Millis(1))), EMPTY
+    for number in range(1, ABSORBED_KEPT + 2):
+        closed = Absorbed(Reference("N", f"L{number}"), revision_of(1, number), Millis(1), Millis(1))
+        head = with_absorbed(head, closed)
+    for number in (2, 1, *range(3, ABSORBED_KEPT + 2)):
+        key = EntityKey("t", "patient", "N", f"L{number}").encode()
+        pending = on_loser(pending, S_AT, key, revision_of(1, number)) or pending
+    newest = msgspec.structs.replace(closing(99), entity_id="S", state=Patient(), awaits=awaits_of(head.absorbed))
+    assert len(newest.awaits) == ABSORBED_KEPT
+    assert held_for(pending, newest) == ()
+
+
+def test_one_that_the_newest_record_awaits_is_remembered_however_many_are_told_of_after_it() -> None:
+    def record(offset: int, *awaits: Await) -> Accepted:
+        return msgspec.structs.replace(closing(offset), entity_id="S", state=Patient(), awaits=awaits)
+
+    def told(pending: Pending, many: int) -> Pending:
+        for number in range(many):
+            pending = on_loser(pending, S_AT, b"%d" % number, revision_of(1, pending.generation)) or pending
+        return pending
+
+    def taken(pending: Pending, accepted: Accepted) -> Pending:
+        changed = on_accepted(pending, accepted, encoded(accepted), 60)
+        assert changed is not None
+        return changed
+
+    named = Await(L, NO_REVISION, Millis(1))
+    pending = on_loser(EMPTY, S_AT, L_KEY, CLOSED) or EMPTY
+    pending = told(taken(pending, record(9, named)), LOSERS_KEPT + 5)
+    again = join(decode_pending(encode_pending(pending)), EMPTY)
+    for each in (pending, again):
+        assert not held_for(each, record(10, msgspec.structs.replace(named, revision=CLOSED)))
+        assert len(each.losers) == LOSERS_KEPT + 1
+    forgotten = told(taken(pending, record(11)), LOSERS_KEPT)
+    assert L_KEY not in {each.key for each in forgotten.losers}
+    assert len(forgotten.losers) == LOSERS_KEPT
 
 
 def survivor(offset: int = 9, revision: Revision = CLOSED, since: int = 1_000_000) -> Accepted:

@@ -62,3 +62,22 @@ def test_what_gets_on_without_having_begun_is_not_awaited() -> None:
     now[0] = 1_000.0
     dog.check()
     assert ended == []
+
+
+def test_a_rebalance_of_one_that_had_nothing_must_end_too() -> None:
+    now = [1_000.0]
+    ended: list[Cause] = []
+    dog = Watchdog(Heartbeat(lambda: now[0]), Bounds(1e6, 1e6, 1), lambda cause, _: ended.append(cause), lambda: now[0])
+    settings = SimpleNamespace(worker=SimpleNamespace(start_timeout_s=START_TIMEOUT_S))
+    process = cast(Process, SimpleNamespace(watchdog=dog, settings=settings, prefix=""))
+    nothing: Any = None
+    hooks = table_hooks(process, "heads", nothing, lambda _: None)
+    hooks.revoked(frozenset())
+    hooks.started()
+    now[0] += START_TIMEOUT_S + 1
+    dog.check()
+    assert ended == [], "it came to its end"
+    hooks.revoked(frozenset())
+    now[0] += START_TIMEOUT_S + 1
+    dog.check()
+    assert ended == [Cause.PHASE_OVERDUE]

@@ -6,11 +6,22 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.destinations.protocol import Absent, Confirmed, Current, Outcome, PendingWrite, Refused, Request, Retry
-from pipeline.domain.identifiers import Revision
+from pipeline.destinations.protocol import (
+    Absent,
+    Ambiguous,
+    Confirmed,
+    Current,
+    Outcome,
+    PendingWrite,
+    Refused,
+    Request,
+    Retry,
+    VersionMismatch,
+)
+from pipeline.domain.identifiers import Revision, revision_of
 from pipeline.domain.records import OutcomeKind, Reason
 from pipeline.stream.writing.contact import MAX_SILENCE_MS
-from tests.support.changes import change
+from tests.support.changes import change, key_of
 from tests.unit.stream.test_delivery import World
 
 ENTITIES = ("A", "B", "C")
@@ -61,12 +72,32 @@ class Hospital(World):
         self.ehr.resources[entity] = version + 1, revision, f"hers {number}"
 
     async def away(self, way: str) -> None:
-        """An outage: met by a connection that is refused, by what a balancer says in its place, or by nobody."""
-        if way == "quiet":
-            self.clock.now += MAX_SILENCE_MS + 1
-            return
-        self.ehr.answers = [Retry(Reason.CONNECTION)] if way == "refused" else [Retry(Reason.UNAVAILABLE)] * 3
+        """An outage: met by a connection that is refused or cut off, by what a balancer says in its place, or by nobody."""
+        match way:
+            case "quiet":
+                self.clock.now += MAX_SILENCE_MS + 1
+                return
+            case "elsewhere":
+                await self.answered_for("B", "C")
+                return
+            case "refused":
+                self.ehr.answers = [Retry(Reason.CONNECTION)]
+            case "cut":
+                self.ehr.answers = [Ambiguous(Reason.CONNECTION)]
+            case _:
+                self.ehr.answers = [Retry(Reason.UNAVAILABLE)] * 3
         await self.write("D")
+
+    async def answered_for(self, *entities: str) -> None:
+        """A proxy says 404 to everything for longer than a silence may last, while now and then something is written."""
+        for entity in entities:
+            self.clock.now += MAX_SILENCE_MS * 2 // 3
+            self.ehr.answers, self.ehr.reads = [VersionMismatch()] * 9, [Retry(Reason.UNAVAILABLE)] * 9
+            self.offset += 1
+            self.accept(change(self.offset, entity))
+            await self.run()
+            self.read_outcomes()
+        self.ehr.answers, self.ehr.reads = [], []
 
     async def write(self, entity: str) -> None:
         self.offset += 1
@@ -109,6 +140,27 @@ async def test_one_refused_connection_is_enough_for_a_server_that_began_anew() -
     assert world.overwritten == 0
 
 
+async def test_one_connection_that_is_cut_off_in_the_midst_of_a_write_is_enough_too() -> None:
+    world = await written_thrice()
+    await world.away("cut")
+    restored_with_numbers_used_again(world)
+    await world.write("A")
+    assert world.overwritten == 0
+
+
+async def test_who_answers_in_the_place_of_an_ehr_is_not_heard_as_that_ehr() -> None:
+    """A body that was kept is tried each time, and what says 404 to that begins no new minute of trust."""
+    world = await written_thrice()
+    world.breaker.threshold = 100  # nothing but the silence is to tell
+    await world.write("B")
+    await world.write("C")
+    await world.away("elsewhere")
+    restored_with_numbers_used_again(world)
+    await world.write("A")
+    assert world.overwritten == 0
+    assert world.table.rows[key_of("A")].confirmed == revision_of(1, world.offset)
+
+
 async def test_an_outage_that_nobody_met_because_nothing_was_written_counts_as_one() -> None:
     world = await written_thrice()
     await world.away("quiet")
@@ -119,10 +171,11 @@ async def test_an_outage_that_nobody_met_because_nothing_was_written_counts_as_o
 
 async def test_a_clock_that_was_set_back_makes_no_silence_shorter() -> None:
     world = await written_thrice()
-    world.clock.now -= 3_600_000
+    world.clock.set_back(3_600_000)
     restored_with_numbers_used_again(world)
     await world.write("A")
     assert world.overwritten == 0
+    assert len(world.ehr.history) == 4, "it is written, and not held by the clock"
 
 
 async def test_a_resource_that_shows_less_than_it_did_gives_the_restore_away_for_all_others() -> None:
@@ -185,7 +238,7 @@ STEP = st.one_of(
     st.tuples(st.just("save"), st.sampled_from(ENTITIES)),
     st.tuples(st.just("pass"), st.integers(0, 2 * MAX_SILENCE_MS)),
     st.tuples(st.just("back up"), st.none()),
-    st.tuples(st.just("restore"), st.sampled_from(["refused", "unavailable", "quiet"])),
+    st.tuples(st.just("restore"), st.sampled_from(["refused", "cut", "unavailable", "elsewhere", "quiet"])),
 )
 
 
@@ -209,5 +262,6 @@ async def lived_through(steps: list[tuple[str, object]]) -> None:
             case "restore", str(way):
                 await world.away(way)
                 world.restore()
+                await world.live()
     assert world.overwritten == 0
     assert not world.observer.faults
