@@ -11,6 +11,7 @@ by its id further on. So numbers may repeat, come late or start anew without los
 - A count that falls back is a restart of the server's counter. At a server that tells times, a lower number with a later
   time proves it, and one with an earlier time is a repeat. Without times, a lower number counts as late or repeated for
   `LATE_MS` after the front, and as a restart after that: a mistake costs one re-read and loses nothing.
+- The clock may be set back: no time that is kept lies ahead of now (`not_ahead`).
 - Numbers can't prove everything (a restart hidden in a gap): whatever they say, `audit_ms` reads again what changed since.
 
 The state is stored after the events are durable, so an older one only repeats work; `on_start` reads the time since again.
@@ -52,6 +53,7 @@ from pipeline.domain.subscriptions.state import (
     decode_state,
     encode_state,
     first_state,
+    not_ahead,
 )
 
 __all__ = [
@@ -102,7 +104,7 @@ class Watch:
 
     def on_start(self, state: State, now: Millis) -> tuple[State, tuple[Action, ...]]:
         """The receiver starts with what it kept, maybe an older state: the time since is read again, the status asked for."""
-        state = _miss(state, Why.STARTED, now)
+        state = _miss(not_ahead(state, now), Why.STARTED, now)
         missed = msgspec.structs.replace(state.missed, tried=0, next_at=now) if state.missed else None
         link = {"status": SubscriptionStatus.UNKNOWN, "checks": Tries(0, now), "repairs": Tries()}
         state = _replace(state, missed=missed, alive_at=None, broken_since=None, **link)
@@ -145,7 +147,10 @@ class Watch:
         return self.on_tick(state, at)
 
     def on_reread(self, state: State, action: ReRead, started_at: Millis, at: Millis) -> tuple[State, tuple[Action, ...]]:
-        """Everything that changed since `action.since` was read, from `started_at` on, and is durable."""
+        """Everything that changed since `action.since` was read, from `started_at` on, and is durable. Where the clock was set
+        back meanwhile nobody can say when it began: it proves nothing, and what is missing is read again."""
+        if started_at > at:
+            return self.on_tick(state, at)
         reaches = action.since <= max(state.complete_to - OVERLAP_MS, 0)
         if reaches:
             state = _replace(
@@ -169,7 +174,7 @@ class Watch:
         """The server answered how the subscription stands; ABSENT for a 404 or 410. No answer is no call."""
         state = self._with_status(state, status, at)
         if status is SubscriptionStatus.ACTIVE and events_since_start is not None and self.numbered:
-            state = self._confirm(state, events_since_start, asked_at, at)
+            state = self._confirm(state, events_since_start, Millis(min(asked_at, at)), at)
         if status is SubscriptionStatus.ACTIVE and self.heartbeat_ms is None:
             state = _replace(state, alive_at=at, checks=Tries(0, Millis(at + CHECK_EVERY_MS)))
         return self.on_tick(state, at)
@@ -184,7 +189,7 @@ class Watch:
 
     def on_tick(self, state: State, now: Millis) -> tuple[State, tuple[Action, ...]]:
         """What is due now. Call it every second or so."""
-        state = self._judge(state, now)
+        state = self._judge(not_ahead(state, now), now)
         state, actions = self._tend(state, now)
         state, fetches = self._close_gaps(state, now)
         state = self._keep_complete(state, now)

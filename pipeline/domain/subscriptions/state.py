@@ -25,6 +25,8 @@ CHECK_EVERY_MS: Final = 300_000
 RETRY_FIRST_MS: Final = 5_000
 RETRY_MAX_MS: Final = 300_000
 """Between two tries of one action: doubled from the first to the last."""
+LONGEST_WAIT_MS: Final = max(RETRY_MAX_MS, CHECK_EVERY_MS)
+"""No action is put off for longer."""
 REREAD_SPACING_MS: Final = 5_000
 """Between the starts of two re-reads."""
 FETCH_TRIES: Final = 2
@@ -196,6 +198,45 @@ def first_state(now: Millis, since: Millis | None = None) -> State:
     """State of a feed that was never run: what changed since `since` (default: now) will be read."""
     start = now if since is None else since
     return State(complete_to=start, audited_to=start)
+
+
+def not_ahead(state: State, now: Millis) -> State:
+    """The state, with no time in it that lies ahead of `now`: where one does, the clock was set back since.
+
+    What was complete then is complete up to now: by a clock that ran ahead no further was reached, and by one that falls behind
+    something is read twice. Without this nothing would be read again before the clock is where it was.
+    """
+    latest = max(state.complete_to, state.audited_to, state.front_at, state.alive_at or 0, state.refused_at or 0)
+    latest = max(latest, state.broken_since or 0, state.polling_since or 0, *(gap.since for gap in state.gaps))
+    waits = [state.checks.next_at, state.repairs.next_at, *(gap.next_at for gap in state.gaps)]
+    waits += [state.missed.next_at] if state.missed is not None else []
+    if latest <= now and max(waits) <= now + LONGEST_WAIT_MS:
+        return state
+
+    def past(at: Millis) -> Millis:
+        return min(at, now)
+
+    def due(at: Millis) -> Millis:
+        return at if at <= now + LONGEST_WAIT_MS else now
+
+    def known(at: Millis | None) -> Millis | None:
+        return None if at is None else past(at)
+
+    replace, missed = msgspec.structs.replace, state.missed
+    return replace(
+        state,
+        complete_to=past(state.complete_to),
+        audited_to=past(state.audited_to),
+        front_at=past(state.front_at),
+        gaps=tuple(replace(gap, since=past(gap.since), next_at=due(gap.next_at)) for gap in state.gaps),
+        missed=None if missed is None else replace(missed, since=past(missed.since), next_at=due(missed.next_at)),
+        alive_at=known(state.alive_at),
+        broken_since=known(state.broken_since),
+        polling_since=known(state.polling_since),
+        checks=replace(state.checks, next_at=due(state.checks.next_at)),
+        repairs=replace(state.repairs, next_at=due(state.repairs.next_at)),
+        refused_at=known(state.refused_at),
+    )
 
 
 def backoff_ms(tried: int) -> int:

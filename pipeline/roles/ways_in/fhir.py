@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from pipeline import topology
 from pipeline.destinations.fhir.profile import InvalidProfile, load_profile
-from pipeline.destinations.fhir_http import Answer, FhirHttp, NotSent
+from pipeline.destinations.fhir_http import OK, Answer, FhirHttp, NotSent
 from pipeline.domain.identifiers import Millis
-from pipeline.domain.records import FeedState
+from pipeline.domain.records import FeedState, Reason
 from pipeline.domain.subscriptions.life import State, SubscriptionStatus, Watch
 from pipeline.formats.fhir.forms import FORMS
 from pipeline.formats.fhir.inbound import events_of, needed
@@ -104,7 +104,7 @@ class FhirRole:
         return Feed(
             config,
             secret,
-            FhirServer(section.base_url, _exchange(connection, section.request_timeout_s)),
+            FhirServer(section.base_url, exchange_over(connection, section.request_timeout_s)),
             _Mapper(origin, profile, settings.digest_key()),
             self._ledger,
             known,
@@ -180,11 +180,15 @@ def _listener(settings: Settings) -> Listener:
     )
 
 
-def _exchange(connection: FhirHttp, timeout_s: float) -> Exchange:
+def exchange_over(connection: FhirHttp, timeout_s: float) -> Exchange:
+    """What a feed asks goes over this connection, each request within `timeout_s`."""
+
     async def exchange(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         answer = await connection.exchange(method, target, tuple(headers.items()), body, timeout_s)
         if isinstance(answer, Answer):
             return Reply(answer.status, answer.body, answer.location, answer.retry_after_s)
+        if answer.reason is Reason.OVERSIZE:
+            return Reply(OK, too_large=True)
         return Reply(NO_ANSWER, retry_after_s=answer.after_s if isinstance(answer, NotSent) else 0.0)
 
     return exchange

@@ -90,7 +90,6 @@ class Feed:
 
     async def notified(self, sink: Sink, data: bytes, body: Body) -> Answer:
         """Take a notification: `data` as it came, `body` what it says. Taken once all that it makes is durable."""
-        arrival = self._clock()
         said = parse(body)
         if isinstance(said, Malformed):
             broken = no_notification(said.reason.value, said.path, said.rule, data)
@@ -100,16 +99,16 @@ class Feed:
             return Taken()
         answer: Answer | None = None
         try:
-            answer = await self._changed(sink, data, said, arrival)
+            answer = await self._changed(sink, data, said)
         finally:  # no answer: the caller's patience ended, or a fault of ours
             if answer is None or isinstance(answer, NotTaken):
                 self._missed(said)
         return answer
 
-    async def _changed(self, sink: Sink, data: bytes, said: Notification, arrival: Millis) -> Answer:
+    async def _changed(self, sink: Sink, data: bytes, said: Notification) -> Answer:
         """Something happened: land it, then count it as heard."""
         if not said.events:
-            return await self._something_changed(said, arrival)
+            return await self._something_changed(said)
         filled = await self._reading.fill(said.events, said.others or {})
         if isinstance(filled, Failed):
             return NotTaken("SERVER_UNREADABLE", max(filled.retry_after_s, RETRY_AFTER_S))
@@ -117,7 +116,7 @@ class Feed:
         if not isinstance(answer, Taken):
             return answer
         if filled.pointless:
-            return await self._something_changed(said, arrival)
+            return await self._something_changed(said)
         if filled.stale:
             # What is durable is older than what was spoken of: it stays missing until it is fetched or read again.
             self._missed(said)
@@ -151,12 +150,12 @@ class Feed:
                 return answer
         return Taken()
 
-    async def _something_changed(self, said: Notification, arrival: Millis) -> Answer:
+    async def _something_changed(self, said: Notification) -> Answer:
         """It doesn't say what changed: everything that changed lately is read before it counts as heard.
 
         The caller bounds the wait; the reading goes on after it, so that the repeat of the notification finds it done.
         """
-        await self._keeper.read_since(arrival)
+        await self._keeper.read_anew()
         self._life.heard(said, said.numbers, said.made_at, self._clock())
         return Taken()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 from urllib.parse import urlencode
@@ -11,13 +11,13 @@ from pipeline.domain.identifiers import Millis
 from pipeline.domain.subscriptions.life import CheckStatus, Create, Fetch, ReRead, Restore, SubscriptionStatus
 from pipeline.formats.fhir.notification import Notification, status_of
 from pipeline.formats.fhir.owned import Body
-from pipeline.sources.fhir.landing import Landing, Taken
+from pipeline.sources.fhir.landing import Answer, Landing, Taken
 from pipeline.sources.fhir.life import Life
-from pipeline.sources.fhir.reading import Filled, Reading
+from pipeline.sources.fhir.reading import Filled, Reading, Took
 from pipeline.sources.fhir.resource import Wanted, agrees, asked_for, endpoint_of, oldest_first, subscription_body
 from pipeline.sources.fhir.secret import HookSecret
 from pipeline.sources.fhir.server import Failed, FhirServer, Gone
-from pipeline.sources.protocol import Sink
+from pipeline.sources.protocol import Broken, Sink
 
 LAND_TRIES: Final = 5
 LAND_PAUSE_S: Final = 2.0
@@ -79,7 +79,8 @@ class Keeper:
         self._given: str | None = None
         """Secret that the server has, as far as this process knows."""
         self._tells_status = plan.wanted.channel == "backport"
-        self._reread_from: Millis = Millis(-1)
+        self._rereads_begun = self._last_whole_reread = 0
+        """Counted, since a clock that is set back would make an old one look like one of now."""
         self._reread_ended = asyncio.Condition()
 
     @property
@@ -114,10 +115,11 @@ class Keeper:
             else:
                 await self._idle(stop, self._life.read_wake)
 
-    async def read_since(self, arrival: Millis) -> None:
-        """Return once everything has been read again, from a moment on that is not before `arrival`. The caller bounds it."""
+    async def read_anew(self) -> None:
+        """Return once everything has been read again, by a reading that had not begun at the call. The caller bounds it."""
+        wanted = self._rereads_begun + 1
         async with self._reread_ended:
-            while self._reread_from < arrival:
+            while self._last_whole_reread < wanted:
                 self._life.read_again()
                 await self._reread_ended.wait()
 
@@ -176,7 +178,7 @@ class Keeper:
         """Adopt the subscription to our endpoint, or make one, and end all others to it. See `oldest_first`."""
         found = await self._server.subscriptions_to(self._plan.wanted.endpoint)
         if isinstance(found, Failed):
-            if found.passing:
+            if not found.is_refusal:
                 self._said(what, "failed")
                 return
             found = ()  # a server that doesn't let us search may still let us create
@@ -240,7 +242,7 @@ class Keeper:
                 # for in vain, is read again.
                 self._said("fetch", "absent")
                 self._life.check()
-            elif not told.passing:
+            elif told.is_refusal:
                 self._life.watch = dataclasses.replace(self._life.watch, fetches=False)
                 self._said("fetch", "unsupported")
                 self._life.tick(self._clock())
@@ -262,34 +264,58 @@ class Keeper:
         return isinstance(answer, Taken) and not filled.broken
 
     async def _reread(self, sink: Sink, action: ReRead) -> None:
-        started_at = self._clock()
-
-        async def take(resources: Sequence[Body]) -> bool:
-            return await self._take(sink, resources)
-
+        self._rereads_begun += 1
+        started_at, took = self._clock(), Took.ALL
+        taker = _Rereader(sink, self._reading, self._landing)
         for search in self._plan.searches:
-            if not await self._reading.changed(search, action.since, take):
-                self._said("reread", "failed")
-                return
+            took = min(took, await self._reading.changed(search, action.since, taker))
+            if took is Took.STOPPED:
+                break
+        if took is not Took.ALL:
+            self._said("reread", "failed")
+            return
         self._said("reread", "done")
         self._life.reread(action, started_at, self._clock())
         async with self._reread_ended:
-            self._reread_from = started_at
+            self._last_whole_reread = self._rereads_begun
             self._reread_ended.notify_all()
-
-    async def _take(self, sink: Sink, resources: Sequence[Body]) -> bool:
-        """Land one page; what is durable already costs no more questions."""
-        fresh = [each for each in resources if not self._landing.is_recent(each)]
-        if not fresh:
-            return True
-        known: dict[str, Body] = {}
-        if await self._reading.refer(fresh, known) is not None:
-            return False
-        for _ in range(LAND_TRIES):
-            if isinstance(await self._landing.read(sink, fresh, known, "reread"), Taken):
-                return True
-            await asyncio.sleep(LAND_PAUSE_S)
-        return False
 
     def _said(self, what: str, result: str) -> None:
         self._observer.asked(self._plan.feed, what, result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rereader:
+    """Lands what was read again (`reading.Taker`)."""
+
+    sink: Sink
+    reading: Reading
+    landing: Landing
+
+    def is_durable(self, resource: Body) -> bool:
+        """See `Taker`."""
+        return self.landing.is_recent(resource)
+
+    async def take(self, resources: Sequence[Body]) -> Took:
+        """Land one page; what is durable already costs no more questions."""
+        fresh = [each for each in resources if not self.is_durable(each)]
+        known: dict[str, Body] = {}
+        referred = await self.reading.refer(fresh, known)
+        if isinstance(referred, Failed):
+            return Took.STOPPED
+        ready, broken = referred.ready, referred.broken
+        took = Took.ALL if referred.alone is None else Took.SOME
+        if not ready:
+            return took
+        return min(took, await self._tried(lambda: self.landing.read(self.sink, ready, known, "reread", broken)))
+
+    async def leave_out(self, resource: Body, broken: Broken) -> Took:
+        """See `Taker`."""
+        return await self._tried(lambda: self.landing.left_out(self.sink, resource, broken))
+
+    async def _tried(self, land: Callable[[], Awaitable[Answer]]) -> Took:
+        for _ in range(LAND_TRIES):
+            if isinstance(await land(), Taken):
+                return Took.ALL
+            await asyncio.sleep(LAND_PAUSE_S)
+        return Took.STOPPED

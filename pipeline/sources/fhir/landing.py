@@ -9,7 +9,7 @@ from typing import Final, Protocol, assert_never
 from pipeline.domain.event import Event
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Reason
-from pipeline.formats.fhir.codec import canonical, encode
+from pipeline.formats.fhir.codec import MAX_BODY_BYTES, canonical, encode
 from pipeline.formats.fhir.inbound_verdict import Ignored, Mapped, Rejected, Verdict
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.references import own_name
@@ -105,17 +105,21 @@ class Landing:
         """Land what a notification holds, under its own bytes. One that holds nothing is kept all the same."""
         now = self._clock()
         batch = self._batch(resources, known, "notified", now)
-        batch.broken += broken
+        self._reject(batch, broken, "notified")
         return await self._accept(sink, data, batch, resources, now)
 
-    async def read(self, sink: Sink, resources: Sequence[Body], known: Mapping[str, Body], way: str) -> Answer:
+    async def read(
+        self, sink: Sink, resources: Sequence[Body], known: Mapping[str, Body], way: str, broken: Sequence[Broken] = ()
+    ) -> Answer:
         """Land what was read at the server, without what is durable already, in this order. `way`: read, fetched, reread.
 
-        What makes neither an event nor a fault (our own echo, a type that says nothing here) is not kept.
+        What makes neither an event nor a fault (our own echo, a type that says nothing here) is not kept. `broken`: what of
+        them could not be read.
         """
         fresh = [resource for resource in resources if not self.is_recent(resource)]
         now = self._clock()
         batch = self._batch(fresh, known, way, now)
+        self._reject(batch, broken, way)
         if not batch.events and not batch.broken:
             self._remember(fresh)
             return Taken()
@@ -127,7 +131,18 @@ class Landing:
         try:
             return await self._accept(sink, encode(body), batch, fresh, now)
         except Oversize:
-            return await self._smaller(sink, fresh, known, way, now)
+            return await self._smaller(sink, fresh, known, way, broken)
+
+    async def left_out(self, sink: Sink, resource: Body, broken: Broken) -> Answer:
+        """Keep in quarantine that a resource, of which id and meta are known, could not be read.
+
+        One that is too large counts as durable until it changes; another one may be readable the next time it is met.
+        """
+        self._observer.resource(self._feed, "reread", "rejected")
+        answer = await self._by_name(sink, resource, [broken])
+        if isinstance(answer, Taken) and broken.reason is Reason.OVERSIZE:
+            self._remember([resource])
+        return answer
 
     def gone(self, way: str) -> None:
         """A resource that was spoken of is not there any more: it makes no event."""
@@ -157,6 +172,12 @@ class Landing:
                 case unknown:
                     assert_never(unknown)
         return batch
+
+    def _reject(self, batch: _Batch, broken: Iterable[Broken], way: str) -> None:
+        """Add what could not even be mapped."""
+        for each in broken:
+            batch.broken.append(each)
+            self._observer.resource(self._feed, way, "rejected")
 
     async def _accept(self, sink: Sink, data: bytes, batch: _Batch, resources: Sequence[Body], now: Millis) -> Answer:
         batch.names += [part.reason.value for part in batch.broken]
@@ -193,15 +214,23 @@ class Landing:
                 batch.broken.append(_too_large(b""))
         raise AssertionError("each turn takes one event away")
 
-    async def _smaller(self, sink: Sink, resources: Sequence[Body], known: Mapping[str, Body], way: str, now: Millis) -> Answer:
+    async def _smaller(
+        self, sink: Sink, resources: Sequence[Body], known: Mapping[str, Body], way: str, broken: Sequence[Broken]
+    ) -> Answer:
         """What is too large in one piece goes in halves; one resource that is too large by itself goes to quarantine by name."""
         if len(resources) > 1:
             middle = len(resources) // 2
-            first = await self.read(sink, resources[:middle], known, way)
+            first = await self.read(sink, resources[:middle], known, way, broken)
             return first if not isinstance(first, Taken) else await self.read(sink, resources[middle:], known, way)
-        name = (version_of(resources[0]) or own_name(resources[0]) or "").encode()
-        batch = _Batch(broken=[_too_large(name)], names=[hashlib.sha256(name).hexdigest()])
-        return await self._accept(sink, name, batch, resources, now)
+        answer = await self._by_name(sink, resources[0], [_too_large(_name_of(resources[0])), *broken])
+        if isinstance(answer, Taken):
+            self._remember(resources)
+        return answer
+
+    async def _by_name(self, sink: Sink, resource: Body, broken: list[Broken]) -> Answer:
+        """What is broken about a resource, with its name in place of its bytes."""
+        name = _name_of(resource)
+        return await self._accept(sink, name, _Batch(broken=broken, names=[hashlib.sha256(name).hexdigest()]), (), self._clock())
 
     def _remember(self, resources: Iterable[Body]) -> None:
         for resource in resources:
@@ -230,6 +259,32 @@ def unreadable(reference: str) -> Broken:
         "let our client read this type at the server; then the next change of the resource is taken",
         reference.encode(),
     )
+
+
+def failing(reference: str) -> Broken:
+    """The server spoke of a resource, fails to show it again and again, and shows others."""
+    return Broken(
+        Reason.BAD_RESOURCE,
+        reference.partition("/")[0],
+        "FAILING: what the server speaks of it can show, as it shows other resources of the type",
+        "find out at the server why it fails for this resource; then the next change of it is taken",
+        reference.encode(),
+    )
+
+
+def too_large_to_read(reference: str) -> Broken:
+    """The server spoke of a resource that is larger than an answer may be."""
+    return Broken(
+        Reason.OVERSIZE,
+        reference.partition("/")[0],
+        f"TOO_LARGE: an answer of the server has at most {MAX_BODY_BYTES // 2**20} MiB",
+        "make the resource smaller at the server, e.g. without its picture; then its next change is taken",
+        reference.encode(),
+    )
+
+
+def _name_of(resource: Body) -> bytes:
+    return (version_of(resource) or own_name(resource) or "").encode()
 
 
 def no_notification(reason: str, place: str, rule: str, data: bytes) -> Broken:

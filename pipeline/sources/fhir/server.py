@@ -10,12 +10,17 @@ from pipeline.formats.fhir.codec import encode
 from pipeline.formats.fhir.links import below
 from pipeline.formats.fhir.notification import Kind, Malformed, Notification, parse
 from pipeline.formats.fhir.owned import Body, elements
-from pipeline.formats.fhir.times import date_time, same_moment
+from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.rfc3339 import in_calendar, rfc3339_of
 
 PAGE_COUNT: Final = 100
 """Resources asked for in one page of a search."""
 MAX_SUBSCRIPTION_PAGES: Final = 20
 """Pages looked at for our own subscription, where a server ignores the search parameter."""
+NAME_ELEMENTS: Final = "id,meta"
+"""Of a resource that is only to be named, with its version and the time of its change."""
+IDENTIFYING_ELEMENTS: Final = "identifier"
+"""Of a resource that is only referred to."""
 
 _JSON: Final = {"Accept": "application/fhir+json", "Cache-Control": "no-cache"}
 _JSON_BODY: Final = {**_JSON, "Content-Type": "application/fhir+json"}
@@ -27,12 +32,16 @@ _PASSING: Final = frozenset({0, 401, 408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's whole answer; status 0 where none came in time. `body` is None for an empty one and for one that is no JSON."""
+    """A server's whole answer; status 0 where none came in time. `body` is None for an empty one and for one that is no JSON.
+
+    `too_large`: there was more of it than is read, so that nothing but the status is known.
+    """
 
     status: int
     body: Body | None = None
     location: str | None = None
     retry_after_s: float = 0.0
+    too_large: bool = False
 
     def __repr__(self) -> str:
         return f"Reply({self.status}, <redacted>)"
@@ -53,11 +62,20 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No use could be made of the answer. `passing`: asking again later may help; not before `retry_after_s`."""
+    """No use could be made of the answer. `passing`: asking again later may help; not before `retry_after_s`.
+
+    `too_large`: asking for less may help.
+    """
 
     status: int
     passing: bool
     retry_after_s: float = 0.0
+    too_large: bool = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server says no to the question."""
+        return not self.passing and not self.too_large
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +101,21 @@ class FhirServer:
         reply = await self._exchange("GET", _quoted(reference), _JSON, None)
         return _resource(reply, reference.partition("/")[0])
 
-    async def first_page(self, search: str, since: Millis) -> Page | Failed:
-        """Oldest change first: what `search` (`Type` or `Type?a=b`) finds that was changed at `since` or later."""
+    async def identified(self, reference: str) -> Body | Gone | Failed:
+        """The identifiers of the resource at `Type/id`, and little else; a server without `_elements` sends the whole."""
+        reply = await self._exchange("GET", f"{_quoted(reference)}?_elements={IDENTIFYING_ELEMENTS}", _JSON, None)
+        return _resource(reply, reference.partition("/")[0])
+
+    async def first_page(self, search: str, since: Millis, count: int = PAGE_COUNT, names_only: bool = False) -> Page | Failed:
+        """Oldest change first: what `search` (`Type` or `Type?a=b`) finds that was changed at `since` or later.
+
+        `names_only`: of each resource its id and meta; a server without `_elements` refuses that, or sends the whole.
+        """
         joint = "&" if "?" in search else "?"
-        terms = urlencode(
-            {"_lastUpdated": f"ge{date_time(max(since, 0))}", "_sort": "_lastUpdated", "_count": PAGE_COUNT}, safe=":"
-        )
-        return await self.page(f"{search}{joint}{terms}")
+        terms: dict[str, str | int] = {"_lastUpdated": f"ge{rfc3339_of(max(since, 0))}", "_sort": "_lastUpdated", "_count": count}
+        if names_only:
+            terms["_elements"] = NAME_ELEMENTS
+        return await self.page(f"{search}{joint}{urlencode(terms, safe=':,')}")
 
     async def page(self, target: str) -> Page | Failed:
         """One page of a search; the target of the next is taken from its link, and its address never."""
@@ -115,7 +141,7 @@ class FhirServer:
     async def subscriptions_to(self, endpoint: str) -> Sequence[Body] | Failed:
         """Every subscription that a search for our endpoint finds; all that there are, where a server ignores or refuses it."""
         found = await self._all("Subscription?" + urlencode({"url": endpoint, "_count": PAGE_COUNT}, safe=":/"))
-        if isinstance(found, Failed) and not found.passing:
+        if isinstance(found, Failed) and found.is_refusal:
             found = await self._all("Subscription?" + urlencode({"_count": PAGE_COUNT}))
         return found
 
@@ -193,7 +219,8 @@ def _resource(reply: Reply, resource_type: str) -> Body | Gone | Failed:
 
 def _failed(reply: Reply) -> Failed:
     """A 200 that is not what was asked for may come from something on the way; asking again may help."""
-    return Failed(reply.status, reply.status in _PASSING or reply.status == 200, reply.retry_after_s)
+    passing = not reply.too_large and (reply.status in _PASSING or reply.status == 200)
+    return Failed(reply.status, passing, reply.retry_after_s, reply.too_large)
 
 
 def _is_match(entry: Body) -> bool:
@@ -206,7 +233,7 @@ def _quoted(reference: str) -> str:
 
 
 def last_updated(resource: Body) -> Millis | None:
-    """When the server last changed it; None where it doesn't say."""
+    """When the server last changed it; None where it doesn't say, or says a time outside of the years 1 to 9999 of UTC."""
     meta = resource.get("meta")
     moment = same_moment(meta.get("lastUpdated")) if isinstance(meta, dict) else None
-    return Millis(moment) if isinstance(moment, int) else None
+    return in_calendar(moment) if isinstance(moment, int) else None

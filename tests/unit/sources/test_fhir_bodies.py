@@ -1,7 +1,6 @@
 """The subscription that is asked for, in the form of each version; and what of a server's links is followed."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from pipeline.sources.fhir.resource import Wanted, agrees, endpoint_of, oldest_f
 from pipeline.sources.fhir.secret import HookSecret
 from pipeline.sources.fhir.server import Failed, FhirServer, Reply
 
-SHARED: Final = Path(os.environ.get("SURGELINE_SHARED_DATA", "../shared/data")) / "fhir" / "subscriptions"
 WANTED: Final = Wanted(
     version="R4",
     channel="backport",
@@ -39,10 +37,10 @@ def test_the_body_is_a_valid_subscription_of_its_version(version: Any) -> None:
 
 
 @pytest.mark.parametrize(("version", "folder"), [("R4", "r4"), ("R4B", "r4b"), ("R5", "r5")])
-def test_what_the_standards_own_example_asks_for_is_read_as_what_we_would_ask_for(version: Any, folder: str) -> None:
-    file = SHARED / folder / "Subscription-encounter-complete.json"
-    if not file.exists():
-        pytest.skip("SURGELINE_SHARED_DATA has no examples")
+def test_what_the_standards_own_example_asks_for_is_read_as_what_we_would_ask_for(
+    shared_data: Path, version: Any, folder: str
+) -> None:
+    file = shared_data / "fhir" / "subscriptions" / folder / "Subscription-encounter-complete.json"
     example = json.loads(file.read_text(encoding="utf-8-sig"))
     endpoint = endpoint_of(example)
     assert endpoint is not None
