@@ -12,6 +12,7 @@ import msgspec.inspect
 
 from pipeline.domain.event import PAYLOADS, EntityType, Event, EventType, Payload, SequenceBasis, sealed
 from pipeline.domain.identifiers import EntityKey, Millis, derive_event_id
+from pipeline.formats.json_members import Doubled
 from pipeline.formats.json_shapes import (
     CODE_MAX_CHARS,
     FORBIDDEN,
@@ -25,6 +26,7 @@ from pipeline.formats.json_shapes import (
     Text,
     member_of,
     record_of,
+    refused_doubled,
 )
 
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 255
@@ -94,6 +96,8 @@ def _envelope() -> Record:
 
 ENVELOPE: Final = _envelope()
 """Members of an event beside its payload."""
+NAMES: Final = frozenset({*ENVELOPE.members, *SET_BY_US, "payload"})
+"""Members of an event that we know, those included that are refused."""
 PAYLOAD_RECORDS: Final[Mapping[EntityType, Record]] = {kind: record_of(cls, stated=True) for kind, cls in PAYLOADS.items()}
 
 
@@ -101,7 +105,8 @@ def parse_event(obj: object, *, client: Client, idempotency_key: str, item: int,
     """The event that `obj` states, sealed, or the first rule that it breaks.
 
     The id derives from tenant, client, key and `item` (0-based place in the request). An `idempotency_key` within the
-    object takes the place of both, so that an item keeps its id in whichever request it comes.
+    object takes the place of both, so that an item keeps its id in whichever request it comes. An object that names a member
+    more than once is refused, if `obj` was decoded by `json_members.decode`.
     Pure: the same arguments always give the same event.
     """
     try:
@@ -126,6 +131,8 @@ _TIME_WRITER: Final = ENVELOPE.members["recorded_at"].shape.write
 
 
 def _event(obj: object, client: Client, idempotency_key: str, item: int, received_at: Millis) -> Event:
+    if type(obj) is Doubled:
+        raise refused_doubled(obj, NAMES)
     if type(obj) is not dict:
         raise Refused(Rule.WRONG_TYPE, "give an object")
     _refuse_ours(obj)

@@ -6,7 +6,7 @@ names the place by JSON pointer (RFC 6901), the rule and the remedy; it never re
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from pipeline.domain.event import Described
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.json_members import Doubled
 from pipeline.formats.rfc3339 import date_exists, millis_of, rfc3339_of
 
 ID_MAX_CHARS: Final = 128
@@ -74,6 +75,13 @@ class Refused(Exception):
     def pointer(self) -> str:
         """JSON pointer of the value."""
         return pointer_of(reversed(self.path))
+
+
+def refused_doubled(doubled: Doubled, known: Container[str]) -> Refused:
+    """An object that names a member more than once: which one, if it is one of ours."""
+    if doubled.name in known:
+        return Refused(Rule.COUNT, "give this member once", doubled.name)
+    return Refused(Rule.COUNT, "give each member of this object once")
 
 
 def pointer_of(path: Iterable[str]) -> str:
@@ -286,6 +294,8 @@ class Record:
         return self.cls(**members)
 
     def read_members(self, value: object) -> dict[str, Any]:
+        if type(value) is Doubled:
+            raise refused_doubled(value, self.members)
         if type(value) is not dict:
             raise Refused(Rule.WRONG_TYPE, "give an object")
         members: dict[str, Any] = {}

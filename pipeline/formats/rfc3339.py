@@ -13,7 +13,17 @@ _TIME: Final = re.compile(
 _EPOCH_DAY: Final = datetime.date(1970, 1, 1).toordinal()
 _DAY_MS: Final = 86_400_000
 MIN_TIME_MS: Final = (datetime.date.min.toordinal() - _EPOCH_DAY) * _DAY_MS
+"""The first millisecond of the year 1 in UTC: no earlier time can be written."""
 MAX_TIME_MS: Final = (datetime.date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_MS - 1
+"""The last millisecond of the year 9999 in UTC."""
+
+
+def in_calendar(millis: int) -> Millis | None:
+    """The time; None outside of the years 1 to 9999 of UTC. Whoever reads a time asks, so that whoever has to can write it.
+
+    A local time can be outside where its year isn't: 9999-12-31T23:59:59 in New York is of the year 10000.
+    """
+    return Millis(millis) if MIN_TIME_MS <= millis <= MAX_TIME_MS else None
 
 
 def millis_of(text: str) -> Millis | None:
@@ -33,12 +43,15 @@ def millis_of(text: str) -> Millis | None:
     if match[9]:
         offset = (int(match[10]) * 60 + int(match[11])) * 60_000
         millis += -offset if match[9] == "+" else offset
-    return Millis(millis) if MIN_TIME_MS <= millis <= MAX_TIME_MS else None
+    return in_calendar(millis)
 
 
-def rfc3339_of(millis: Millis) -> str:
-    """Milliseconds to RFC 3339 in UTC, always with three digits of a second."""
-    day, rest = divmod(millis, _DAY_MS)
+def rfc3339_of(millis: int) -> str:
+    """Milliseconds to RFC 3339 in UTC, always with three digits of a second.
+
+    A time that can't be written is said as the first or last that can: logs hold some from before ways in refused them.
+    """
+    day, rest = divmod(min(max(millis, MIN_TIME_MS), MAX_TIME_MS), _DAY_MS)
     seconds, thousandths = divmod(rest, 1000)
     date = datetime.date.fromordinal(day + _EPOCH_DAY)
     return f"{date.isoformat()}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{thousandths:03}Z"

@@ -19,7 +19,7 @@ from pipeline.domain.identifiers import Millis, revision_of
 from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import mark_of, with_mark
+from pipeline.formats.fhir.revision import IN_EXTENSION, mark_of
 from pipeline.sources.fhir.resource import Version, endpoint_of
 
 SECRET: Final = "a-hook-secret-of-at-least-24-bytes"
@@ -48,7 +48,7 @@ def echo_of(own: str) -> Body:
     body, naming = bed(own), Naming(load_profile("sekmet-replica"), "north", "MAIN")
     ident = naming.entity(EntityType.BED, "MAIN", f"ICU/1/{own}")
     shown = RESOURCES[EntityType.BED].shown(body, ident, naming)
-    return with_mark(body, mark_of(revision_of(1, 5), "ab" * 8, shown, DIGEST_KEY))
+    return IN_EXTENSION.put(body, mark_of(revision_of(1, 5), "ab" * 8, shown, DIGEST_KEY))
 
 
 def instant(millis: int) -> str:

@@ -12,10 +12,12 @@ from urllib.parse import parse_qs, unquote
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from pipeline.destinations.fhir.build import Builder
 from pipeline.destinations.protocol import PendingWrite
 from pipeline.domain.event import EntityType, EventType, Payload
 from pipeline.domain.identifiers import EventId, Millis, Revision, revision_of
 from pipeline.domain.records import Accepted, Lane
+from pipeline.formats.fhir.revision import changed_fields_at_ehr
 
 Body = dict[str, Any]
 DIGEST_KEY = b"a key for tests, of 32 bytes....."
@@ -190,3 +192,10 @@ def accepted(
 def pending(record: Accepted, remote_id: str | None = None, etag: str | None = None, within_ms: int = FAR_MS) -> PendingWrite:
     """A write that is due within `within_ms`."""
     return PendingWrite(record, remote_id, etag, 1, Millis(time.time_ns() // 1_000_000 + within_ms))
+
+
+def changed_at_ehr(builder: Builder, record: Accepted, body: Body) -> tuple[str, ...] | None:
+    """Fields of the record's entity that somebody changed at the EHR since we wrote the revision that `body` carries."""
+    subject = builder.subject(record)
+    shown = subject.resource.shown(body, subject.ident, subject.naming)
+    return changed_fields_at_ehr(body, shown, builder.digest_key, builder.carrier)

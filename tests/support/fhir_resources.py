@@ -23,7 +23,7 @@ from pipeline.formats.fhir.naming import Naming
 from pipeline.formats.fhir.owned import Body, apply_owned
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.resources import RESOURCES
-from pipeline.formats.fhir.revision import mark_of, with_mark
+from pipeline.formats.fhir.revision import IN_EXTENSION, mark_of
 from pipeline.formats.fhir.terms import BED_STATUS
 
 KEY = b"digest key of the tests"
@@ -54,7 +54,7 @@ def written(profile: Profile, entity_type: EntityType, state: Payload, entity_id
     body = apply_owned(start, desired)
     names = {owned.field for owned in desired}
     shown = {name: value for name, value in resource.shown(body, ident, naming).items() if name in names}
-    return stored(with_mark(body, mark_of(REVISION, "0123456789abcdef", shown, KEY)))
+    return stored(IN_EXTENSION.put(body, mark_of(REVISION, "0123456789abcdef", shown, KEY)))
 
 
 def stored(body: Body, version: str = "3") -> Body:

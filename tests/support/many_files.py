@@ -45,6 +45,8 @@ class Partner:
     waiting: set[str] = field(default_factory=set)
     rows: tuple[int, int] = (0, 0)
     """How many are landed, and how many in quarantine, by what was sent first."""
+    made_at: Millis = field(default_factory=lambda: Millis(time.time_ns() // 1_000_000 - 60_000))
+    """When its contents were true: what it sends again is of the same moment."""
 
     def send(self, number: int) -> None:
         """The number says what is wrong with it, if anything."""
@@ -122,7 +124,7 @@ class Sending:
 
     def go(self) -> None:
         incoming, now = self.to.root / "incoming", Millis(time.time_ns() // 1_000_000)
-        times = {"created_at": now - 60_000, "not_before": now - HOUR_MS, "not_after": now + HOUR_MS}
+        times = {"created_at": self.to.made_at, "not_before": now - HOUR_MS, "not_after": now + HOUR_MS}
         said, key, data, content = {**times, **self._said(now)}, KEY, self.content, self._content()
         match self.way:
             case "wrong sum":

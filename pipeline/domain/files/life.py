@@ -98,7 +98,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What the ledger knows of this file, and of others with its name or content that were taken or are being landed."""
+    """What the ledger knows of this file, and of others with its name or content that were taken.
+
+    `same_content`: of several, the one whose content was true at the same moment, if there is one.
+    """
 
     own: FileState | None = None
     same_name: FileState | None = None
@@ -134,6 +137,8 @@ class Rules:
     schema: str | None
     """None where the name fits no profile."""
     is_encrypted: bool = False
+    is_dated_by_manifest: bool = False
+    """Its rows are as old as its manifest says, so that the same content says something new of another moment."""
     late: Literal["take", "refuse"] = "take"
     waits: Waits = DEFAULT_WAITS
     max_bytes: int = 2 << 30
@@ -177,7 +182,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """It holds what was taken under another name: nothing of it is landed."""
+    """It says what was taken under another name: nothing of it is landed."""
 
     of: FileState
 
@@ -324,7 +329,7 @@ def weigh(manifest: Manifest, content: Content, past: Past, rules: Rules) -> Wei
         return Refuse(flaw_of(FileReason.WRONG_SUM))
     if past.own is not None and past.own.status is FileStatus.TAKEN:
         return Again(past.own)
-    if past.same_content is not None:
+    if past.same_content is not None and _is_same_word(manifest, past.same_content, rules):
         return Repeat(past.same_content)
     if past.same_name is not None:
         return Refuse(flaw_of(FileReason.OTHER_CONTENT))
@@ -337,6 +342,20 @@ def weigh(manifest: Manifest, content: Content, past: Past, rules: Rules) -> Wei
     return Land(past.own.rows_done if past.own is not None and past.own.status is FileStatus.LANDING else 0)
 
 
+def _is_same_word(manifest: Manifest, taken: FileState, rules: Rules) -> bool:
+    """Whether a file of the same content says nothing that the one which was taken did not.
+
+    A snapshot that finds things as they were an hour ago says more: that they are so again, whatever was said in between.
+    """
+    return not rules.is_dated_by_manifest or taken.created_at == manifest.created_at
+
+
+def moments_of_others(state: FileState, known: Iterable[FileState]) -> frozenset[Millis]:
+    """When other files of the same content were true: a row that is as old as one of these is of that one."""
+    same = (each for each in known if each.sha256 == state.sha256 and each.created_at != state.created_at)
+    return frozenset(each.created_at for each in same if each.created_at is not None)
+
+
 class Files:
     """The ledger in memory: what became of each file of one sender. The newest version of each counts.
 
@@ -346,6 +365,8 @@ class Files:
     def __init__(self, states: Iterable[FileState] = ()) -> None:
         self._of: dict[str, FileState] = {}
         self._taken_by_content: dict[str, str] = {}
+        self._taken_by_moment: dict[tuple[str, Millis | None], str] = {}
+        """By content and when it was true: a snapshot may find things as they were before."""
         self._taken_by_name: dict[str, str] = {}
         for state in states:
             self.put(state)
@@ -361,6 +382,7 @@ class Files:
         self._of[state.file_id] = state
         if state.status is FileStatus.TAKEN:
             self._taken_by_content.setdefault(state.sha256, state.file_id)
+            self._taken_by_moment.setdefault((state.sha256, state.created_at), state.file_id)
             self._taken_by_name.setdefault(state.name_digest, state.file_id)
 
     def forget(self, file_id: str) -> None:
@@ -368,6 +390,8 @@ class Files:
         gone = self._of.pop(file_id, None)
         if gone is not None and self._taken_by_content.get(gone.sha256) == file_id:
             del self._taken_by_content[gone.sha256]
+        if gone is not None and self._taken_by_moment.get((gone.sha256, gone.created_at)) == file_id:
+            del self._taken_by_moment[gone.sha256, gone.created_at]
         if gone is not None and self._taken_by_name.get(gone.name_digest) == file_id:
             del self._taken_by_name[gone.name_digest]
 
@@ -379,9 +403,10 @@ class Files:
         """Each file that stands at one of these."""
         return tuple(state for state in list(self._of.values()) if state.status in statuses)
 
-    def past(self, file_id: str, name_digest: str, sha256: str) -> Past:
-        """What is known that bears on a file."""
-        content = self._of.get(self._taken_by_content.get(sha256, ""))
+    def past(self, file_id: str, name_digest: str, sha256: str, created_at: Millis | None) -> Past:
+        """What is known that bears on a file, whose content is `sha256` and was true at `created_at`."""
+        of_moment = self._taken_by_moment.get((sha256, created_at))
+        content = self._of.get(of_moment or self._taken_by_content.get(sha256, ""))
         name = self._of.get(self._taken_by_name.get(name_digest, ""))
         return Past(
             own=self._of.get(file_id),

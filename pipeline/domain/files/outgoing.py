@@ -128,6 +128,7 @@ class Wait:
 Step = Send | Settle | Close | Wait
 
 _TAKEN: Final = frozenset({"taken", "repeated"})
+_NOT_THERE: Final = frozenset({OutStatus.LOST, OutStatus.REFUSED})
 
 
 def file_out_id(tenant: str, receiver: str, name: str) -> str:
@@ -142,14 +143,15 @@ def file_out_id(tenant: str, receiver: str, name: str) -> str:
 def covered(files: Iterable[FileOutState]) -> tuple[int, ...]:
     """How far exports go without a gap, per partition, from where the oldest one that is known begins.
 
-    What a lost one held is not covered, though later ones were made before its loss was seen: from there on it comes again.
+    What its receiver did not get, because it was lost or refused, is not covered, though later ones were made before that was
+    seen: from there on it comes again.
     """
     ordered = sorted(files, key=lambda each: (sum(each.begins), each.slot, each.at))
     reached = ordered[0].begins if ordered else ()
     for each in ordered:
         width = max(len(reached), len(each.begins), len(each.reached))
         now, begins, ends = (_padded(part, width) for part in (reached, each.begins, each.reached))
-        if each.status is not OutStatus.LOST and all(begin <= at for begin, at in zip(begins, now, strict=True)):
+        if each.status not in _NOT_THERE and all(begin <= at for begin, at in zip(begins, now, strict=True)):
             reached = tuple(map(max, now, ends))
     return reached
 

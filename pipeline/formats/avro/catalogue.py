@@ -85,7 +85,8 @@ Record = (
 class Entry:
     """One schema. `payload` is set for an event schema: the envelope with that one payload record.
 
-    `topics` are those that hold it, without the prefix; empty for what lies beside another schema on its topic.
+    `topics` are those that hold it, without the prefix, and are its subjects; those that it `shares` hold another schema as well,
+    so that its subject is its record name.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Entry:
     record_name: str
     topics: tuple[str, ...]
     payload: type[Payload] | None = None
+    shares: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -101,14 +103,19 @@ class Entry:
 
 
 def _event(entity_type: EntityType, payload: type[Payload]) -> Entry:
-    return Entry(f"event.{entity_type.value}", Event, f"{payload.__name__}Event", (), payload)
+    return Entry(f"event.{entity_type.value}", Event, f"{payload.__name__}Event", (), payload, (_landing(entity_type),))
 
 
+def _landing(entity_type: EntityType) -> str:
+    return f"landing.{entity_type.value}"
+
+
+LANDING_TOPICS: Final = tuple(map(_landing, PAYLOADS))
 LANE_TOPICS: Final = tuple(f"lane.{lane.value}" for lane in Lane)
 
 CATALOGUE: Final[tuple[Entry, ...]] = (
     *(_event(entity_type, payload) for entity_type, payload in PAYLOADS.items()),
-    Entry("control", Control, "Control", ()),
+    Entry("control", Control, "Control", (), shares=LANDING_TOPICS),
     Entry("accepted", Accepted, "Accepted", ("events.accepted", *LANE_TOPICS)),
     Entry("decision", Decision, "Decision", ("decisions",)),
     Entry("outcome", Outcome, "Outcome", ("outcomes",)),
@@ -120,14 +127,14 @@ CATALOGUE: Final[tuple[Entry, ...]] = (
     Entry("topic_epoch", TopicEpoch, "TopicEpoch", ("epochs",)),
     Entry("raw", Raw, "Raw", ("raw.http", "raw.mllp", "raw.fhir", "raw.files")),
     Entry("feed_state", FeedState, "FeedState", ("intake.subscriptions",)),
-    Entry("mode_order", ModeOrder, "ModeOrder", ()),
+    Entry("mode_order", ModeOrder, "ModeOrder", (), shares=("modes",)),
     Entry("file_state", FileState, "FileState", ("files",)),
     Entry("file_out_state", FileOutState, "FileOutState", ("files.out",)),
     Entry("signed_checkpoint", SignedCheckpoint, "SignedCheckpoint", ("checkpoints",)),
     Entry("budget_state", BudgetState, "BudgetState", ("budgets",)),
-    Entry("incident", Incident, "Incident", ()),
+    Entry("incident", Incident, "Incident", (), shares=("budgets",)),
     Entry("reconciliation", Reconciliation, "Reconciliation", ("reconciliations",)),
-    Entry("reconciliation_order", ReconciliationOrder, "ReconciliationOrder", ()),
+    Entry("reconciliation_order", ReconciliationOrder, "ReconciliationOrder", (), shares=("reconciliations",)),
 )
 
 BY_NAME: Final = {entry.name: entry for entry in CATALOGUE}

@@ -1,15 +1,11 @@
 """Whether readers and writers of two versions of a schema understand each other, as Apache Avro's own checker says."""
 
-import itertools
 import json
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
 import avro.schema
 from avro.compatibility import ReaderWriterCompatibilityChecker
-
-from pipeline.formats.avro.shipped import Shipped, parse_version
 
 
 class Change(IntEnum):
@@ -42,16 +38,6 @@ def change_of(before: str, after: str) -> Change:
     if _without_doc(json.loads(before)) == _without_doc(json.loads(after)):
         return Change.PATCH
     return Change.MAJOR if fully_compatible(before, after) else Change.MINOR
-
-
-def broken_promises(schemas: Sequence[Shipped]) -> tuple[str, ...]:
-    """Pairs of versions of one schema, of one major version, that don't read each other both ways (FULL transitive)."""
-    return tuple(
-        f"{one.name} {one.version} and {other.version}: {why}"
-        for one, other in itertools.combinations(schemas, 2)
-        if one.name == other.name and parse_version(one.version)[0] == parse_version(other.version)[0]
-        for why in fully_compatible(one.text, other.text)
-    )
 
 
 def _without_doc(part: Any) -> Any:

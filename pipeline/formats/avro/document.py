@@ -6,7 +6,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, inspect
 
 from pipeline.domain.event import PAYLOADS, Described
-from pipeline.formats.avro.catalogue import BY_NAME, CATALOGUE, ENUM_DEFAULTS, LANE_TOPICS, NAMESPACE, Entry
+from pipeline.formats.avro.catalogue import BY_NAME, CATALOGUE, ENUM_DEFAULTS, LANDING_TOPICS, LANE_TOPICS, NAMESPACE, Entry
 from pipeline.formats.avro.generate import description_of
 from pipeline.formats.avro.shipped import SHIPPED_ID_BASE, Shipped, newest
 
@@ -36,8 +36,9 @@ apart, so that each stays readable beside the other and a worker can start while
 has the shipped ids: no worker starts without it. A role that keeps a table keeps the registry's ids beside it; a way in does not,
 and passes over the receipts and outcomes that it can't read until it is started with the registry there.
 
-Subjects in the registry are `<topic>-value`. A landing topic holds two schemas (the event of its entity type, and
-control), so these are registered by record name instead: `{NAMESPACE}.<Record>`, for example `{NAMESPACE}.BedEvent`.
+Subjects in the registry are `<topic>-value`. What lies on a topic beside another schema is registered by record name instead,
+`{NAMESPACE}.<Record>`: the events and `control` on the landing topics (`{NAMESPACE}.BedEvent`), the orders on `modes` and
+`reconciliations`, the incidents on `budgets`.
 
 Versions are semantic. Within a major version each version reads every other in both directions: a field is added with a
 default or removed if it had one, an enum gains symbols freely because it has a default. A committed version never changes.
@@ -104,12 +105,12 @@ def _schema_table(current: dict[str, Shipped]) -> str:
 
 
 def _topics(entry: Entry) -> str:
-    if entry.payload is not None:
-        return f"`landing.{entry.name.removeprefix('event.')}`"
-    if not entry.topics:
-        return "`landing.*`"
-    shown = [topic for topic in entry.topics if topic not in LANE_TOPICS]
-    return ", ".join(f"`{topic}`" for topic in (*shown, *(["lane.*"] if len(shown) < len(entry.topics) else [])))
+    rest, shown = [*entry.topics, *entry.shares], []
+    for family, members in (("landing.*", LANDING_TOPICS), ("lane.*", LANE_TOPICS)):
+        if set(members) <= set(rest):
+            shown.append(family)
+            rest = [topic for topic in rest if topic not in members]
+    return ", ".join(f"`{topic}`" for topic in (*rest, *shown))
 
 
 def _record_section(entry: Entry, collected: _Collected) -> str:

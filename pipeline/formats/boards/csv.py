@@ -46,7 +46,7 @@ def written(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
 
 def render_csv(board: UnitBoard, stamp: Stamp) -> bytes:
     """The board. It holds patient data: whoever writes it encrypts it."""
-    clock = Clock(stamp.zone)
+    clock = Clock(stamp.zone, stamp.made_at)
     ends = (rfc3339_of(stamp.as_of) if stamp.as_of is not None else "not known", rfc3339_of(stamp.made_at))
     rows = []
     for line in board.beds:

@@ -16,10 +16,23 @@ from pipeline.domain.event import Allocation, Bed, Service
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.ward.lines import BedLine, BedWord, StayLine, UnitBoard
 from pipeline.formats.boards.style import STYLE
+from pipeline.formats.rfc3339 import MAX_TIME_MS, MIN_TIME_MS
 
 PAPER_LINES: Final = 8
 """Empty lines of the form on which changes are written by hand."""
 STAFF_DIGITS: Final = 1
+
+_YEAR_MS: Final = 365 * 86_400_000
+YEARLESS_MS: Final = _YEAR_MS // 2
+"""A time that is nearer than this to the writing of the page is told without its year; another would be taken for a near one."""
+NO_END_MS: Final = MAX_TIME_MS - _YEAR_MS
+"""Later times, those of the year 9999, are what systems say for no end; in some zone they are beyond any calendar."""
+NO_BEGINNING_MS: Final = MIN_TIME_MS + _YEAR_MS
+"""Earlier times, those of the year 1, are what systems say where nothing was set; in some zone they are before any calendar."""
+NO_DATE: Final = "no date set"
+"""Told in place of either."""
+NO_END: Final = "until further notice"
+"""Told of something that lasts for no end."""
 
 SIGNS: Final[dict[BedWord, str]] = {
     BedWord.OCCUPIED: "●",
@@ -71,10 +84,11 @@ def age_words(age_ms: int) -> str:
 
 
 class Clock:
-    """Times as they are read on the wall of the unit."""
+    """Times as they are read on the wall of the unit, when it is `now`."""
 
-    def __init__(self, zone: str) -> None:
+    def __init__(self, zone: str, now: Millis) -> None:
         self._zone = ZoneInfo(zone)
+        self._now = now
 
     def time(self, at: Millis) -> str:
         """`06:15`."""
@@ -86,11 +100,20 @@ class Clock:
         return f"{_DAYS[local.weekday()]} {local.day} {_MONTHS[local.month - 1]} {local.year}"
 
     def both(self, at: Millis | None) -> str:
-        """`5 Jan 06:15`; empty for none."""
+        """`5 Jan 06:15`, `5 Jan 2031 06:15`; empty for none."""
         if at is None:
             return ""
+        if not NO_BEGINNING_MS <= at <= NO_END_MS:
+            return NO_DATE
         local = self._local(at)
-        return f"{local.day} {_MONTHS[local.month - 1]} {local:%H:%M}"
+        year = f" {local.year}" if abs(at - self._now) > YEARLESS_MS else ""
+        return f"{local.day} {_MONTHS[local.month - 1]}{year} {local:%H:%M}"
+
+    def until(self, at: Millis | None) -> str:
+        """`until 5 Jan 06:15`, `until further notice`; empty for none."""
+        if at is None:
+            return ""
+        return NO_END if at > NO_END_MS else f"until {self.both(at)}"
 
     def zone(self, at: Millis) -> str:
         """`CET`, or the offset where the zone has no letters."""
@@ -106,7 +129,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 def render_html(board: UnitBoard, stamp: Stamp) -> bytes:
     """The page. It holds patient data: whoever writes it encrypts it."""
-    clock = Clock(stamp.zone)
+    clock = Clock(stamp.zone, stamp.made_at)
     title = f"{board.unit} · {board.facility}"
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -146,7 +169,7 @@ def _head(board: UnitBoard, stamp: Stamp, clock: Clock) -> str:
     late = "Where your clock shows much more, this page is older than it looks: look for a newer one, or check every bed."
     diverted = "".join(
         f'<p class="old">⚠ {escape(each.category)}: {"ambulances diverted" if each.status == "CLOSED" else "advisory"}'
-        f"{escape(f' until {clock.both(each.until)}' if each.until is not None else '')}</p>"
+        f"{escape(f' {clock.until(each.until)}' if each.until is not None else '')}</p>"
         for each in board.diversions
     )
     return (
@@ -219,11 +242,9 @@ def state_notes(bed: Bed, clock: Clock) -> list[str]:
     """Why a bed is out of service, and for whom long it is promised."""
     found = []
     if isinstance(bed.service, Service) and (bed.service.reason or bed.service.until):
-        until = f"until {clock.both(bed.service.until)}" if bed.service.until is not None else ""
-        found.append(" ".join(part for part in (bed.service.reason, until) if part))
+        found.append(" ".join(part for part in (bed.service.reason, clock.until(bed.service.until)) if part))
     if is_promised(bed) and isinstance(bed.allocation, Allocation):
-        until = f" until {clock.both(bed.allocation.until)}" if bed.allocation.until is not None else ""
-        found.append(f"{bed.allocation.status.value.lower()}{until}")
+        found.append(f"{bed.allocation.status.value.lower()} {clock.until(bed.allocation.until)}".rstrip())
     return found
 
 

@@ -25,7 +25,8 @@ from pipeline.formats.fhir.resource import (
     text,
 )
 from pipeline.formats.fhir.terms import ACTOR_ROLE, APPOINTMENT_STATUS, HELD, PARTICIPANT, TIMELESS
-from pipeline.formats.fhir.times import date_time, same_moment
+from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.rfc3339 import rfc3339_of
 
 EXTENSIONS: Final = terms.EXTENSIONS[EntityType.PROCEDURE]
 """Our extensions of a procedure, by field: name and value."""
@@ -114,7 +115,7 @@ def _times(procedure: Procedure, times: _Times, naming: Naming) -> tuple[Owned, 
     known = {"start": times.start, "end": times.end}
     owned: tuple[Owned, ...] = (Owned("end", ("minutesDuration",), times.minutes),)
     for field, value in known.items():
-        written = date_time(value) if value is not None else None
+        written = rfc3339_of(value) if value is not None else None
         if field in stated or not times.fixed:
             owned += (Owned(field, (field,), written if times.fixed else None),)
         if field in stated:

@@ -29,7 +29,8 @@ from pipeline.formats.fhir.terms import (
     LOCATION_CLASSIFICATION,
     PATIENT_CLASS,
 )
-from pipeline.formats.fhir.times import date_time, same_moment
+from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.rfc3339 import rfc3339_of
 
 EXTENSIONS: Final = terms.EXTENSIONS[EntityType.ENCOUNTER]
 """Our extensions of a stay, by field: name and value."""
@@ -145,7 +146,7 @@ def _extension(field: str, value: Json, naming: Naming) -> tuple[Owned, ...]:
     element = naming.profile.form.encounter_elements.get(field)
     if element is not None:
         return moment(field, (element,), value)
-    return extension(field, _url(field, naming), "DateTime", date_time(value) if isinstance(value, int) else value)
+    return extension(field, _url(field, naming), "DateTime", rfc3339_of(value) if isinstance(value, int) else value)
 
 
 def _shown_extension(body: Body, field: str, naming: Naming) -> Json:

@@ -12,7 +12,7 @@ from pipeline.domain.event import Encounter, EntityType, Reference
 from pipeline.formats.fhir.naming import Ident, Naming, logical_reference, query_quoted, referenced
 from pipeline.formats.fhir.owned import Body, Json, Member, Owned, dotted_value, elements
 from pipeline.formats.fhir.resource import urn_of
-from pipeline.formats.fhir.times import date_time
+from pipeline.formats.rfc3339 import rfc3339_of
 
 RESOURCE_TYPE: Final = "EpisodeOfCare"
 
@@ -48,7 +48,7 @@ def entries_of(encounter: Encounter, naming: Naming, body: Body) -> list[Body]:
         "patient": naming.reference(EntityType.PATIENT, encounter.patient),
     }
     if isinstance(encounter.admitted_at, int) and "admitted_at" in naming.profile.fields_of(EntityType.ENCOUNTER):
-        resource["period"] = {"start": date_time(encounter.admitted_at)}
+        resource["period"] = {"start": rfc3339_of(encounter.admitted_at)}
     request = {"method": "POST", "url": RESOURCE_TYPE, "ifNoneExist": f"identifier={query_quoted(ident.token())}"}
     return [{"fullUrl": urn_of(ident), "resource": resource, "request": request}]
 

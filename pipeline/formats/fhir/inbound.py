@@ -1,7 +1,7 @@
 """From a resource that an EHR sent us to canonical events: the one entrance. Pure, and never an exception.
 
-A resource that carries our mark enters as a difference (rule 9): a field that we wrote is the EHR's word only where its
-digest tells that it changed since; a field that we never wrote always is. So our own echo makes no event, and a clinician's
+A resource that carries our mark enters as a difference: a field that we wrote is the EHR's word only where its digest
+tells that it changed since; a field that we never wrote always is. So our own echo makes no event, and a clinician's
 edit on a resource that still carries our mark is not taken for one.
 """
 
@@ -188,7 +188,7 @@ def _scope(resource: Body, entity_type: EntityType, names: Names, key: bytes) ->
 
 
 def _identity(resource: Body, kind: str, origin: Origin) -> tuple[str, ...]:
-    """Rule 13: server, type, id, versionId; without a version the digest of the content takes its place."""
+    """Server, type, id, versionId; without a version the digest of the content takes its place."""
     own, version = resource.get("id"), (resource.get("meta") or {}).get("versionId")
     if isinstance(own, str) and is_id(own) and isinstance(version, str) and is_id(version):
         return (origin.server, kind, own, version)

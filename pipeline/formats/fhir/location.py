@@ -23,7 +23,7 @@ from pipeline.formats.fhir.resource import (
     urn_of,
 )
 from pipeline.formats.fhir.terms import BED_STATUS, LEVEL_TYPE, LOCATION_STATUS, PHYSICAL_TYPE
-from pipeline.formats.fhir.times import date_time
+from pipeline.formats.rfc3339 import rfc3339_of
 
 EXTENSIONS: Final = terms.EXTENSIONS[EntityType.BED]
 """Our extensions of a bed, by field: name and value."""
@@ -178,7 +178,7 @@ def _encounter(reference: Reference | None, naming: Naming) -> Json:
 
 
 def _moment(millis: int | None) -> str | None:
-    return date_time(millis) if millis is not None else None
+    return rfc3339_of(millis) if millis is not None else None
 
 
 def _stated_text(value: Json) -> Json:

@@ -1,8 +1,8 @@
 """How an EHR finds what we speak of: identifiers of entities, of places, and references between resources.
 
 References are logical, by type and identifier. A literal one needs the id of the other resource, which is written from
-another partition, by another worker, maybe later (rule 12): an encounter need not wait for its patient to be there, and
-no worker looks into another's table.
+another partition, by another worker, maybe later: an encounter need not wait for its patient to be there, and no worker
+looks into another's table.
 """
 
 from collections.abc import Mapping

@@ -42,11 +42,6 @@ def parse_profile(document: object) -> Profile | ProfileProblems:
     return ProfileProblems(tuple(problems)) if problems else profile
 
 
-def profile_schema() -> dict[str, Any]:
-    """JSON Schema of a profile, for editors; `parse_profile` checks more than a schema can say."""
-    return msgspec.json.schema(Profile)
-
-
 def _shape_problems(document: Mapping[Any, Any]) -> list[str]:
     """One problem at most per part, so that one mistake doesn't hide those of the other parts."""
     found = []

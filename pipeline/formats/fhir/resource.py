@@ -10,7 +10,8 @@ from msgspec import UNSET
 from pipeline.domain.event import EntityType
 from pipeline.formats.fhir.naming import Ident, Naming, referenced
 from pipeline.formats.fhir.owned import Body, Json, Member, Owned, Path, elements, value_at
-from pipeline.formats.fhir.times import date_time, same_moment
+from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.rfc3339 import rfc3339_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def names_another(body: Body, ident: Ident) -> bool:
 
 def moment(field: str, path: Path, value: Json) -> tuple[Owned, ...]:
     """A dateTime or instant; nothing for UNSET, cleared by None."""
-    return () if value is UNSET else (Owned(field, path, date_time(value) if value is not None else None),)
+    return () if value is UNSET else (Owned(field, path, rfc3339_of(value) if value is not None else None),)
 
 
 def reference(field: str, path: Path, entity_type: EntityType, value: Json, naming: Naming, current: Body) -> tuple[Owned, ...]:

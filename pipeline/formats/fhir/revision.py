@@ -1,8 +1,8 @@
 """The mark that a resource of ours carries: our revision, the state's hash, and a short keyed digest per written field.
 
 It travels in an extension: servers carry tags forward from version to version, whoever writes. With the digests one can say
-which fields somebody else changed since, without a look-up in any history (rule 9). Where a profile asks for a tag all the
-same there is room for one digest only, of all fields together; and where it allows neither, a resource carries no mark.
+which fields somebody else changed since, without a look-up in any history. Where a profile asks for a tag all the same there
+is room for one digest only, of all fields together; and where it allows neither, a resource carries no mark.
 """
 
 import hashlib
@@ -109,11 +109,6 @@ def mark_extension(mark: Mark, url: str = REVISION) -> Body:
 def read_mark(body: Body) -> Mark | None:
     """The mark of a resource in our own extension; see `Carrier.read`."""
     return IN_EXTENSION.read(body)
-
-
-def with_mark(body: Body, mark: Mark) -> Body:
-    """`body` with this mark in our own extension; see `Carrier.put`."""
-    return IN_EXTENSION.put(body, mark)
 
 
 def _read_extension(body: Body, url: str) -> Mark | None:

@@ -23,7 +23,8 @@ from pipeline.formats.fhir.resource import (
     text,
 )
 from pipeline.formats.fhir.terms import TASK_CODE, TASK_STATUS, TRANSFER_KIND, TRANSFER_STAGE
-from pipeline.formats.fhir.times import date_time, same_moment
+from pipeline.formats.fhir.times import same_moment
+from pipeline.formats.rfc3339 import rfc3339_of
 
 EXTENSIONS: Final = terms.EXTENSIONS[EntityType.TRANSFER]
 """Our extensions of a transfer, by field: name and value."""
@@ -56,7 +57,7 @@ def _stage(transfer: Transfer, naming: Naming) -> tuple[Owned, ...]:
     if stage is UNSET:
         return ()
     status = TASK_STATUS[stage.stage if stage else TransferStage.UNKNOWN]
-    at = date_time(stage.at) if stage and stage.at is not None else None
+    at = rfc3339_of(stage.at) if stage and stage.at is not None else None
     return (
         Owned("status", ("status",), naming.profile.status(EntityType.TRANSFER, "status", status)),
         Owned("stage", (*_business_status(naming), "code"), _stage_code(stage, naming)),

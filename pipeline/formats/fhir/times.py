@@ -3,18 +3,9 @@
 import datetime
 from typing import Final
 
-from pipeline.formats.fhir.owned import Json, Misshapen
+from pipeline.formats.fhir.owned import Json
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def date_time(millis: int) -> str:
-    """FHIR dateTime in UTC with milliseconds; Misshapen outside the years 1 to 9999."""
-    try:
-        moment = _EPOCH + datetime.timedelta(milliseconds=millis)
-    except OverflowError as error:
-        raise Misshapen("a time outside the years 1 to 9999") from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.").rjust(20, "0") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def same_moment(value: Json) -> Json:

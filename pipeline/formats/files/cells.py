@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.files.profile import Column, CsvShape, FileProfile
 from pipeline.formats.json_shapes import Date, Flag, Integer, Number, Refused, Rule, Shape, Symbol, Text, Time
-from pipeline.formats.rfc3339 import millis_of
+from pipeline.formats.rfc3339 import in_calendar, millis_of
 
 Converter = Callable[[str], object]
 """From a cell that is not empty, without blanks around it, to a value; raises `Refused`. SAYS_NOTHING: as if it were empty."""
@@ -108,10 +108,12 @@ def _time(forms: tuple[str, ...], zone: ZoneInfo, cell: str) -> Millis:
         if isinstance(moment, int):
             return Millis(moment)
         try:
-            return Millis(((moment if moment.tzinfo else moment.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND)
+            millis = in_calendar(((moment if moment.tzinfo else moment.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND)
         except OverflowError:
             continue
-    raise Refused(Rule.TIME, "write times in one of the forms that the profile names")
+        if millis is not None:
+            return millis
+    raise Refused(Rule.TIME, "write times in one of the forms that the profile names, within the years 1 to 9999 of UTC")
 
 
 def _moment(form: str, cell: str) -> datetime.datetime | Millis | None:

@@ -54,8 +54,12 @@ ROWS: Final = f"""
   on an earlier line, the first {MAX_KNOWN} of the file: patients and places come before stays. `recorded_at` is
   `meta.lastUpdated`, without it the manifest's `created_at`, and never later than that. The element of a broken line is named as
   a path, e.g. `Encounter.subject`.
-- The id of an event derives from source system, the content's SHA-256 and the record's number; a message of an HL7 v2 batch keeps
-  the identity that its sender gave it. `audit_context` of each event names file and row.
+- The id of an event derives from source system, the content's SHA-256 and the record's number, and from `created_at` where that
+  is the record's time; a message of an HL7 v2 batch keeps the identity that its sender gave it. `audit_context` of each event
+  names content and row.
+- So a table, or a file of resources, of the same content and a later `created_at` is taken under a new name: it says that things
+  are so again, whatever was said in between. Of the same `created_at` it is REPEATED, and so are canonical events and messages of
+  the same content, whose times are their own.
 - Rows are landed in chunks of at most {CHUNK_ROWS}, one after the other, each durable before the next.
 """
 

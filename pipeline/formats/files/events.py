@@ -12,6 +12,7 @@ from pipeline.formats.files.records import BYTE_ORDER_MARK, TOO_LONG, Lines
 from pipeline.formats.files.rows import Bad, Entry, Origin
 from pipeline.formats.json_density import is_too_dense
 from pipeline.formats.json_events import Client, Invalid, parse_event
+from pipeline.formats.json_members import decode
 
 NOT_JSON: Final = Bad(None, "a line is one JSON object (RFC 8259) in UTF-8", "write one event a line")
 TOO_DENSE: Final = Bad(None, "an object has no more members than an event would", "write one event a line")
@@ -56,7 +57,8 @@ class EventLines:
         )
         if isinstance(parsed, Invalid):
             return Bad(parsed.field or None, parsed.rule.doc, parsed.remedy)
-        event_id = derive_event_id(origin.tenant, origin.source_system, (origin.sha256, str(entry.number)), parsed.key, 0)
+        identity = origin.identity(entry.number, is_dated=False)
+        event_id = derive_event_id(origin.tenant, origin.source_system, identity, parsed.key, 0)
         context = origin.context(entry.number)
         return (sealed(msgspec.structs.replace(parsed, event_id=event_id, idempotency_key=None, audit_context=context)),)
 
@@ -65,6 +67,6 @@ def _object(text: bytes) -> object:
     if is_too_dense(text):
         return TOO_DENSE
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode(text)
+    except (ValueError, RecursionError):
         return NOT_JSON

@@ -21,6 +21,8 @@ PLACEHOLDERS: Final = {
 """All that may differ from name to name. There is no room for a person, so that a name may be shown and logged."""
 
 MAX_NAME_CHARS: Final = 100
+DATED_BY_MANIFEST: Final = frozenset({"csv", "fhir"})
+"""Formats whose rows take their time from the manifest, all or some: a row of a table, a resource that bears none of its own."""
 HL7_MAX_BYTES: Final = 64 << 20
 """A batch of HL7 v2 is counted and checked as a whole, in memory."""
 

@@ -50,7 +50,7 @@ def format_of(profile: FileProfile, facility: str, hl7_profile: Callable[[str], 
     """
     match profile.format:
         case "csv":
-            return Table(profile, facility)
+            return Table(profile, facility, is_dated_by_file=True)
         case "ndjson":
             return EventLines(profile)
         case "hl7v2":

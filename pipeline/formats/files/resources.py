@@ -18,11 +18,11 @@ from pipeline.formats.fhir.inbound import events_of, needed
 from pipeline.formats.fhir.owned import Body
 from pipeline.formats.fhir.profile import Profile
 from pipeline.formats.fhir.references import own_name
-from pipeline.formats.fhir.times import date_time
 from pipeline.formats.files.profile import FileProfile
 from pipeline.formats.files.records import BYTE_ORDER_MARK, TOO_LONG, Lines
 from pipeline.formats.files.rows import Bad, Entry, Origin
 from pipeline.formats.json_density import is_too_dense
+from pipeline.formats.rfc3339 import rfc3339_of
 
 MAX_KNOWN: Final = 20_000
 """Resources of one file that later lines may refer to, the first: some 20 MB."""
@@ -110,13 +110,14 @@ class ResourceLines:
 
     def _of_row(self, event: Event, index: int, number: int, origin: Origin) -> Event:
         """The event as one of the file's: its identity is that of its row, and the file says what was, not what happened."""
-        identity = (origin.sha256, str(number))
+        recorded_at = min(event.recorded_at, origin.created_at)
+        identity = origin.identity(number, is_dated=recorded_at == origin.created_at)
         return sealed(
             msgspec.structs.replace(
                 event,
                 event_id=derive_event_id(origin.tenant, origin.source_system, identity, event.key, index),
                 event_type=self._profile.event_type,
-                recorded_at=min(event.recorded_at, origin.created_at),
+                recorded_at=recorded_at,
                 audit_context=origin.context(number),
             )
         )
@@ -143,4 +144,4 @@ def _dated(resource: Body, created_at: Millis) -> Body:
     meta = resource.get("meta", {})
     if not isinstance(meta, dict) or meta.get("lastUpdated") is not None:
         return resource
-    return {**resource, "meta": {**meta, "lastUpdated": date_time(created_at)}}
+    return {**resource, "meta": {**meta, "lastUpdated": rfc3339_of(created_at)}}

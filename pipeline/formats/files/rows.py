@@ -48,6 +48,11 @@ class Origin:
     created_at: Millis
     received_at: Millis
 
+    def identity(self, number: int, *, is_dated: bool) -> tuple[str, ...]:
+        """What a record is known by: content and number, and, where it `is_dated` by the file, the moment that the file is of."""
+        row = (self.sha256, str(number))
+        return (*row, str(self.created_at)) if is_dated else row
+
     def context(self, number: int) -> str:
         """What an event carries to be found by the file and row that it came from."""
         return f"{CONTEXT} {self.sha256[:32]}/{number}"
@@ -77,7 +82,8 @@ class Format(Protocol):
         ...
 
     def events(self, entry: Entry, origin: Origin) -> tuple[Event, ...] | Bad:
-        """Sealed events of a record; none where a rule ignores it. Ids derive from source, content digest and number."""
+        """Sealed events of a record; none where a rule ignores it. Ids derive from source, content digest and number,
+        and from `created_at` where that is the record's time."""
         ...
 
 

@@ -51,12 +51,14 @@ class BadProfile(ValueError):
 class Table:
     """Reads the CSV files of one profile."""
 
-    def __init__(self, profile: FileProfile, facility: str) -> None:
+    def __init__(self, profile: FileProfile, facility: str, is_dated_by_file: bool = False) -> None:
         """`facility` is the site where neither a row nor the profile names one. `BadProfile` where a column's field is none of
-        the entity's."""
+        the entity's. `is_dated_by_file`: its rows are of the moment that the file is of, which is then part of what each is
+        known by; without it the caller gives each row a time of its own."""
         assert profile.entity is not None
         self._facility = profile.facility or facility
         self._profile = profile
+        self._is_dated_by_file = is_dated_by_file
         self._entity: EntityType = profile.entity
         self._cls = PAYLOADS[profile.entity]
         self._columns = {folded(each.column): each for each in profile.columns}
@@ -95,7 +97,7 @@ class Table:
             return said
         namespace = self._profile.namespace or said.facility
         key = EntityKey(origin.tenant, self._entity.value, namespace, said.entity_id)
-        identity = (origin.sha256, str(entry.number))
+        identity = origin.identity(entry.number, is_dated=self._is_dated_by_file)
         event = Event(
             event_id=derive_event_id(origin.tenant, origin.source_system, identity, key, 0),
             tenant=origin.tenant,

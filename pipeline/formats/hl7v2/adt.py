@@ -23,7 +23,7 @@ from pipeline.formats.hl7v2.header import Header
 from pipeline.formats.hl7v2.leniency import Leniency
 from pipeline.formats.hl7v2.patient import patient_of, patient_reference
 from pipeline.formats.hl7v2.reading import Reading
-from pipeline.formats.hl7v2.triggers import STATED, Expects, Moves, Rule, Says, Visit
+from pipeline.formats.hl7v2.triggers import STATED, STATUS_OF, Expects, Moves, Rule, Says, Visit
 from pipeline.formats.hl7v2.verdict import Reason, Rejected
 from pipeline.formats.hl7v2.visit import discharge_time, episode, patient_class, status_by_class, visit_reference
 
@@ -175,17 +175,7 @@ def _status(
         case Says.CANCELLED_BY_CLASS:
             return EncounterStatus.CANCELLED if planned else UNSET
         case said:
-            return _STATUS_OF[said]
-
-
-_STATUS_OF: Final = {
-    Says.FINISHED: EncounterStatus.FINISHED,
-    Says.CANCELLED: EncounterStatus.CANCELLED,
-    Says.IN_PROGRESS: EncounterStatus.IN_PROGRESS,
-    Says.PLANNED: EncounterStatus.PLANNED,
-    Says.ON_LEAVE: EncounterStatus.ONLEAVE,
-    Says.IN_ERROR: EncounterStatus.ENTERED_IN_ERROR,
-}
+            return STATUS_OF[said]
 
 
 def _beds(reading: Reading, rule: Rule, pv1: Segment, visit: Reference, stay: Encounter) -> tuple[Draft, ...]:

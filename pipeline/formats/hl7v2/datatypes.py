@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from pipeline.domain.event import Name, Place
 from pipeline.domain.identifiers import Millis
 from pipeline.formats.hl7v2.er7 import NULL, Segment
+from pipeline.formats.rfc3339 import in_calendar
 
 MAX_TEXT_CHARS: Final = 250
 """Longest value that an event takes over: an event stays about 1 KB. (HL7 gives names and ids 199 to 250.)"""
@@ -71,6 +72,7 @@ def dtm(text: str, default: tzinfo, *, to_the_minute: bool = False) -> Millis | 
 
     Without an offset the time is local to `default`: an hour that a zone has twice is taken as its first, one that it
     skips as if the clock had not been changed. Both are functions of the message alone, so that a repeat says the same.
+    A time outside of the years 1 to 9999 of UTC is unreadable (`rfc3339.in_calendar`).
     """
     said = text.strip()
     return _moment(said, default, to_the_minute) if len(said) <= MAX_DTM_CHARS else UNREADABLE
@@ -88,9 +90,10 @@ def _moment(text: str, default: tzinfo, to_the_minute: bool) -> Millis | Unreada
     microsecond = int((match[7] or "").ljust(6, "0"))
     try:
         moment = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=place)
-        return Millis((moment - _EPOCH) // _MILLISECOND)
+        millis = in_calendar((moment - _EPOCH) // _MILLISECOND)
     except (ValueError, OverflowError):
         return UNREADABLE
+    return UNREADABLE if millis is None else millis
 
 
 def date(text: str) -> str | Unreadable:

@@ -19,6 +19,13 @@ NULL: Final = '""'
 MAX_BYTES: Final = 1 << 20
 """Default bound of a message; a profile may set its own."""
 
+MAX_LINES: Final = 20_000
+"""Most ends of lines of a message, however short they are: a location master of a thousand beds with twenty segments each. A line
+of three bytes is an object of many times its size."""
+
+MAX_BEFORE: Final = 100
+"""Most segments before the first of those that a message is divided by; each part is read with them all. The standard has few."""
+
 _SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _TWICE_ESCAPED: Final = "^~\\\\&"
 """MSH-2 of senders whose template engine doubled the backslash; seen in three real messages. They mean `^~\\&`."""
@@ -36,6 +43,7 @@ class Malformed:
     BAD_DELIMITERS: Final = "BAD_DELIMITERS"
     UNDECODABLE: Final = "UNDECODABLE"
     BATCH: Final = "BATCH"
+    TOO_MANY_LINES: Final = "TOO_MANY_LINES"
     SEVERAL_MESSAGES: Final = "SEVERAL_MESSAGES"
 
     def __init__(self, reason: str, where: str) -> None:
@@ -202,9 +210,15 @@ class Message:
     def __iter__(self) -> Iterator[Segment]:
         return (self._at(index) for index in range(len(self._lines)))
 
-    def each(self, name: str) -> list["Message"]:
-        """The message once for each segment of this name: what stands before the first, then that one up to the next."""
+    def each(self, name: str, most: int) -> list["Message"] | None:
+        """The message once for each segment of this name: what stands before the first, then that one up to the next.
+
+        None, before any is made, where there are more than `most`, or more than MAX_BEFORE segments stand before the first: what
+        stands there is in each of the messages, so that both bound what they hold together.
+        """
         starts = [index for index, found in enumerate(self._names) if found == name]
+        if len(starts) > most or (starts and starts[0] > MAX_BEFORE):
+            return None
         before = self._lines[: starts[0]] if starts else []
         ends = (*starts[1:], len(self._lines))
         parts = (self._lines[start:end] for start, end in zip(starts, ends, strict=False))
@@ -260,6 +274,8 @@ def parse(
     if decoded is None:
         return Malformed(Malformed.UNDECODABLE, "MSH-18")
     lines = _lines(decoded[0], delimiters)
+    if isinstance(lines, Malformed):
+        return lines
     if sum(line.startswith("MSH" + delimiters.field) for line in lines) > 1:
         return Malformed(Malformed.SEVERAL_MESSAGES, "a second MSH")
     return Message(lines, delimiters, decoded[1])
@@ -295,19 +311,22 @@ def _checked(field: str, encoding: str) -> Delimiters | Malformed:
     return STANDARD if found == STANDARD else found
 
 
-def _declared(header: str, delimiters: Delimiters) -> str:
+def _declared(header: str, delimiters: Delimiters) -> tuple[str, ...]:
+    """Each repetition of MSH-18."""
     line = header.split("\r", 1)[0].split("\n", 1)[0]
-    fields = line.split(delimiters.field, 18)
-    return fields[17].split(delimiters.repetition, 1)[0] if len(fields) > 17 else ""
+    fields = charsets.without_shifted(line).split(delimiters.field, 18)
+    return tuple(fields[17].split(delimiters.repetition)) if len(fields) > 17 else ()
 
 
-def _lines(text: str, delimiters: Delimiters) -> list[str]:
+def _lines(text: str, delimiters: Delimiters) -> list[str] | Malformed:
     if "\n" in text:
         text = text.replace("\r\n", "\r")
         if "\r" not in text:
             text = text.replace("\n", "\r")
         elif "\n" in text:
             text = _segment_start(delimiters.field).sub("\r", text)
+    if text.count("\r") > MAX_LINES:
+        return Malformed(Malformed.TOO_MANY_LINES, f"more than {MAX_LINES} lines")
     lines = [line for line in text.split("\r") if line and not line.isspace()]
     lines[0] = lines[0].lstrip()
     return lines

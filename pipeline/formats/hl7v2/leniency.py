@@ -79,8 +79,9 @@ def departures(message: Message, data: bytes | None) -> Iterator[tuple[Leniency,
 
 
 def _as_declared(message: Message) -> bool:
-    declared = message.field("MSH", 18)
-    return declared is None or charsets.codec_of(declared) == message.charset
+    header = message.segment("MSH")
+    declared = tuple([header.part(each, 1) or "" for each in header.repetitions(18)]) if header is not None else ()
+    return not any(declared) or message.charset in charsets.codecs_of(declared)
 
 
 def refused(leniency: Leniency, field: str, reason: Reason) -> Rejected:

@@ -159,12 +159,13 @@ UNREADABLE_REMEDY: Final = {
     Malformed.UNDECODABLE: "send the character set that MSH-18 declares, or name it in the profile's charset_fallback",
     Malformed.BATCH: "send a batch where one is taken: as a file, or as one frame by MLLP",
     Malformed.SEVERAL_MESSAGES: "send one message in each block",
+    Malformed.TOO_MANY_LINES: "send several messages",
 }
 
 
 def rejected_of(malformed: Malformed) -> Rejected:
     """Bytes that are no message, as a rejection."""
-    reason = Reason.TOO_LONG if malformed.reason == Malformed.OVERSIZE else Reason.UNREADABLE
+    reason = Reason.TOO_LONG if malformed.reason in (Malformed.OVERSIZE, Malformed.TOO_MANY_LINES) else Reason.UNREADABLE
     return Rejected(reason, malformed.where, malformed.reason, UNREADABLE_REMEDY[malformed.reason])
 
 

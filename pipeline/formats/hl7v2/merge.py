@@ -19,7 +19,7 @@ from pipeline.formats.hl7v2.triggers import Rule, Says
 from pipeline.formats.hl7v2.verdict import Ignored, Reason, Rejected
 
 MAX_GROUPS: Final = 50
-"""Most MRG segments of one message."""
+"""Most MRG segments of one message, and most PID segments of one with an MRG."""
 
 LOSER, PERSON, LOST_VISIT, VISIT = range(4)
 """Ordinals of the events of one MRG; those of the next follow."""
@@ -73,9 +73,9 @@ def drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] 
     rule, profile = MERGES[trigger], reading.profile
     if not rule.patients and (rule.accounts or rule.visits) and _field(rule) not in profile.visit_number_fields:
         return Ignored(f"ADT^{trigger} moves no capacity: the profile names no visit by {_field(rule)}")
-    groups = [group for half in reading.message.each("PID") for group in half.each("MRG") if _is_in_order(half)]
-    if not 1 <= len(groups) <= MAX_GROUPS or reading.message.count("MRG") != len(groups):
-        detail = "segment missing" if not groups else f"more than {MAX_GROUPS} of them, or one without a PID before it"
+    groups, count = _groups(reading.message), reading.message.count("MRG")
+    if not count or count != len(groups):
+        detail = f"more than {MAX_GROUPS} of them, or one without a PID before it" if count else "segment missing"
         return Rejected(Reason.SEGMENT_SEQUENCE, "MRG", detail, "send MRG after the PID of who survives")
     found: list[Draft] = []
     for number, group in enumerate(groups):
@@ -86,6 +86,12 @@ def drafts(reading: Reading, header: Header, trigger: str) -> tuple[Draft, ...] 
             return made
         found += (replace(draft, ordinal=draft.ordinal + number * ROLES) for draft in made)
     return tuple(found)
+
+
+def _groups(message: Message) -> list[Message]:
+    """Each MRG with its PID and PV1, none of what is out of order; none at all where there are too many of either."""
+    halves = message.each("PID", MAX_GROUPS) if message.count("MRG") <= MAX_GROUPS else None
+    return [group for half in halves or () for group in half.each("MRG", MAX_GROUPS) or () if _is_in_order(half)]
 
 
 def _is_in_order(half: Message) -> bool:

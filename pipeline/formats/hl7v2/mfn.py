@@ -6,7 +6,7 @@ from pipeline.domain.event import Bed as BedState
 from pipeline.domain.event import EventType, Place, Service, ServiceStatus
 from pipeline.formats.draft import Draft
 from pipeline.formats.hl7v2.datatypes import bed_id
-from pipeline.formats.hl7v2.er7 import Message, Segment
+from pipeline.formats.hl7v2.er7 import MAX_BEFORE, Message, Segment
 from pipeline.formats.hl7v2.header import Header
 from pipeline.formats.hl7v2.reading import Reading
 from pipeline.formats.hl7v2.verdict import Ignored, Reason, Rejected
@@ -34,9 +34,10 @@ TEXTS: Final = {"LCR": "level_of_care"}
 
 def drafts(reading: Reading, header: Header) -> tuple[Draft, ...] | Rejected | Ignored:
     """An event for each record that names a bed; ignored where none does: rooms and units have no state here."""
-    records = reading.message.each("MFE")
-    if not 1 <= len(records) <= MAX_LOCATIONS:
-        detail = "segment missing" if not records else f"more than {MAX_LOCATIONS} of them"
+    records = reading.message.each("MFE", MAX_LOCATIONS)
+    if not records:
+        too_many = f"more than {MAX_LOCATIONS} of them, or more than {MAX_BEFORE} segments before the first"
+        detail = too_many if records is None else "segment missing"
         return Rejected(Reason.SEGMENT_SEQUENCE, "MFE", detail, "send each location with one MFE and its LOC")
     found: list[Draft] = []
     for ordinal, record in enumerate(records):

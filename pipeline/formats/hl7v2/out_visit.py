@@ -16,7 +16,7 @@ from pipeline.domain.records import Accepted
 from pipeline.formats.hl7v2.er7 import FieldContent
 from pipeline.formats.hl7v2.out_profile import OutProfile
 from pipeline.formats.hl7v2.out_values import Line, Untellable, cx, place, segment, text, time
-from pipeline.formats.hl7v2.triggers import BY_TRIGGER, Rule, Says
+from pipeline.formats.hl7v2.triggers import BY_TRIGGER, STATUS_OF, Rule, Says
 from pipeline.formats.hl7v2.visit import status_by_class
 
 UPDATE: Final = "A08"
@@ -56,15 +56,6 @@ BY_STATUS: Final[dict[EncounterStatus, str]] = {
 _STAYS_OVERNIGHT: Final = frozenset({PatientClass.INPATIENT, PatientClass.OBSTETRICS})
 _PRESENT: Final = frozenset({EncounterStatus.IN_PROGRESS, EncounterStatus.ARRIVED, EncounterStatus.TRIAGED})
 """Statuses that HL7 v2 has one word for."""
-
-_SAID_AS: Final = {
-    Says.FINISHED: EncounterStatus.FINISHED,
-    Says.CANCELLED: EncounterStatus.CANCELLED,
-    Says.IN_PROGRESS: EncounterStatus.IN_PROGRESS,
-    Says.PLANNED: EncounterStatus.PLANNED,
-    Says.ON_LEAVE: EncounterStatus.ONLEAVE,
-    Says.IN_ERROR: EncounterStatus.ENTERED_IN_ERROR,
-}
 
 
 def trigger_of(accepted: Accepted, state: Encounter) -> str:
@@ -141,7 +132,7 @@ def _status_agrees(rule: Rule, state: Encounter) -> bool:
         case Says.CANCELLED_BY_CLASS:
             return not planned or known is EncounterStatus.CANCELLED
         case Says.FINISHED | Says.CANCELLED | Says.IN_PROGRESS | Says.PLANNED | Says.ON_LEAVE | Says.IN_ERROR:
-            return known is _SAID_AS[rule.status]
+            return known is STATUS_OF[rule.status]
         case _ as never:
             assert_never(never)
 

@@ -13,7 +13,6 @@ from pipeline.formats.hl7v2.charsets import DEFAULT_FALLBACK
 from pipeline.formats.hl7v2.leniency import HARMLESS, Leniency
 
 VISIT_FIELDS: Final = ("PV1-19", "PID-18")
-PLACE_PARTS: Final = ("point_of_care", "room", "bed")
 TABLE_0116: Final = frozenset("CHOUKI")
 TABLE_0007: Final = frozenset("AELRNUC")
 

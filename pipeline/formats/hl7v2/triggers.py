@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from pipeline.domain.event import EventType
+from pipeline.domain.event import EncounterStatus, EventType
 
 
 class Says(StrEnum):
@@ -20,6 +20,17 @@ class Says(StrEnum):
     CANCELLED_BY_CLASS = "cancelled if PV1-2 is P, else nothing: the patient may be here and stay"
     ON_LEAVE = "on leave"
     IN_ERROR = "entered in error"
+
+
+STATUS_OF: Final = {
+    Says.FINISHED: EncounterStatus.FINISHED,
+    Says.CANCELLED: EncounterStatus.CANCELLED,
+    Says.IN_PROGRESS: EncounterStatus.IN_PROGRESS,
+    Says.PLANNED: EncounterStatus.PLANNED,
+    Says.ON_LEAVE: EncounterStatus.ONLEAVE,
+    Says.IN_ERROR: EncounterStatus.ENTERED_IN_ERROR,
+}
+"""What a trigger that names a status says; the others say nothing, or depend on PV1."""
 
 
 class Moves(StrEnum):

@@ -17,7 +17,7 @@ from pipeline.formats.boards.csv import render_csv
 from pipeline.formats.boards.page import Stamp, render_html
 from pipeline.ops import log_catalogue as lines
 from pipeline.ops import metrics
-from pipeline.ops.logs import emit
+from pipeline.ops.logs import code_of, emit, where
 from pipeline.roles.downtime.state import Standing
 from pipeline.roles.process import Process, Refused, now_ms
 from pipeline.settings.model import Settings
@@ -44,33 +44,53 @@ class Workstation:
         self._zone = section.time_zone
         self._shelf = BoardShelf(FolderCarrier(section.folder), encrypt, downtime.keep, sign)
         self._not_before = Millis(0)
-        self._round: int | None = None
+        self._rounds: dict[Unit, int] = {}
+        """Of each unit the round of which it got a board last."""
         self.written_at: Millis | None = None
 
     def is_due(self, now: Millis) -> bool:
         """Whether the boards of the present round are still to be written, and not tried a moment ago."""
-        return now // self._every_ms != self._round and now >= self._not_before
+        return now >= self._not_before and bool(self._left(now))
 
     def write(self, standing: Standing, now: Millis) -> None:
-        """Write the board of each unit. Blocks. Nothing is raised: it is told, and tried again."""
-        stamp = Stamp(now, standing.as_of, self._every_ms, self._zone)
-        boards = standing.boards(self.units, now)
-        try:
-            for unit in self.units:
-                content = {"html": render_html(boards[unit], stamp), "csv": render_csv(boards[unit], stamp)}
-                self._shelf.put(Board(unit.code, now, content, stamp.as_of))
-        except BadRecipients:
-            return self._failed(now, "BAD_RECIPIENTS")
-        except Unreachable as error:
-            return self._failed(now, error.reason)
-        except OSError:
-            return self._failed(now, "NOT_WRITABLE")
-        self._round, self.written_at = now // self._every_ms, now
-        emit(lines.BOARDS_WRITTEN, source=self.name, count=len(self.units))
-        return None
+        """Write the board of each unit that has none of this round. Blocks. Nothing is raised: it is told, and tried again.
 
-    def _failed(self, now: Millis, reason: str) -> None:
-        self._not_before = Millis(now + round(RETRY_S * 1000))
+        What one unit holds keeps no other one from its board, and no other workstation from its own.
+        """
+        try:
+            self._write_left(standing, Stamp(now, standing.as_of, self._every_ms, self._zone))
+        except BadRecipients:
+            self._failed("BAD_RECIPIENTS")
+        except Unreachable as error:
+            self._failed(error.reason)
+        except OSError:
+            self._failed("NOT_WRITABLE")
+        except Exception as fault:  # noqa: BLE001 - a fault of ours: its text may hold a patient, so only its place is told
+            self._failed(_fault(fault))
+        if self._left(now):
+            self._not_before = Millis(now + round(RETRY_S * 1000))
+            return
+        self.written_at = now
+        emit(lines.BOARDS_WRITTEN, source=self.name, count=len(self.units))
+
+    def _left(self, now: Millis) -> list[Unit]:
+        """Units that have no board of the present round."""
+        return [unit for unit in self.units if self._rounds.get(unit) != now // self._every_ms]
+
+    def _write_left(self, standing: Standing, stamp: Stamp) -> None:
+        """Raises what keeps this place from any board."""
+        left = self._left(stamp.made_at)
+        boards = standing.boards(left, stamp.made_at)
+        for unit in left:
+            try:
+                content = {"html": render_html(boards[unit], stamp), "csv": render_csv(boards[unit], stamp)}
+            except Exception as fault:  # noqa: BLE001 - as above, of this unit alone
+                self._failed(_fault(fault))
+                continue
+            self._shelf.put(Board(unit.code, stamp.made_at, content, stamp.as_of))
+            self._rounds[unit] = stamp.made_at // self._every_ms
+
+    def _failed(self, reason: str) -> None:
         metrics.BOARDS_FAILED.of(self.name).inc()
         emit(lines.BOARDS_NOT_WRITTEN, source=self.name, reason=reason)
 
@@ -150,6 +170,11 @@ def signer_of(key_file: Path, key_id: str) -> Sign:
     if key is None or not key.is_private or key.curve_name != SIGNING:
         raise Refused((f"downtime.key_file: {key_file} is no Ed25519 private key: openssl genpkey -algorithm ed25519",))
     return lambda name, content, board: sign_board(name, content, board.made_at, board.as_of, key, key_id)
+
+
+def _fault(fault: Exception) -> str:
+    """A fault of ours as a reason: its type and the line of our code, never its text."""
+    return code_of(f"FAULT:{type(fault).__name__}:{where(fault.__traceback__)}")
 
 
 def _written_at(workstation: Workstation) -> Millis | None:

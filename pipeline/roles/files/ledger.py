@@ -8,22 +8,20 @@ from typing import Final
 
 from pipeline import topology
 from pipeline.domain.event import Event
-from pipeline.domain.files.life import Files, FileState, FileStatus
-from pipeline.domain.identifiers import EntityKey, Millis, Revision
+from pipeline.domain.files.life import Files, FileState, FileStatus, moments_of_others
+from pipeline.domain.identifiers import CLOCKS_MS, Millis, Revision
 from pipeline.domain.records import Accepted, Decision, Outcome, OutcomeKind, Quarantined, Raw
 from pipeline.formats.avro import Codec, Record
 from pipeline.formats.files.profile import FileProfile
 from pipeline.formats.files.records import CsvRecords, Lines
 from pipeline.formats.files.rows import CONTEXT, Bad
-from pipeline.kafka.client import KafkaUnavailable, Message
+from pipeline.kafka.client import Message
 from pipeline.kafka.crypto import RawCipher, Undecryptable
 from pipeline.kafka.reader import LogTruncated
 from pipeline.ops.topics import decoded
 from pipeline.roles.repairs.replay import History
 from pipeline.roles.ways_in.files import apply, file_profile
 
-CLOCKS_MS: Final = 600_000
-"""Clocks of brokers and of the files role may differ by so much: a read from a time on begins earlier by it."""
 MAX_REJECTS: Final = 100_000
 
 
@@ -79,10 +77,12 @@ class FilesReader:
     def fate(self, state: FileState, row: int | None = None) -> Fate:
         """What became of a file's rows, or of one of them."""
         fate, of, since = Fate(), dict[str, int](), self._since(state)
-        mark = f"{CONTEXT} {state.sha256[:32]}/"
+        mark, others = f"{CONTEXT} {state.sha256[:32]}/", moments_of_others(state, self.files())
         for topic in topology.LANDING.values():
             for _, record in self._records(topic, since):
-                if isinstance(record, Event) and (record.audit_context or "").startswith(mark):
+                if not isinstance(record, Event) or record.recorded_at in others:
+                    continue
+                if (record.audit_context or "").startswith(mark):
                     number = int((record.audit_context or "").removeprefix(mark))
                     if row is None or number == row:
                         of[record.event_id] = number
@@ -91,7 +91,7 @@ class FilesReader:
         for _, record in self._records(topology.ACCEPTED, since):
             if isinstance(record, Accepted) and record.event_id in of:
                 fate.gate["accepted"] += 1
-                accepted[_key(record)] = record.revision
+                accepted[record.key.encode()] = record.revision
         for _, record in self._records(topology.DECISIONS, since):
             if isinstance(record, Decision) and record.event_id in of:
                 fate.gate[record.kind.value.lower()] += 1
@@ -104,12 +104,13 @@ class FilesReader:
         for _, record in self._records(topology.OUTCOMES, since):
             if not isinstance(record, Outcome) or record.kind is OutcomeKind.FAILED:
                 continue
-            revision = accepted.get(_key(record))
+            key = record.key.encode()
+            revision = accepted.get(key)
             if revision is None or record.revision < revision:
                 continue
             is_newer = record.revision > revision and record.kind is OutcomeKind.CONFIRMED
             said = "superseded" if is_newer else record.kind.value.lower()
-            newest.setdefault(record.destination, {})[_key(record)] = said
+            newest.setdefault(record.destination, {})[key] = said
         for destination, said_of in newest.items():
             counts = Counter(said_of.values())
             counts["open"] = len(accepted) - len(said_of)
@@ -156,14 +157,7 @@ class FilesReader:
 
     def _all(self, topic: str, since: Millis | None) -> Iterator[Message]:
         start = self._topics.begin(topic) if since is None else self._topics.since(topic, since)
-        try:
-            yield from self._topics.read(topic, start, self._topics.end(topic))
-        except LogTruncated:
-            raise KafkaUnavailable(f"the oldest records of {topic} expired while they were read; run it again") from None
-
-
-def _key(record: Accepted | Outcome) -> bytes:
-    return EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
+        yield from self._topics.read(topic, start, self._topics.end(topic))
 
 
 def _header(profile: FileProfile, body: bytes) -> bytes:

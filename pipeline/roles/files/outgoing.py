@@ -13,7 +13,7 @@ from pipeline.carriers.places import carrier_of
 from pipeline.carriers.protocol import BadPlace, Carrier, Unreachable
 from pipeline.destinations.files.crypto import BadRecipients
 from pipeline.destinations.files.outgoing import NotKept, OutDesk, Spool
-from pipeline.domain.files.outgoing import CLOSED, FileOutState, OutStatus, Patience
+from pipeline.domain.files.outgoing import FileOutState, OutStatus, Patience
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.producer import OutRecord, PublishFailed
 from pipeline.kafka.projections import outlived
@@ -32,7 +32,6 @@ from pipeline.settings.sections.files import FileReceiver
 
 KEEP_S: Final = 60.0
 """Longest time for one record of the ledger; after it the round is done again."""
-SETTLED: Final = CLOSED | {OutStatus.OVERDUE}
 
 
 class Ledger:

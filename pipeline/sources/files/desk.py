@@ -152,7 +152,7 @@ class Desk:
 
     def _past(self, seen: Seen, state: FileState) -> Past:
         """What is known of it; of a manifest that lies there alone, what is known of the file that it speaks of."""
-        past = self._files.past(state.file_id, state.name_digest, state.sha256)
+        past = self._files.past(state.file_id, state.name_digest, state.sha256, state.created_at)
         if seen.data is not None or seen.signature_since is not None or not isinstance(seen.manifest, Manifest):
             return past
         spoken_of = self._files.get(file_id_of(state.tenant, state.partner, state.name_digest, seen.manifest.sha256))
@@ -224,7 +224,7 @@ class Desk:
             return  # broken off
         manifest = read_manifest(arrival.manifest or b"")
         assert isinstance(manifest, Manifest)
-        past = self._files.past(state.file_id, state.name_digest, state.sha256)
+        past = self._files.past(state.file_id, state.name_digest, state.sha256, state.created_at)
         weighed = life.Refuse(content) if isinstance(content, Flaw) else life.weigh(manifest, content, past, rules)
         match weighed:
             case life.Land():
@@ -254,10 +254,17 @@ class Desk:
     # -- what is decided
 
     def _begun(self, state: FileState, past: Past) -> FileState:
-        """A file that is landed from its start, or from where a process before us had come."""
-        if past.own is not None and past.own.status is FileStatus.LANDING:
-            return past.own
-        released_by = past.own.released_by if past.own is not None else ""
+        """A file that is landed from its start, or from where a process before us had come.
+
+        Once rows of it were landed its moment stays: of another one their receipts, which know name and content, would let
+        only the others be landed.
+        """
+        own = past.own
+        if own is not None and own.status is FileStatus.LANDING:
+            return own
+        if own is not None and own.begun_at is not None:
+            state = replace(state, created_at=own.created_at)
+        released_by = own.released_by if own is not None else ""
         return replace(state, status=FileStatus.LANDING, begun_at=self._clock(), released_by=released_by)
 
     async def _land(self, sink: Sink, arrival: Arrival | None, state: FileState, kind: Kind, stopping: asyncio.Event) -> None:

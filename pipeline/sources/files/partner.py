@@ -7,7 +7,7 @@ from joserfc.jwk import OKPKey
 
 from pipeline.domain.files.life import DEFAULT_WAITS, FileState, Rules, Waits
 from pipeline.domain.identifiers import Millis
-from pipeline.formats.files.profile import FileProfile, bears
+from pipeline.formats.files.profile import DATED_BY_MANIFEST, FileProfile, bears
 from pipeline.formats.files.rows import Format, Origin
 from pipeline.sources.files.folder import ENCRYPTED, Decrypt
 
@@ -55,6 +55,7 @@ class Partner:
             sources=self.sources,
             schema=profile.schema if profile is not None else None,
             is_encrypted=name.endswith(ENCRYPTED),
+            is_dated_by_manifest=profile is not None and profile.format in DATED_BY_MANIFEST,
             late=profile.late if profile is not None else "take",
             waits=self.waits,
             max_bytes=profile.max_bytes if profile is not None else 0,

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from pipeline.domain.identifiers import EventId
 from pipeline.sources.http.answers import HealthBody, status_body
 from pipeline.sources.http.intake import Answer, Intake, discard
-from pipeline.sources.http.openapi import API_VERSION, JsonObject, document
+from pipeline.sources.http.openapi import API_VERSION, document
 from pipeline.sources.http.problems import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
@@ -31,8 +31,8 @@ SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "n
 class HttpObserver(Protocol):
     """Is told of every answer; for metrics and logs. All arguments but `fault` are bounded sets."""
 
-    def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
-        """`problem` and `rule` are empty where there is none."""
+    def answered(self, status: int, problem: str, seconds: float) -> None:
+        """`problem` is empty where there is none."""
         ...
 
     def faulted(self, operation: str, fault: Exception) -> None:
@@ -47,7 +47,7 @@ class HttpObserver(Protocol):
 class NoObserver:
     """Watches nothing."""
 
-    def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
+    def answered(self, status: int, problem: str, seconds: float) -> None:
         """See `HttpObserver`."""
 
     def faulted(self, operation: str, fault: Exception) -> None:
@@ -117,8 +117,8 @@ class Api:
                 self._observer.faulted(operation, fault)
                 problem = Problem(INTERNAL, "send the same request again; tell the operator if it fails again")
                 response = problem_response(problem)
-            name, rule = ("", "") if problem is None else (problem.kind.name, problem.rule or "")
-            self._observer.answered(operation, response.status_code, name, rule, time.perf_counter() - begun)
+            name = "" if problem is None else problem.kind.name
+            self._observer.answered(response.status_code, name, time.perf_counter() - begun)
             return response
 
         return handle
@@ -139,11 +139,6 @@ def create_app(api: Api, max_batch_items: int) -> FastAPI:
         app.add_route(path, api.guarded(operation, handler), methods=[method], include_in_schema=False)
     app.add_exception_handler(HTTPException, _not_here)
     return app
-
-
-def openapi_document(max_batch_items: int) -> JsonObject:
-    """The OpenAPI document without a running application."""
-    return document(max_batch_items)
 
 
 def problem_response(problem: Problem) -> Response:

@@ -16,6 +16,7 @@ from pipeline.domain.event import Event
 from pipeline.domain.identifiers import EventId, Millis
 from pipeline.formats.json_density import is_too_dense
 from pipeline.formats.json_events import IDEMPOTENCY_KEY_MAX_CHARS, Client, Invalid, parse_event
+from pipeline.formats.json_members import Doubled, decode
 from pipeline.formats.json_shapes import Rule
 from pipeline.sources.errors import Oversize
 from pipeline.sources.http.answers import batch_answer, event_answer, status_of_answer
@@ -226,6 +227,8 @@ class Intake:
         return [each for each in results if isinstance(each, Event)], answer.status, msgspec.json.encode(answer)
 
     def _items(self, document: object) -> list[object]:
+        if type(document) is Doubled and document.name == "events":
+            raise Refusal(_invalid("/events", Rule.COUNT, "give this member once, with all events in its array"))
         if type(document) is not dict or set(document) != {"events"} or type(document["events"]) is not list:
             raise Refusal(_invalid("", Rule.WRONG_TYPE, 'give an object with one member, "events", an array'))
         items: list[object] = document["events"]
@@ -368,7 +371,7 @@ def _decoded(body: bytes) -> object:
     if is_too_dense(body):
         raise Refusal(_invalid("", Rule.COUNT, "send fewer members in one body"))
     try:
-        return msgspec.json.decode(body)
+        return decode(body)
     except (ValueError, RecursionError):
         raise Refusal(_invalid("", Rule.NOT_JSON, "send one JSON value in UTF-8, without a byte order mark")) from None
 

@@ -5,6 +5,7 @@ import html.parser
 import io
 from typing import Final
 
+import msgspec
 import pytest
 
 from pipeline.domain.event import (
@@ -28,6 +29,7 @@ from pipeline.domain.event import (
     Service,
     ServiceStatus,
     Sex,
+    Staffing,
 )
 from pipeline.domain.head import Head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
@@ -35,6 +37,7 @@ from pipeline.domain.ward.census import Census, Unit
 from pipeline.domain.ward.lines import BedWord, UnitBoard
 from pipeline.formats.boards.csv import HEADER, render_csv
 from pipeline.formats.boards.page import COUNTS, SIGNS, Stamp, age_words, render_html
+from pipeline.formats.rfc3339 import MAX_TIME_MS, MIN_TIME_MS, rfc3339_of
 
 ICU: Final = Unit("t", "MAIN", "ICU")
 MADE: Final = Millis(1_767_593_700_000)
@@ -193,6 +196,65 @@ def test_a_night_on_which_clocks_go_back_shows_which_hour_it_is() -> None:
     pages = [Page(render_html(fed(), Stamp(at, at, EVERY, "Europe/Berlin"))).words for at in twice]
     assert ["02:00" in page for page in pages] == [True, True]
     assert ["· CEST" in page for page in pages] == [True, False]
+
+
+def everywhere(at: int) -> UnitBoard:
+    """A unit that shows this time in each place where it shows any."""
+    time, place = Millis(at), Place(point_of_care="ICU", room="4", bed="A")
+    stay = Encounter(
+        location=place,
+        pending_location=Place(point_of_care="MED"),
+        status=EncounterStatus.IN_PROGRESS,
+        admitted_at=time,
+        admit_decision_at=time,
+        expected_discharge_at=time,
+        discharge_ordered_at=time,
+    )
+    promise = Allocation(AllocationStatus.RESERVED, until=time)
+    block = Service(ServiceStatus.BLOCKED, "leak", time)
+    closed = DiversionState(DiversionStatus.CLOSED, until=time)
+    shift = (time, Millis(MADE + 1)) if at < MADE else (Millis(MADE - 1), time)
+    return fed(
+        (EntityType.BED, "ICU/4/A", Bed(service=block)),
+        (EntityType.BED, "ICU/4/B", Bed(occupancy=BedOccupancy(Occupancy.VACANT), allocation=promise)),
+        (EntityType.ENCOUNTER, "V1", stay),
+        (EntityType.ENCOUNTER, "V2", msgspec.structs.replace(stay, location=Place(point_of_care="ICU"))),
+        (EntityType.STAFFING, "S1", Staffing(unit="ICU", role="RN", shift_start=shift[0], shift_end=shift[1])),
+        (EntityType.DIVERSION, "d", Diversion(category="ED", state=closed)),
+    )
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC", "Pacific/Kiritimati"])
+@pytest.mark.parametrize(
+    ("at", "block", "time"),
+    [
+        (MIN_TIME_MS, "leak until no date set", "no date set"),
+        (MAX_TIME_MS, "leak until further notice", "no date set"),
+        (253_402_318_799_000, "leak until further notice", "no date set"),
+    ],
+)
+def test_a_time_that_a_zone_s_calendar_has_not_is_told_in_words(zone: str, at: int, block: str, time: str) -> None:
+    page = Page(render_html(everywhere(at), stamp(zone=zone)))
+    for said in (block, f"exp. {time}", f"order {time}", f"bed requested {time}", "reserved until"):
+        assert said in page.words
+    rows = rows_of(render_csv(everywhere(at), stamp(zone=zone)))
+    (first,) = (row for row in rows if row["Bed"] == "A")
+    assert block in first["Notes"]
+    assert first["Admitted"] == first["Expected discharge"] == rfc3339_of(Millis(at))
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        (MADE + 30 * 86_400_000, "until 4 Feb 07:15"),
+        (MADE + 365 * 86_400_000, "until 5 Jan 2027 07:15"),
+        (32_503_679_999_000, "until 1 Jan 3000 00:59"),
+        (0, "until 1 Jan 1970 01:00"),
+    ],
+)
+def test_a_time_far_off_is_told_with_its_year(at: int, told: str) -> None:
+    block = Service(ServiceStatus.BLOCKED, "leak", Millis(at))
+    assert told in Page(render_html(fed((EntityType.BED, "ICU/1/A", Bed(service=block))), stamp())).words
 
 
 def test_the_same_state_makes_the_same_bytes() -> None:

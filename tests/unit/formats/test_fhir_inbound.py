@@ -64,7 +64,7 @@ from tests.support.fhir_resources import (
     written,
 )
 
-# -- rule 9: our own word come back, and what was changed since
+# -- our own word come back, and what was changed since
 
 
 @pytest.mark.parametrize("entity_type", [t for t in OWNER.resources if t in SAMPLES])

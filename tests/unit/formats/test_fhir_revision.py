@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.domain.identifiers import Revision, revision_of
 from pipeline.formats.fhir.codec import decode
-from pipeline.formats.fhir.revision import changed_fields_at_ehr, mark_extension, mark_of, read_mark, with_mark
+from pipeline.formats.fhir.revision import IN_EXTENSION, changed_fields_at_ehr, mark_extension, mark_of, read_mark
 from pipeline.formats.fhir.terms import REVISION
 
 KEY = b"a key for tests, of 32 bytes....."
@@ -39,7 +39,7 @@ def test_two_marks_are_unknown_and_the_next_write_leaves_one() -> None:
     other = {"url": "urn:other", "valueString": "x"}
     body = {"extension": [mark_extension(MARK), other, mark_extension(MARK)]}
     assert read_mark(body) is None
-    assert with_mark(body, MARK)["extension"] == [mark_extension(MARK), other]
+    assert IN_EXTENSION.put(body, MARK)["extension"] == [mark_extension(MARK), other]
 
 
 def test_equal_values_of_two_resources_have_different_digests() -> None:
@@ -48,14 +48,14 @@ def test_equal_values_of_two_resources_have_different_digests() -> None:
 
 
 def test_without_the_key_nothing_can_be_told() -> None:
-    body = with_mark({}, MARK)
+    body = IN_EXTENSION.put({}, MARK)
     shown = {"sex": "female", "name": ["Doe", None]}
     assert changed_fields_at_ehr(body, shown, KEY) == ()
     assert changed_fields_at_ehr(body, shown, b"another key, also of 32 bytes....") == ("name", "sex")
 
 
 def test_a_field_that_was_removed_has_changed() -> None:
-    assert changed_fields_at_ehr(with_mark({}, MARK), {"name": ["Doe", None]}, KEY) == ("sex",)
+    assert changed_fields_at_ehr(IN_EXTENSION.put({}, MARK), {"name": ["Doe", None]}, KEY) == ("sex",)
 
 
 def test_no_revision_is_carried_for_none() -> None:

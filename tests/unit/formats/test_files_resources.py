@@ -94,6 +94,15 @@ def test_each_event_of_a_line_has_an_id_of_its_own_that_follows_from_source_cont
     assert not set(ids) & {event.event_id for event in read(data, again).events}
 
 
+def test_a_resource_without_a_time_is_known_by_the_file_s_too_and_one_that_has_it_is_not() -> None:
+    bare = {name: value for name, value in encounter().items() if name != "meta"}
+    later = Origin("demo", "ehr", ORIGIN.sha256, Millis(ORIGIN.created_at + 900_000), ORIGIN.received_at)
+    known = [[event.event_id for event in read(lines(encounter(), bare), origin).events] for origin in (ORIGIN, later)]
+    assert len(known[0]) == len(known[1]) == 4, "a stay and its bed, twice"
+    assert known[0][:2] == known[1][:2]
+    assert not set(known[0][2:]) & set(known[1][2:])
+
+
 def test_a_snapshot_is_as_old_as_the_resource_and_never_younger_than_the_file() -> None:
     early = Origin("demo", "ehr", "ab" * 32, Millis(UPDATED_MS - 5_000), ORIGIN.received_at)
     assert {event.recorded_at for event in read(lines(encounter())).events} == {UPDATED_MS}

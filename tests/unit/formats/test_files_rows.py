@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.domain.event import AllocationStatus, Bed, BedOccupancy, Environment, Event, EventType, Occupancy, Reference
 from pipeline.domain.identifiers import Millis
+from pipeline.formats.boards.entry import read_paper
 from pipeline.formats.files import document
 from pipeline.formats.files.profile import FileProfile, bears, profile_of
 from pipeline.formats.files.reading import Made, Tally, format_of, make, tally
@@ -210,11 +211,22 @@ def test_a_row_that_says_nothing_is_broken_and_a_code_that_says_nothing_is_not()
 # -- identity, chunks, bounds
 
 
-def test_ids_follow_from_source_content_and_row_alone() -> None:
+def test_ids_follow_from_source_content_row_and_moment_alone() -> None:
     first, again = read(census(3)).events, read(census(3), origin=msgspec_replace(ORIGIN, received_at=Millis(NOW + 9))).events
     assert [(e.event_id, e.content_hash) for e in first] == [(e.event_id, e.content_hash) for e in again]
-    other = read(census(3), origin=msgspec_replace(ORIGIN, sha256="cd" * 32)).events
-    assert not {e.event_id for e in first} & {e.event_id for e in other}
+    for said in ({"sha256": "cd" * 32}, {"created_at": Millis(NOW + 1)}):
+        other = read(census(3), origin=msgspec_replace(ORIGIN, **said)).events
+        assert not {e.event_id for e in first} & {e.event_id for e in other}
+
+
+def test_a_row_with_a_time_of_its_own_is_the_same_whenever_its_file_was_made() -> None:
+    later = msgspec_replace(ORIGIN, created_at=Millis(NOW + 900_000))
+    for data, name in ((canonical(), "canonical-events"), (batch(MESSAGE % (1, 1)), "hl7-batch")):
+        ids = [[event.event_id for event in read(data, form(name), origin).events] for origin in (ORIGIN, later)]
+        assert ids[0] == ids[1] != []
+    paper = b"Time,Facility,Unit,Room,Bed,Cleaning\r\n2026-01-05T06:00:00Z,MAIN,ICU,1,A,dirty\r\n"
+    entered = [read_paper(profile("downtime-entry"), "MAIN", paper, origin).events for origin in (ORIGIN, later)]
+    assert [event.event_id for event in entered[0]] == [event.event_id for event in entered[1]] != []
 
 
 def msgspec_replace(origin: Origin, **said: Any) -> Origin:
@@ -321,6 +333,16 @@ def test_canonical_events_come_one_a_line_under_the_rules_of_the_http_way_in() -
     assert made.rejects[1].bad.field == "/event_id"
     assert made.events[0].idempotency_key is None
     assert len({event.event_id for event in made.events}) == 2
+
+
+def test_a_line_with_a_member_twice_is_broken_and_names_it() -> None:
+    twice = b'{"entity_id":"Zzyzx",' + canonical().removeprefix(b"{")
+    strange = b'{"Zzyzx":1,"Zzyzx":2,' + canonical().removeprefix(b"{")
+    made = read(twice + canonical() + strange, form("canonical-events"))
+    assert [(reject.entry.number, reject.bad.field) for reject in made.rejects] == [(1, "/entity_id"), (3, None)]
+    assert [event.entity_id for event in made.events] == ["ICU/1/A"]
+    assert all(reject.bad.rule and reject.bad.remedy for reject in made.rejects)
+    assert "Zzyzx" not in repr([reject.bad for reject in made.rejects])
 
 
 def test_a_line_may_speak_for_the_manifest_s_source_and_tenant_only() -> None:

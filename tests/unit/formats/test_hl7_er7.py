@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.formats.hl7v2.delimiters import STANDARD, Delimiters
-from pipeline.formats.hl7v2.er7 import NULL, Malformed, Message, build, parse
+from pipeline.formats.hl7v2.er7 import MAX_BEFORE, MAX_LINES, NULL, Malformed, Message, build, parse
 from pipeline.formats.hl7v2.escapes import escape, unescape
 
 HEADER = b"MSH|^~\\&|A|B|C|D|20260101||ADT^A01^ADT_A01|1|P|2.5"
@@ -111,6 +111,69 @@ def test_the_character_set_is_msh_18_or_the_fallback(declared: str, codec: str) 
 def test_bytes_that_disprove_msh_18_are_read_by_the_fallback() -> None:
     assert read(HEADER + b"||||||ASCII\rPID|" + "Müller".encode()).field("PID", 1) == "Müller"
     assert read(HEADER + b"||||||UNICODE UTF-8\rPID|" + "Müller".encode("latin-1")).field("PID", 1) == "Müller"
+
+
+KANJI = b"\x1b$B0|0^0~\x1b(B"
+"""Three characters of ISO IR87, whose bytes hold a field separator, a component separator and a repetition separator."""
+
+
+@pytest.mark.parametrize("declared", ["ISO IR87", "~ISO IR87", "ASCII~ISO IR87", "~ISO IR87~ISO IR159", "ISO IR14~ISO IR87"])
+def test_a_set_that_any_repetition_of_msh_18_names_reads_the_whole_message(declared: str) -> None:
+    message = read(HEADER + b"||||||" + declared.encode() + b"\rPID|1|" + KANJI + b"^x|2")
+    assert message.field("PID", 2) == KANJI.decode("iso2022_jp")
+    assert (message.field("PID", 2, component=2), message.field("PID", 3)) == ("x", "2")
+
+
+def test_the_set_is_found_behind_a_field_of_the_header_that_is_written_in_it() -> None:
+    message = read(HEADER.replace(b"|C|D|", b"|" + KANJI + b"|" + KANJI + b"^x|") + b"||||||~ISO IR87\rPID|" + KANJI)
+    assert [message.field("MSH", n) for n in (5, 6)] == [KANJI.decode("iso2022_jp")] * 2
+    assert (message.field("MSH", 10), message.field("PID", 1)) == ("1", KANJI.decode("iso2022_jp"))
+
+
+def test_of_several_sets_the_one_that_holds_all_characters_counts() -> None:
+    rare = b"\x1b$(D0!\x1b(B"
+    message = read(HEADER + b"||||||~ISO IR87~ISO IR159\rPID|" + KANJI + rare)
+    assert message.field("PID", 1) == KANJI.decode("iso2022_jp") + rare.decode("iso2022_jp_1")
+    assert read(HEADER + b"||||||UNICODE UTF-8~ISO IR87\rPID|" + "M\u00fcller".encode()).field("PID", 1) == "M\u00fcller"
+    assert read(HEADER + b"||||||8859/1~ISO IR87\rPID|" + "M\u00fcller".encode("latin-1")).field("PID", 1) == "M\u00fcller"
+
+
+@pytest.mark.parametrize("declared", ["", "ASCII", "UNICODE UTF-8", "8859/1", "no such set", "8859/1~ISO IR87"])
+@pytest.mark.parametrize("shifted", [KANJI, b"\x1b(I\x5e\x5c\x1b(B"], ids=["kanji", "katakana"])
+def test_bytes_that_shift_to_another_set_are_never_split_as_ascii(declared: str, shifted: bytes) -> None:
+    high = b"\xfc" if "8859" in declared else b""
+    data = HEADER + b"||||||" + declared.encode() + b"\rPID|" + high + shifted
+    assert parse(data) == Malformed(Malformed.UNDECODABLE, "MSH-18")
+
+
+def test_a_shifting_set_may_be_the_profiles_own_by_any_of_its_names() -> None:
+    message = parse(HEADER + b"\rPID|" + KANJI + b"|2", fallback=("utf-8", "ISO-2022-JP"))
+    assert isinstance(message, Message)
+    assert (message.field("PID", 1), message.field("PID", 2)) == (KANJI.decode("iso2022_jp"), "2")
+
+
+def test_an_escape_character_that_shifts_to_nothing_is_text() -> None:
+    assert read(HEADER + b"\rPID|a\x1b[1mb|2").field("PID", 1) == "a\x1b[1mb"
+
+
+def test_a_message_has_so_many_lines_however_short_they_are() -> None:
+    assert read(HEADER + b"\rA" * MAX_LINES).names()[1:] == ["A"] * MAX_LINES
+    for end in (b"\r", b"\n", b"\r\n"):
+        found = parse(end.join([HEADER, *[b"A"] * (MAX_LINES + 1)]))
+        assert found == Malformed(Malformed.TOO_MANY_LINES, f"more than {MAX_LINES} lines")
+
+
+def test_a_message_is_divided_into_so_many_parts_and_what_they_share_is_bounded() -> None:
+    message = read(HEADER + b"\rEVN|1\rPID|1\rPV1|1\rPID|2")
+    parts = message.each("PID", 2)
+    assert parts is not None
+    assert [part.names() for part in parts] == [["MSH", "EVN", "PID", "PV1"], ["MSH", "EVN", "PID"]]
+    assert message.each("MRG", 0) == []
+    assert message.each("PID", 1) is None
+    shared = read(HEADER + b"\rNTE" * (MAX_BEFORE - 1) + b"\rPID|1").each("PID", 1)
+    assert shared is not None
+    assert len(shared[0].names()) == MAX_BEFORE + 1
+    assert read(HEADER + b"\rNTE" * MAX_BEFORE + b"\rPID|1").each("PID", 1) is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_message() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from pipeline.domain.event import Bed, Environment, PatientClass, Place, Procedure, ProcedureStatus, Reference, Sex
+from pipeline.domain.event import Bed, Environment, Name, PatientClass, Place, Procedure, ProcedureStatus, Reference, Sex
 from pipeline.formats.hl7v2.leniency import HARMLESS, Leniency
 from pipeline.formats.hl7v2.mapping import map_bytes
 from pipeline.formats.hl7v2.origins import explain
@@ -182,6 +182,27 @@ def test_a_message_that_keeps_to_the_standard_needs_no_leniency() -> None:
     data = adt("A01", msh={18: "UNICODE UTF-8"}, pid={5: "M\u00dcLLER"}, more=("PD1|1", "ZPD|x", "NTE|1||a\\.br\\b"))
     assert events_of(data, strict) == events_of(data)
     assert set(HARMLESS) == set(DEFAULT.tolerates)
+
+
+@pytest.mark.parametrize("declared", ["ISO IR87", "~ISO IR87", "ASCII~ISO IR87", "UNICODE UTF-8~ISO IR87"])
+def test_a_message_in_one_of_the_sets_that_it_declares_needs_no_leniency(declared: str) -> None:
+    name = "\x1b$B0|\x1b(B"
+    stated = {7: "19800102", 8: "F", 18: "ACC1"}
+    data = adt("A01", msh={18: declared}, pid={5: f"{name}^x", **stated})
+    said = patient(data, having(tolerates=()))
+    assert said.name == Name(family=name.encode().decode("iso2022_jp"), given="x")
+    assert (said.birth_date, said.sex) == ("1980-01-02", Sex.FEMALE)
+    assert events_of(data, having(tolerates=())) == events_of(adt("A01", msh={18: "ISO IR87"}, pid={5: f"{name}^x", **stated}))
+    by_account = having(visit_number_fields=("PID-18",))
+    assert [event.entity_id for event in events_of(data, by_account)][1] == "ACC1"
+    assert explain(data, DEFAULT).departures == ()
+
+
+def test_a_message_in_a_set_that_it_does_not_declare_is_refused_by_name() -> None:
+    message, verdict = map_bytes(adt("A01", pid={5: "\x1b$B0|\x1b(B"}), DEFAULT, "t1", RECEIVED_AT)
+    assert message is None
+    assert isinstance(verdict, Rejected)
+    assert (verdict.reason, verdict.field, verdict.detail) == (Reason.UNREADABLE, "MSH-18", "UNDECODABLE")
 
 
 def test_what_is_ignored_by_rule_is_ignored_however_it_is_written() -> None:

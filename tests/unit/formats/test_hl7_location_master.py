@@ -4,6 +4,7 @@ import pytest
 from msgspec import UNSET
 
 from pipeline.domain.event import Bed, Event, Place, Service, ServiceStatus
+from pipeline.formats.hl7v2.mfn import MAX_LOCATIONS
 from pipeline.formats.hl7v2.verdict import Ignored
 from tests.support.hl7_samples import events_of, rejected, segment, verdict_on
 
@@ -66,6 +67,11 @@ def test_a_characteristic_that_beds_do_not_have_is_left_unsaid() -> None:
     assert bed(mfn(record("MUP", BED, None, ("SMK", "Y"), ("LIC", "maybe")))) == Bed(
         place=Place("MAIN", None, None, "ICU", "1", "A")
     )
+
+
+def test_a_master_of_as_many_beds_as_may_be_is_told_bed_by_bed() -> None:
+    events = events_of(mfn(*(record(place=f"ICU^{number}^A^MAIN") for number in range(MAX_LOCATIONS))))
+    assert len({event.entity_id for event in events}) == MAX_LOCATIONS
 
 
 def test_a_record_that_is_unclear_or_not_yet_in_force_is_refused() -> None:

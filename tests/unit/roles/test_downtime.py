@@ -1,11 +1,11 @@
 """Boards for downtime: encrypted, whole, the newest kept; they grow old in plain sight and nobody's fault stops another's."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import pyrage
 import pytest
@@ -15,18 +15,21 @@ from pipeline import topology
 from pipeline.carriers.folder import FolderCarrier
 from pipeline.destinations.files.boards import Board, BoardShelf, room_of
 from pipeline.destinations.files.crypto import BadRecipients, encryptor
-from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy
+from pipeline.domain.event import Bed, BedOccupancy, Environment, Occupancy, Service, ServiceStatus
 from pipeline.domain.head import Head, encode_head
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.ring import EMPTY_RING
 from pipeline.domain.ward.census import Unit
+from pipeline.domain.ward.lines import UnitBoard
+from pipeline.formats.boards.page import Stamp, render_html
 from pipeline.formats.boards.signature import Signed, read_signature
+from pipeline.formats.rfc3339 import MAX_TIME_MS
 from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.roles.downtime import role as downtime
 from pipeline.roles.downtime import state as downtime_state
-from pipeline.roles.downtime.role import Workstation, workstations_of
+from pipeline.roles.downtime.role import workstations_of
 from pipeline.roles.downtime.state import Standing
-from pipeline.roles.process import Refused
+from pipeline.roles.process import Process, Refused
 from pipeline.settings.model import Settings
 from pipeline.settings.reading import SettingsError, load
 from pipeline.settings.rules.check import check
@@ -34,7 +37,6 @@ from pipeline.settings.rules.check import check
 MADE: Final = Millis(1_767_593_700_000)
 """2026-01-05T06:15:00Z."""
 ICU: Final = Unit("default", "MAIN", "ICU")
-LANDED: Final = {0: 5}
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +360,84 @@ def test_recipients_that_are_broken_are_told_and_taken_again_once_they_are_right
     assert len(names(tmp_path / "desk")) == 2
 
 
+Told = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    said: Told = []
+    monkeypatch.setattr(downtime, "emit", lambda line, **fields: said.append((line.name, fields)))
+    return said
+
+
+def test_a_bed_that_is_blocked_without_end_is_on_its_board(
+    recipients: Path, tmp_path: Path, clock: list[int], told: Told
+) -> None:
+    (desk,) = workstations_of(settings(tmp_path, recipients))
+    known = standing(FakeTopics())
+    known.apply(record(0, Bed(service=Service(ServiceStatus.BLOCKED, "leak", Millis(MAX_TIME_MS)))))
+    desk.write(known, MADE)
+    assert len(names(tmp_path / "desk")) == 2
+    assert told == [("boards.written", {"source": "desk", "count": 1})]
+
+
+def test_a_unit_whose_board_can_t_be_made_holds_up_no_other_unit(
+    recipients: Path, tmp_path: Path, clock: list[int], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(board: UnitBoard, stamp: Stamp) -> bytes:
+        if board.unit == "ICU":
+            raise RuntimeError("who lies where")
+        return render_html(board, stamp)
+
+    monkeypatch.setattr(downtime, "render_html", render)
+    (desk,) = workstations_of(settings(tmp_path, recipients, units=["ICU", "MED"]))
+    known, again = standing(FakeTopics()), Millis(MADE + round(downtime.RETRY_S * 1000))
+    desk.write(known, MADE)
+    assert {name.partition("/")[0] for name in names(tmp_path / "desk")} == {"MED"}
+    ((line, fields),) = told
+    assert (line, fields["source"], desk.written_at) == ("boards.not_written", "desk", None)
+    assert fields["reason"].startswith("FAULT:RuntimeError:pipeline.roles.downtime.role:"), "its type and place, not its text"
+    assert (desk.is_due(MADE), desk.is_due(again)) == (False, True)
+    monkeypatch.setattr(downtime, "render_html", render_html)
+    desk.write(known, again)
+    assert len(names(tmp_path / "desk")) == 2 * 2, "the other unit got one board in this round"
+    assert (desk.written_at, desk.is_due(again)) == (again, False)
+
+
+async def test_a_fault_at_one_workstation_ends_neither_the_role_nor_the_boards_of_another(
+    recipients: Path, tmp_path: Path, clock: list[int], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boards = Standing.boards
+
+    def failing(known: Standing, units: list[Unit], now: Millis) -> dict[Unit, UnitBoard]:
+        if units[0].code == "ICU":
+            raise ValueError("who lies where")
+        return boards(known, units, now)
+
+    topics = FakeTopics()
+    topics.table = 0
+    monkeypatch.setattr(Standing, "boards", failing)
+    monkeypatch.setattr(downtime, "Standing", lambda kafka: standing(topics))
+    monkeypatch.setattr(downtime, "TURN_S", 0.01)
+    (tmp_path / "other").mkdir()
+    section = {"facility": "MAIN", "recipients_file": str(recipients), "time_zone": "UTC"}
+    units = {"desk": "ICU", "other": "MED"}
+    places = {name: section | {"folder": str(tmp_path / name), "units": [unit]} for name, unit in units.items()}
+    process = SimpleNamespace(settings=Settings.model_validate({"downtime": {"workstations": places}}))
+    role, stop = downtime.DowntimeRole(cast(Process, process)), asyncio.Event()
+    running = asyncio.create_task(role.run(stop))
+    async with asyncio.timeout(30):
+        while not names(tmp_path / "other"):
+            assert not running.done()
+            await asyncio.sleep(0.01)
+    stop.set()
+    await running
+    assert names(tmp_path / "desk") == []
+    assert [fields["reason"].rpartition(":")[0] for line, fields in told if line == "boards.not_written"] == [
+        "FAULT:ValueError:pipeline.roles.downtime.role"
+    ]
+
+
 def test_a_board_in_clear_is_refused_outside_of_a_demo(tmp_path: Path, recipients: Path) -> None:
     found = [problem.setting for problem in check(settings(tmp_path, None), "downtime")]
     assert "downtime.workstations.desk.recipients_file" in found
@@ -397,5 +477,6 @@ async def test_the_state_is_followed_until_it_is_told_to_stop(clock: list[int]) 
 
 def test_a_board_s_file_is_nobody_else_s_to_read(recipients: Path, tmp_path: Path) -> None:
     BoardShelf(FolderCarrier(tmp_path / "desk"), encryptor(recipients), 8).put(board(0))
-    assert not any(name.startswith(".") and name.endswith(".tmp") for name in os.listdir(tmp_path / "desk/ICU"))
-    assert isinstance(Workstation.__doc__, str)
+    files = list((tmp_path / "desk/ICU").iterdir())
+    assert len(files) == 2, "nothing unfinished is left"
+    assert [path.stat().st_mode & 0o137 for path in files] == [0, 0], "at most its owner writes and its group reads it"

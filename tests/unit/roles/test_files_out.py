@@ -224,13 +224,16 @@ def test_audit_exports_hold_each_entry_once_and_without_a_gap(receiver: Receiver
     assert numbers(receiver, second) == [(0, 3)]
 
 
-def test_what_a_lost_audit_export_held_comes_again_though_later_ones_were_made(receiver: Receiver) -> None:
+@pytest.mark.parametrize("ended", [OutStatus.LOST, OutStatus.REFUSED])
+def test_what_an_audit_export_held_that_is_not_there_comes_again_though_later_ones_were_made(
+    receiver: Receiver, ended: OutStatus
+) -> None:
     log, made = Log(), []
     for turn in range(3):
         log.write(2)
         made += receiver.maker(ward(), log, "audit", at=NOW + turn * 900_000).due([each.state for each in made])
     states = [each.state for each in made]
-    states[1] = msgspec.structs.replace(states[1], status=OutStatus.LOST)
+    states[1] = msgspec.structs.replace(states[1], status=ended)
     (again,) = receiver.maker(ward(), log, "audit", at=NOW + 2_700_000).due(states)
     assert numbers(receiver, again) == [(0, number) for number in range(2, 6)]
     log.write(1)

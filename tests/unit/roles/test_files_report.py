@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline.domain.event import Bed, Event
@@ -136,6 +137,15 @@ def test_a_row_is_followed_from_its_file_to_the_gate_and_each_destination(place:
     one = place.reader.fate(state, 1)
     assert (one.rows, dict(one.gate), dict(one.destinations["ehr"])) == ({1}, {"accepted": 1}, {"confirmed": 1})
     assert place.reader.fate(state, 3).rows == set(), "a rejected row made no event"
+
+
+def test_a_row_of_another_file_with_the_same_content_is_not_this_one_s(place: Place) -> None:
+    state = place.state
+    assert state.created_at is not None
+    later = msgspec.structs.replace(state, file_id="e" * 32, created_at=Millis(state.created_at + 1_800_000), at=Millis(NOW + 1))
+    place.topics.put("files", key_of(later), later)
+    assert place.reader.fate(state).events == 18
+    assert place.reader.fate(later).events == 0
 
 
 def test_rejected_rows_are_listed_and_only_with_the_key_shown_whole(place: Place) -> None:

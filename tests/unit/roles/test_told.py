@@ -16,7 +16,8 @@ from pipeline.ops.metrics import REGISTRY
 from pipeline.roles import publishing
 from pipeline.roles.gates.counts import Counts
 from pipeline.roles.publishing import WatchedPublisher
-from pipeline.roles.ways_in import intake
+from pipeline.roles.ways_in import files, intake
+from pipeline.roles.ways_in.files import _Observer as _FilesObserver
 from pipeline.roles.ways_in.intake import _CountedSink, _HttpObserver, _MllpObserver
 from pipeline.roles.writers.timed import Timed
 from pipeline.sources.protocol import Repeated, Stored, Unavailable
@@ -31,7 +32,7 @@ def sample(name: str, **labels: str) -> float:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     kept: Said = []
-    for module in (intake, publishing):
+    for module in (files, intake, publishing):
         monkeypatch.setattr(module, "emit", lambda line, **fields: kept.append((line, fields)))
     return kept
 
@@ -81,10 +82,17 @@ def test_the_number_of_connections_is_shown_and_each_coming_and_going_is_logged(
 
 def test_http_says_unavailable_where_the_request_was_not_at_fault(said: Said) -> None:
     observer = _HttpObserver()
-    observer.answered("postEvent", 503, "UNAVAILABLE", "", 0.1)
-    observer.answered("postEvent", 422, "INVALID", "", 0.1)
-    observer.answered("postEvent", 202, "", "", 0.1)
+    observer.answered(503, "UNAVAILABLE", 0.1)
+    observer.answered(422, "INVALID", 0.1)
+    observer.answered(202, "", 0.1)
     assert [(line, fields["status"]) for line, fields in said] == [(lines.INTAKE_UNAVAILABLE, 503), (lines.INTAKE_REFUSED, 422)]
+
+
+def test_a_fault_in_a_sender_s_folder_says_whose_and_never_what(said: Said) -> None:
+    _FilesObserver().faulted("north", OSError("SECRET"))
+    ((line, fields),) = said
+    assert (line, fields["source"], fields["exception"]) == (lines.INTAKE_FAULT, "north", "OSError")
+    assert "SECRET" not in str(fields)
 
 
 async def test_a_publication_that_failed_is_counted_and_logged_and_still_fails(

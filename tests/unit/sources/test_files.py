@@ -14,14 +14,17 @@ import pytest
 from joserfc.jwk import OKPKey
 from msgspec.structs import replace
 
-from pipeline.domain.event import Event
+from pipeline.domain.event import Bed, EntityType, Environment, Event, sealed
 from pipeline.domain.files.life import FileReason, FileStatus
 from pipeline.domain.identifiers import Millis
+from pipeline.domain.judging.gate import Accept, Position, Suppress, decide
+from pipeline.domain.records import DecisionKind
 from pipeline.sources.errors import Oversize
 from pipeline.sources.files.ack import told_of
 from pipeline.sources.protocol import Broken, OtherContent, RawMessage, Receipted, Repeated, Stored, Unavailable
 from tests.support.files_desk import Observed, Office, kind, run_once
-from tests.support.files_in import HEADER, KEY_ID, NAME, census, manifest_of, place, put
+from tests.support.files_in import HEADER, KEY_ID, NAME, NOW, census, manifest_of, place, put
+from tests.support.policies import shipped_policy
 
 SECRET = "Zzyzx-Jane"
 
@@ -229,6 +232,101 @@ async def test_the_same_content_under_another_name_is_told_so_and_lands_nothing(
     told_of_other = office.ack(other)
     assert told_of_other is not None
     assert told_of_other["same_as"] == office.ledger.files.every(FileStatus.TAKEN)[0].file_id
+
+
+def beds(cleaning: str) -> bytes:
+    """An extract of one bed."""
+    return f"Facility;Unit;Room;Bed;Cleaning;Service\r\nMAIN;MED;3;A;{cleaning};\r\n".encode()
+
+
+def judged(events: Sequence[Event]) -> tuple[Bed, list[DecisionKind]]:
+    """The bed as the gate leaves it, and what it said of each event that it did not accept."""
+    head, suppressed = None, []
+    for offset, event in enumerate(events, start=1):
+        at = Position(EntityType.BED, 1, 0, offset, Millis(NOW + 1_000))
+        verdict = decide(head, at, event.key.encode(), event, shipped_policy())
+        assert isinstance(verdict, Accept | Suppress)
+        head = verdict.head
+        suppressed += [verdict.decision.kind] if isinstance(verdict, Suppress) else []
+    assert head is not None
+    assert isinstance(head.state, Bed)
+    return head.state, suppressed
+
+
+QUARTER_MS = 900_000
+
+
+async def test_a_snapshot_that_finds_a_bed_as_it_was_before_is_taken_and_the_bed_is_so_again(tmp_path: Path, sink: Sink) -> None:
+    office = Office(tmp_path, kind("bed-extract"))
+    for quarter, cleaning in enumerate(("sauber", "schmutzig", "sauber")):
+        name, at = f"beds-20260105T06{quarter * 15:02}.csv", Millis(NOW - QUARTER_MS * (2 - quarter))
+        send(office, beds(cleaning), name, schema="bed-extract/1", created_at=at)
+        assert await told(office, sink, name) == ("taken", None)
+    assert judged(sink.events) == (Bed(environment=Environment.CLEAN), [])
+    assert judged([*sink.events, *sink.events]) == (Bed(environment=Environment.CLEAN), [DecisionKind.DUPLICATE] * 3)
+    for number, quarter in enumerate((0, 2), start=1):
+        name, at = f"beds-20260105-{number}.csv", Millis(NOW - QUARTER_MS * (2 - quarter))
+        send(office, beds("sauber"), name, schema="bed-extract/1", created_at=at)
+        assert await told(office, sink, name) == ("repeated", "SAME_CONTENT")
+    assert len(sink.events) == 3
+
+
+async def test_a_snapshot_as_before_makes_stale_what_was_said_before_it(tmp_path: Path, sink: Sink) -> None:
+    office = Office(tmp_path, kind("bed-extract"))
+    for quarter in range(2):
+        name, at = f"beds-20260105-{quarter}.csv", Millis(NOW - QUARTER_MS * (1 - quarter))
+        send(office, beds("sauber"), name, schema="bed-extract/1", created_at=at)
+        assert await told(office, sink, name) == ("taken", None)
+    word = replace(sink.events[0], event_id="f" * 32, payload=Bed(environment=Environment.DIRTY), recorded_at=Millis(NOW - 1))
+    expected = (Bed(environment=Environment.CLEAN), [DecisionKind.NO_OP, DecisionKind.STALE])
+    assert judged([*sink.events, sealed(word)]) == expected
+
+
+CANONICAL = (
+    b'{"facility":"MAIN","source_system":"ehr-main","entity_type":"bed","namespace":"MAIN","entity_id":"ICU/1/A",'
+    b'"event_type":"BED_STATUS","recorded_at":"2026-01-05T06:00:00Z","payload":{"environment":"CLEAN"}}\n'
+)
+HL7 = b"MSH|^~\\&|EHR|MAIN|||20260105060000||ADT^A08|1|P|2.5.1\rEVN|A08|20260105060000\rPID|1||4711^^^MAIN^MR\r"
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "content"),
+    [("canonical-events", "events-20260105-{}.ndjson", CANONICAL), ("hl7-batch", "hl7-20260105-{}.hl7", HL7)],
+)
+async def test_what_has_times_of_its_own_says_nothing_new_by_another_manifest(
+    tmp_path: Path, sink: Sink, profile: str, name: str, content: bytes
+) -> None:
+    office, schema = Office(tmp_path, kind(profile)), f"{profile}/1"
+    send(office, content, name.format(1), records=1, schema=schema, created_at=Millis(NOW - QUARTER_MS))
+    assert await told(office, sink, name.format(1)) == ("taken", None)
+    send(office, content, name.format(2), records=1, schema=schema)
+    assert await told(office, sink, name.format(2)) == ("repeated", "SAME_CONTENT")
+
+
+async def test_a_name_that_was_taken_stands_for_its_first_moment(office: Office, sink: Sink) -> None:
+    send(office, census(10), created_at=Millis(NOW - QUARTER_MS))
+    await run_once(office, sink)
+    first = office.ack(NAME)
+    send(office, census(10))
+    await run_once(office, sink)
+    assert (office.ack(NAME), len(sink.raw), office.names("incoming")) == (first, 1, [])
+
+
+async def test_a_file_whose_landing_was_broken_off_is_of_one_moment_when_it_comes_again(office: Office) -> None:
+    begun, stop = Millis(NOW - QUARTER_MS), asyncio.Event()
+    send(office, census(700), created_at=begun)
+    sink = Stopping(stop)
+    desk = office.desk()
+    assert desk.locked()
+    await desk.round(sink, stop)
+    desk.unlock()
+    for path in (*office.copies.iterdir(), *office.incoming.iterdir()):
+        path.unlink()
+    assert await told(office, sink) == ("refused", "GONE")
+    send(office, census(700))
+    assert await told(office, sink) == ("taken", None)
+    assert {event.recorded_at for event in sink.events} == {begun}, "the receipts of its first rows keep them from another moment"
+    assert len({event.event_id for event in sink.events}) == len(sink.events) == 700
 
 
 async def test_other_content_under_the_same_name_is_refused(office: Office, sink: Sink) -> None:

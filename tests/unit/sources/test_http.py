@@ -238,6 +238,55 @@ async def test_a_body_that_would_be_many_times_as_large_once_decoded_is_refused(
     assert not sink.events
 
 
+def doubled(body: bytes, member: str) -> bytes:
+    """A body with one of its members written twice, the second time as it was."""
+    name = f'"{member}":'.encode()
+    at = body.index(name)
+    return body[:at] + name + b'"' + SECRET.encode() + b'", ' + body[at:]
+
+
+TWICE = "give this member once"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "remedy"),
+    [
+        ("/v1/events:batch", batch(EXAMPLE)[:-1] + b", " + batch(EXAMPLE_DIVERSION)[1:], "/events", TWICE),
+        ("/v1/events:batch", batch(EXAMPLE)[:-1] + b', "\\u0065vents" : []}', "/events", TWICE),
+        ("/v1/events", doubled(EVENT, "entity_id"), "/entity_id", TWICE),
+        ("/v1/events", doubled(EVENT, "payload"), "/payload", TWICE),
+        ("/v1/events", doubled(EVENT, "environment"), "/payload/environment", TWICE),
+        ("/v1/events", b'{"%b":1,"%b":2}' % (SECRET.encode(), SECRET.encode()), "", "give each member of this object once"),
+    ],
+)
+async def test_a_member_that_stands_twice_is_refused_by_name_and_nothing_of_it_is_taken(
+    path: str, body: bytes, field: str, remedy: str
+) -> None:
+    sink = MemorySink()
+    response = await post(sink, body, path)
+    problem = problem_of(response)
+    assert (response.status_code, problem.get("field", ""), problem["rule"]) == (422, field, "count")
+    assert str(problem["remedy"]).startswith(remedy)
+    assert SECRET not in response.text
+    assert not sink.raws
+
+
+async def test_an_item_with_a_member_twice_is_refused_and_the_others_are_taken() -> None:
+    sink = MemorySink()
+    body = b'{"events": [' + EVENT + b", " + doubled(EVENT, "entity_id") + b", " + json.dumps(EXAMPLE_DIVERSION).encode() + b"]}"
+    answer = (await post(sink, body, "/v1/events:batch")).json()
+    assert [item["status"] for item in answer["items"]] == [202, 422, 202]
+    assert answer["items"][1]["problem"]["field"] == "/events/1/entity_id"
+    assert len(sink.events) == 2
+
+
+async def test_a_text_that_looks_like_a_member_is_taken() -> None:
+    sink = MemorySink()
+    said = EXAMPLE | {"payload": {"service": {"status": "BLOCKED", "reason": 'see "events": below, "entity_id" : A'}}}
+    assert (await post(sink, batch(said, EXAMPLE_DIVERSION), "/v1/events:batch")).status_code == 202
+    assert len(sink.events) == 2
+
+
 async def test_items_of_a_batch_are_independent() -> None:
     sink = MemorySink()
     bad = EXAMPLE | {"entity_id": ""}
