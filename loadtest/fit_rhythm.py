@@ -1,8 +1,8 @@
 """Fits the rhythm of the demo's surge (`pipeline/local/demo/rhythm.py`) to real bed moves, and prints its figures.
 
-`python -m loadtest.fit_rhythm [FOLDER]`, where FOLDER holds TRANSFERS.csv and ADMISSIONS.csv of the MIMIC-III demo
-(PhysioNet, ODbL), by default `capacity/mimic3-demo-1.4` of SURGELINE_SHARED_DATA. Only rounded figures over all stays
-leave this script, never a row.
+`python -m loadtest.fit_rhythm FOLDER`, where FOLDER holds TRANSFERS.csv and ADMISSIONS.csv of the MIMIC-III demo
+(PhysioNet, ODbL): `capacity/mimic3-demo-1.4` of the shared data. Only rounded figures over all stays leave this script,
+never a row.
 
 A stay is a path through kinds of unit. ICU: any care unit but CSRU. PACU: CSRU, cardiac surgery recovery, the only
 recovery unit there. Ward: a ward without a care unit. ED: from registration there until the first bed, where a stay
@@ -11,7 +11,6 @@ has such a time. Moves within a kind count as one stay in it.
 
 import csv
 import math
-import os
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -116,6 +115,6 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    shared = Path(os.environ.get("SURGELINE_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
-    chosen = Path(sys.argv[1]) if len(sys.argv) > 1 else shared / "capacity" / "mimic3-demo-1.4"
-    sys.stdout.write(show(fit(chosen)))
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {sys.argv[0]} FOLDER")
+    sys.stdout.write(show(fit(Path(sys.argv[1]))))

@@ -8,7 +8,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from pipeline.cli.base import console, fail
+from pipeline.cli.base import WRONG_USE, console, fail
 
 bench = typer.Typer(help="Measure, each against its goal.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def gate(
     from pipeline.local.bench.gate.streams import STREAMS, WARM_UP
 
     if peer not in (NO_PEER, *PEER_NAMES):
-        fail(f"{peer}: there is no such peer; known: {', '.join(PEER_NAMES)}, none", 2)
+        fail(f"{peer}: there is no such peer; known: {', '.join(PEER_NAMES)}, none", WRONG_USE)
     warm_up = WARM_UP if peer == STREAMS else 5 * entities
     options = Options(entities=entities, warm_up=warm_up, records=records, kill_records=max(100, records // 2))
     raise typer.Exit(bench_gate_worker(options, peer, runs, kill, folder.resolve(), console, json_file, check))
@@ -96,7 +96,7 @@ def mllp(
     from pipeline.local.bench.mllp.report import Options
 
     if peer is not None and peer not in PEERS:
-        fail(f"{peer}: there is no such peer; known: {', '.join(PEERS)}", 2)
+        fail(f"{peer}: there is no such peer; known: {', '.join(PEERS)}", WRONG_USE)
     options = Options(seconds=seconds, connections=connections, rate=rate)
     raise typer.Exit(bench_mllp(options, peer, runs, kill, folder.resolve(), console, json_file, check))
 
@@ -197,9 +197,9 @@ def surge(
 
     unknown = set(part or ()) - PARTS.keys()
     if unknown:
-        fail(f"{', '.join(sorted(unknown))}: there is no such part; known: {', '.join(PARTS)}", 2)
+        fail(f"{', '.join(sorted(unknown))}: there is no such part; known: {', '.join(PARTS)}", WRONG_USE)
     if critical_rate > rate:
-        fail("--critical-rate: what is critical is part of --rate", 2)
+        fail("--critical-rate: what is critical is part of --rate", WRONG_USE)
     options = Options(
         seconds=seconds,
         rate=rate,

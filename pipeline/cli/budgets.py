@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.base import AsJson, Config, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, console, fail, now, of_kafka, settings_of
 
 budgets = typer.Typer(help="Error budgets: what is used, what burns, which incidents are open.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def budgets_show(config: Config = None, as_json: AsJson = False) -> None:
     try:
         policy = policy_of(settings)
     except Refused as refused:
-        fail("\n".join(refused.problems), 2)
+        fail("\n".join(refused.problems), WRONG_USE)
     states, incidents = of_kafka(lambda: read_budgets(KafkaTopics(settings.kafka), codec_of(settings)))
     if as_json:
         sys.stdout.buffer.write(budgets_json(policy, states, incidents, now()) + b"\n")

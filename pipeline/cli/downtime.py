@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipeline.cli.base import Config, actor, fail, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, Config, actor, fail, of_kafka, settings_of
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
 
     from pipeline.domain.identifiers import Millis
 
-WRONG_USE: Final = 2
 MAX_BOARD_BYTES: Final = 64 * 1024 * 1024
 ENCRYPTED: Final = ".age"
 

@@ -2,16 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.domain.accounts.evidence import Question
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import EntityKey
-
-WRONG_USE: Final = 2
 
 evidence = typer.Typer(
     help="All that is known of an entity, an event or a file, in the order in which it happened. Each look is audited.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from pipeline.cli.base import AsJson, Config, actor, console, fail, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, actor, console, fail, of_kafka, settings_of
 from pipeline.domain.files.life import FileState, FileStatus
 from pipeline.formats.rfc3339 import rfc3339_of
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.roles.files.ledger import FilesReader
     from pipeline.settings.model import Settings
 
-WRONG_USE: Final = 2
 SHOWN: Final = 50
 
 files = typer.Typer(help="Managed files: where each stands, its rejected rows, and putting these right.", no_args_is_help=True)

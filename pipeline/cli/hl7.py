@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from pipeline.cli.base import AsJson, console, fail
+from pipeline.cli.base import WRONG_USE, AsJson, console, fail
 
 hl7 = typer.Typer(help="HL7 v2: what a message means under a profile; trying receivers and senders.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def hl7_explain(
     try:
         chosen = hl7_profile(profile)
     except Refused as error:
-        fail("\n".join(error.problems), 2)
+        fail("\n".join(error.problems), WRONG_USE)
     refused = False
     for file in files:
         parts = messages_of(file.read_bytes())
@@ -103,7 +103,7 @@ def hl7_send(
 
         said = asyncio.run(run())
     except Refused as refused:
-        fail("\n".join(refused.problems), 2)
+        fail("\n".join(refused.problems), WRONG_USE)
     if not as_json:
         typer.echo(acknowledgements_end(said))
     if not said or not all(each.is_taken for each in said):
@@ -135,11 +135,11 @@ def hl7_listen(
 
     said = ANSWERS.get(answer.upper())
     if said is None:
-        fail("--answer is AA, AE or AR.", 2)
+        fail("--answer is AA, AE or AR.", WRONG_USE)
     if (cert_file is None) != (key_file is None):
-        fail("--cert-file and --key-file go together.", 2)
+        fail("--cert-file and --key-file go together.", WRONG_USE)
     if cert_file is None and not is_loopback(host):
-        fail(f"Patient data would reach {host} in clear text: give --cert-file and --key-file.", 2)
+        fail(f"Patient data would reach {host} in clear text: give --cert-file and --key-file.", WRONG_USE)
 
     def tell(heard: Heard) -> None:
         typer.echo(msgspec.json.encode(msgspec.to_builtins(heard)).decode() if as_json else heard_row(heard))
@@ -154,8 +154,8 @@ def hl7_listen(
     try:
         typer.echo(f"{asyncio.run(run())} messages", err=True)
     except Refused as refused:
-        fail("\n".join(refused.problems), 2)
+        fail("\n".join(refused.problems), WRONG_USE)
     except OSError as error:
-        fail(f"The certificate can't be used: {error.strerror or type(error).__name__}.", 2)
+        fail(f"The certificate can't be used: {error.strerror or type(error).__name__}.", WRONG_USE)
     except KeyboardInterrupt:
         return

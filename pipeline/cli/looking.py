@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.live import Live
 
-from pipeline.cli.base import AsJson, Config, app, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, app, console, fail, now, of_kafka, settings_of
 from pipeline.formats.fhir.inbound_verdict import FhirVersion
 
 audit = typer.Typer(help="The audit log.", no_args_is_help=True)
@@ -44,7 +44,7 @@ def map_files(
         chosen = hl7_profile(profile)
         ehr = ehr_of(ehr_profile, tenant, facility, server, fhir_version, digest_key_file)
     except Refused as error:
-        fail("\n".join(error.problems), 2)
+        fail("\n".join(error.problems), WRONG_USE)
     rejected = False
     for file in files:
         for line in map_file(file, chosen, tenant, now(), ehr):
@@ -148,9 +148,9 @@ def audit_verify(
         keys = public_keys(settings.audit, settings.demo)
         kept = judged([imported(file.read_bytes()) for file in against or ()], keys)
     except BadAuditKey as bad:
-        fail(str(bad), 2)
+        fail(str(bad), WRONG_USE)
     except (OSError, msgspec.DecodeError):
-        fail("--against: a file can't be read, or holds no checkpoint", 2)
+        fail("--against: a file can't be read, or holds no checkpoint", WRONG_USE)
     topics, codec = KafkaTopics(settings.kafka), codec_of(settings)
 
     def verify() -> Verified:
@@ -189,4 +189,4 @@ def audit_checkpoint(
         with save.open("xb") as out:
             out.write(export(signed[-1]))
     except FileExistsError:
-        fail(f"{save} is there already", 2)
+        fail(f"{save} is there already", WRONG_USE)

@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.reconcile.replay import millis_ago
 from pipeline.domain.writing.modes import FORCEABLE, MAX_FORCE_S, Mode
 from pipeline.settings.model import Settings
-
-WRONG_USE: Final = 2
 
 mode = typer.Typer(
     help="The mode of a destination: what it is and why, and forcing another one for a while.", no_args_is_help=True

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.settings.model import Settings
 
 if TYPE_CHECKING:
     from pipeline.domain.reconcile.record import Reconciliation
 
-WRONG_USE: Final = 2
 SHOWN: Final = 20
 
 reconcile = typer.Typer(

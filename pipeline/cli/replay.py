@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.cli.base import AsJson, Config, actor, console, fail, now, of_kafka, settings_of
+from pipeline.cli.base import BAD_SETTINGS, WRONG_USE, AsJson, Config, actor, console, fail, now, of_kafka, settings_of
 from pipeline.domain.event import EntityType
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.reconcile.replay import (
@@ -37,7 +37,6 @@ HELP: Final = """Send again what is parked, quarantined, or changed in a span of
 Without --yes it only counts. Exit code: 0 done, 1 something is left that can't be replayed or waits for another run,
 2 used wrongly.
 """
-WRONG_USE: Final = 2
 SUBJECT: Final = re.compile(r"[0-9a-f]{16}")
 
 replay = typer.Typer(help=HELP, no_args_is_help=True)
@@ -139,7 +138,7 @@ def replay_quarantined(
     try:
         opener = opener_of(settings, codec, policy, at)
     except (OSError, ValueError):
-        fail("raw_encryption: a key file can't be read, and without it no quarantined record can be opened.", 78)
+        fail("raw_encryption: a key file can't be read, and without it no quarantined record can be opened.", BAD_SETTINGS)
     plan = _planned(ways, lambda: plan_quarantined(topics, codec, meant, opener, subject_of))
     _tell_or_do(settings, codec, plan, ways)
 
@@ -191,7 +190,7 @@ def replay_range(
     try:
         expected = {each for name, types in types_at(settings).items() if destination in (None, name) for each in types}
     except Refused as refused:
-        fail("\n".join(refused.problems), 78)
+        fail("\n".join(refused.problems), BAD_SETTINGS)
     plan = _planned(ways, lambda: plan_range(topics, codec, meant, expected, subject_of, since_begun))
     _tell_or_do(settings, codec, plan, ways)
 

@@ -7,11 +7,10 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
-from pipeline.cli.base import AsJson, Config, console, fail, of_kafka, settings_of
+from pipeline.cli.base import WRONG_USE, AsJson, Config, console, fail, of_kafka, settings_of
 from pipeline.domain.files.outgoing import OutStatus
 from pipeline.formats.rfc3339 import rfc3339_of
 
-WRONG_USE: Final = 2
 SHOWN: Final = 50
 
 report = typer.Typer(help="Reports: bed capacity (US SAFR), and files that go out.", no_args_is_help=True)

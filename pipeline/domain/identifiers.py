@@ -11,6 +11,9 @@ import msgspec
 Millis = NewType("Millis", int)
 """Milliseconds since 1970-01-01T00:00:00Z."""
 
+CLOCKS_MS: Final = 600_000
+"""Clocks of two processes, or of one and a broker, may differ by so much: a read from a time on begins earlier by it."""
+
 EventId = NewType("EventId", str)
 """32 lower-case hexadecimal digits: the first 16 bytes of a SHA-256."""
 

@@ -1,7 +1,6 @@
 """Lag: a bounded histogram from 1 ms to 24 h, and its windows per lane and entity type."""
 
 from array import array
-from collections.abc import Iterable
 from typing import Final
 
 from pipeline.domain.event import EntityType
@@ -91,14 +90,6 @@ class Histogram:
     def p99_ms(self) -> float:
         """99th percentile, ms."""
         return self.quantile(0.99)
-
-
-def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """One histogram of all."""
-    total = Histogram()
-    for histogram in histograms:
-        total.merge(histogram)
-    return total
 
 
 class LagWindows:

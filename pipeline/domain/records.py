@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.domain.event import Described, EntityType, Event, EventType, Payload, Redacted, Reference, Time
+from pipeline.domain.event import Described, EntityType, EventType, Payload, Redacted, Reference, Time
 from pipeline.domain.identifiers import EntityKey, EventId, Revision
 
 
@@ -425,7 +425,3 @@ class Raw(Redacted, frozen=True, kw_only=True):
     content_type: Annotated[str, Meta(description="media type")]
     ciphertext: Annotated[bytes, Meta(description="nonce, ciphertext and tag")]
     received_at: Annotated[Time, Meta(description="when it reached us")]
-
-
-LANDING_RECORDS: Final = (Event, Control)
-"""What a landing topic holds."""

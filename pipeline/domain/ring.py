@@ -1,10 +1,11 @@
 """The ring: the latest events that an entity remembers by id, kept as the head's MessagePack has them.
 
 Of a head's sixteen events nearly every verdict asks one thing: is this id among them? So they stay bytes: an array of
-entries of one length each, as `Seen` is encoded. To read and write them as objects takes a third of what a head takes.
+entries of one length each, an event's id (16 bytes) and its content (8). To read and write them as objects takes a third of
+what a head takes.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -23,16 +24,6 @@ _ID_BYTES: Final = len(_ID_MARK) + 16
 ENTRY_BYTES: Final = _ID_BYTES + len(_CONTENT_MARK) + 8
 
 EMPTY_RING: Final = msgspec.Raw(b"\x90")
-
-
-class Seen(NamedTuple):
-    """An event that was judged: its id (16 bytes) and content (8)."""
-
-    event_id: bytes
-    content: bytes
-
-
-_ENTRIES: Final = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes], ...])
 
 
 def entry_of(event_id: EventId, content_hash: str) -> bytes:
@@ -58,11 +49,6 @@ def with_entry(ring: msgspec.Raw, entry: bytes) -> msgspec.Raw:
     entries = bytes(ring)
     count = min(len(entries) // ENTRY_BYTES + 1, RING_LENGTH)
     return msgspec.Raw(_HEADERS[count] + entries[len(entries) - (count - 1) * ENTRY_BYTES :] + entry)
-
-
-def seen_in(ring: msgspec.Raw) -> tuple[Seen, ...]:
-    """What the ring remembers, the oldest first."""
-    return tuple(Seen(*each) for each in _ENTRIES.decode(ring))
 
 
 _HEADERS: Final = tuple(

@@ -67,10 +67,8 @@ class Registration:
 
 
 def subjects_of(schema: Shipped, prefix: str) -> tuple[str, ...]:
-    """Subjects of a schema: `<topic>-value` for each topic that holds it alone, else its record name.
-
-    A landing topic holds two schemas, the event and control, so they go by record name (RecordNameStrategy).
-    """
+    """Subjects of a schema: `<topic>-value` for each topic that is its own, else its record name (RecordNameStrategy): a landing
+    topic holds the event and control, `modes` the change and the order."""
     entry = BY_NAME[schema.name]
     return tuple(f"{prefix}{topic}-value" for topic in entry.topics) or (entry.full_name,)
 

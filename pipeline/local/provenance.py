@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+CHANGES: Final = "+changes"
+SHOWN_DIGITS: Final = 12
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
@@ -26,4 +28,9 @@ def commit(*rooms: str) -> str:
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *rooms)
-    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if changed else "")
+    return (git("rev-parse", "HEAD") or "unknown") + (CHANGES if changed else "")
+
+
+def shown(commit: str) -> str:
+    """A commit in short; that the tree had changes beside it stays said."""
+    return commit.removesuffix(CHANGES)[:SHOWN_DIGITS] + (CHANGES if commit.endswith(CHANGES) else "")

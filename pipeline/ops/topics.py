@@ -23,7 +23,8 @@ class Decoder(Protocol):
 
 
 class Topics(Protocol):
-    """Topics by their names without the prefix. Methods raise KafkaUnavailable."""
+    """Topics by their names without the prefix. Methods raise KafkaUnavailable; `read` one that is LogTruncated where retention
+    has moved beyond `start`."""
 
     def begin(self, topic: str) -> Mapping[int, int]:
         """Offset of the first record that is still there, per partition."""

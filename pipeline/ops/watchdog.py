@@ -5,7 +5,7 @@ Guaranteed: the watchdog notices within one tick of running again, and ends the 
 takes part in, so whatever the loop awaits behind `Beat.check` does not run first. Not guaranteed: after SIGCONT the
 kernel chooses which thread runs first, so a callback that was already running, or ready, may go on for up to one tick,
 and a record already handed to librdkafka may leave. Kafka's fencing does not stop it either; only the destination's
-own version check does (see the invariants).
+own version check does.
 """
 
 import asyncio

@@ -26,8 +26,7 @@ from tests.hazards.harness import ANSWER_S, CODEC, SHORT, Site, now_ms, site
 
 REPLICA: Final = "replica"
 SENDERS: Final = 64
-GROUPS: Final = 16
-"""Of four senders each, about the same patients: ten merge two, four merge two into each other, two merge three in a circle."""
+"""Sixteen groups of four, each about the same patients: ten merge two, four merge two into each other, two three in a circle."""
 ROUNDS: Final = 4 if SHORT else 12
 PAUSE_S: Final = 0.25
 KILLS: Final = 2 if SHORT else 5

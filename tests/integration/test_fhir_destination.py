@@ -49,7 +49,7 @@ from pipeline.domain.event import (
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.records import Accepted, Reason
 from pipeline.local.servers.ehr import Ehr
-from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, outcome, pending
+from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, changed_at_ehr, outcome, pending
 
 PLACE = Place(building="B1", floor="3", point_of_care="ICU", room="12", bed="A")
 FREE = Bed(
@@ -236,7 +236,7 @@ async def test_an_edit_of_other_elements_survives_and_is_no_change_of_ours(lab: 
 
     await lab.edit(f"Location/{done.remote_id}", clinician)
     edited = await lab.get(f"Location/{done.remote_id}")
-    assert lab.replica.builder.changed_at_ehr(accepted(FREE, bed_id, 5), edited) == ()
+    assert changed_at_ehr(lab.replica.builder, accepted(FREE, bed_id, 5), edited) == ()
     await confirm(lab.replica, accepted(TAKEN, bed_id, 6), done.remote_id)
     body = await lab.get(f"Location/{done.remote_id}")
     assert (body["description"], body["telecom"][0]["value"], body["operationalStatus"]["code"]) == ("near the window", "17", "O")
@@ -249,7 +249,7 @@ async def test_an_edit_of_what_we_wrote_is_told_by_field(lab: Lab, bed_id: str) 
     done = await confirm(lab.replica, record)
     await lab.edit(f"Location/{done.remote_id}", lambda body: body["operationalStatus"].update(code="K", display="Contaminated"))
     edited = await lab.get(f"Location/{done.remote_id}")
-    assert lab.replica.builder.changed_at_ehr(record, edited) == ("operational_status",)
+    assert changed_at_ehr(lab.replica.builder, record, edited) == ("operational_status",)
     current = await lab.replica.read(pending(record, done.remote_id))
     assert isinstance(current, Current)
     assert current.revision == record.revision

@@ -35,7 +35,7 @@ from pipeline.formats.fhir.inbound_verdict import FhirVersion
 from pipeline.formats.fhir.profile import Profile, ResourceProfile
 from pipeline.local.servers.ehr import Ehr
 from tests.support.fhir_checks import check
-from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, pending
+from tests.support.fhir_lab import DIGEST_KEY, FakeFhir, accepted, changed_at_ehr, pending
 
 GIVEN_SERVER: Final = os.environ.get("SURGELINE_TEST_FHIR_URL", "")
 SERVERS: Final = ["fake", pytest.param("sekmet", marks=pytest.mark.integration)]
@@ -172,7 +172,7 @@ async def test_a_transfer_is_made_moved_and_declined_and_a_clinicians_notes_stay
         body["businessStatus"]["text"] = "waiting for us"
 
     await lab.edit(f"Task/{done.remote_id}", clinician)
-    assert to.builder.changed_at_ehr(record(REQUESTED, name, 5), await lab.get(f"Task/{done.remote_id}")) == ()
+    assert changed_at_ehr(to.builder, record(REQUESTED, name, 5), await lab.get(f"Task/{done.remote_id}")) == ()
     await lab.write(to, record(structs.replace(staged(TransferStage.IN_REVIEW), patient=PATIENT), name, 6), done.remote_id)
     await lab.write(to, record(staged(TransferStage.DECLINED, "NO_BED"), name, 7), done.remote_id)
     body = await lab.get(f"Task/{done.remote_id}")

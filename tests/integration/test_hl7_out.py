@@ -57,7 +57,6 @@ def change(stack: Stack, entity: str, number: int, environment: str) -> None:
     assert status == 202
 
 
-CODES: Final = {"DIRTY": "H", "CONTAMINATED": "K", "CLEANING": "H"}
 STATES: Final = ("DIRTY", "CONTAMINATED")
 
 

@@ -18,7 +18,6 @@ from tests.conftest import REPOSITORY
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 BUILD_S: Final = 200
-RUN_S: Final = 60
 NEEDED: Final = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py", "avro_schemas", "pipeline", "topics")
 NO_BACKEND: Final = ("Could not find a version", "Temporary failure in name resolution", "No matching distribution found")
 SHARE: Final = "share/surgeline"

@@ -10,9 +10,12 @@ import typer
 from typer.testing import CliRunner, Result
 
 from pipeline import __version__, cli
+from pipeline.kafka.client import Message
+from pipeline.kafka.reader import LogTruncated
 from pipeline.local.bench import rooms as bench
 from pipeline.local.bench.rooms import Figures
 from pipeline.sources.http.openapi import EXAMPLE, EXAMPLE_DIVERSION
+from pipeline.topology import ENTITY_PARTITIONS
 from tests.support.hl7_samples import a20, adt
 
 RUNNER = CliRunner()
@@ -226,3 +229,21 @@ def test_a_broker_that_does_not_answer_is_exit_code_75_with_the_setting_to_check
     result = surgeline("topics", "check", "--config", file)
     assert result.exit_code == 75
     assert "kafka.bootstrap_servers" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["audit verify", "shadow report", "reassert bed MAIN ICU/1/A --reason r"])
+def test_records_that_expire_while_they_are_read_are_exit_code_75_and_no_fault_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def expired(_: object, topic: str, **__: object) -> Iterator[Message]:
+        raise LogTruncated(topic, 3, 2, 5)
+
+    monkeypatch.setattr("pipeline.ops.topics.begin_offsets", lambda *_: dict.fromkeys(range(ENTITY_PARTITIONS), 2))
+    monkeypatch.setattr("pipeline.ops.topics.end_offsets", lambda *_: dict.fromkeys(range(ENTITY_PARTITIONS), 9))
+    monkeypatch.setattr("pipeline.ops.topics.read_topic", expired)
+    file = tmp_path / "surgeline.yaml"
+    file.write_text("demo: true\n")
+    result = surgeline(*command.split(), "--config", file)
+    assert result.exit_code == 75
+    assert "run it again" in result.stderr
+    assert "kafka.bootstrap_servers" not in result.stderr

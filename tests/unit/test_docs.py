@@ -289,8 +289,19 @@ def test_the_runbook_says_what_each_exit_code_means() -> None:
     assert declared - shown == set()
 
 
-NEVER_OF_A_WRITE: Final = frozenset({Reason.SHADOW, Reason.ALREADY_THERE, Reason.DEADLINE_EXCEEDED, Reason.FORK})
-"""Reasons after UNKNOWN_ENTITY that no write is parked or fails with: of confirmations, of quarantine, or of later versions."""
+NEVER_OF_A_WRITE: Final = frozenset({Reason.SHADOW, Reason.ALREADY_THERE, Reason.DEADLINE_EXCEEDED})
+"""Reasons after UNKNOWN_ENTITY that no write is parked or fails with: what was only compared, a confirmation, one never given."""
+
+
+def test_what_the_glossary_says_is_not_given_is_named_nowhere_else() -> None:
+    elsewhere = [
+        (symbol, name_of(file))
+        for file in sorted((REPOSITORY / "pipeline").rglob("*.py"))
+        if not file.samefile(policy_reference.__file__)
+        for symbol in policy_reference.NOT_GIVEN
+        if re.search(rf"\b{type(symbol).__name__}\.{symbol.name}\b", file.read_text(encoding="utf-8"))
+    ]
+    assert elsewhere == []
 
 
 def test_the_runbook_says_what_to_do_for_each_reason_that_a_write_can_be_stuck_with() -> None:

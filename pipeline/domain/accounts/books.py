@@ -27,7 +27,7 @@ from pipeline.domain.accounts.deliveries import (
 )
 from pipeline.domain.accounts.each_course import EachCourse
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EntityKey, Millis, Revision, epoch_and_offset
+from pipeline.domain.identifiers import Millis, Revision, epoch_and_offset
 from pipeline.domain.records import LANES, Accepted, Decision, DecisionKind, Outcome, OutcomeKind
 
 PROBLEM_LIMIT: Final = 200
@@ -182,9 +182,8 @@ class Ledger:
         said = f"{record.event_id}|{record.content_hash}|{record.state_hash}|{record.previous_revision}|{record.lane}"
         if not self._judge(topic, record.epoch, record.partition, record.offset, _KIND_INDEX[ACCEPTED], fold(said)):
             return
-        key = EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
         expected = sum(1 << index for index, expects in enumerate(self._expects) if expects(record))
-        self._entity(key, record.entity_type, record.partition).accept(record, expected)
+        self._entity(record.key.encode(), record.entity_type, record.partition).accept(record, expected)
 
     def decision(self, record: Decision) -> None:
         """A record of `decisions`."""
@@ -199,8 +198,7 @@ class Ledger:
         elif record.kind is OutcomeKind.FAILED:
             self._failed[index] += 1
         else:
-            key = EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
-            self._entity(key, record.entity_type, record.partition).end(index, record)
+            self._entity(record.key.encode(), record.entity_type, record.partition).end(index, record)
 
     def unreadable(self, topic: str, partition: int, offset: int) -> None:
         """A record that does not decode."""
@@ -261,7 +259,7 @@ class Ledger:
         topics = self._topics(total)
         for key, entity in self._entities.items():
             rows = entity.rows()
-            self._check_rows(total, key, entity, rows)
+            self._check_rows(total, key, rows)
             for index in range(len(total.accounts)):
                 self._deliver(total, key, entity, rows, index)
         destinations = tuple(account.close() for account in total.accounts)
@@ -325,7 +323,7 @@ class Ledger:
                 total.problems.add(Problem(Trouble.MISSING, cut.topic, cut.partition, cut.epoch, cut.first + place))
         return waiting
 
-    def _check_rows(self, total: _Sum, key: bytes, entity: EntityBooks, rows: list[Row]) -> None:
+    def _check_rows(self, total: _Sum, key: bytes, rows: list[Row]) -> None:
         """One history: each revision once, each following the one before, no event twice."""
         events: set[int] = set()
         before: Row | None = None

@@ -2,7 +2,7 @@
 
 What is on its way, parked or only compared is no drift: the writer shows it. An entity that has come to its end is drift only
 where the system shows something else than its newest confirmed revision. Who calls this reads the system again before a
-finding counts: pages shift while they are read, and an entity may change meanwhile (rule 8, rule 10 of the design).
+finding counts: pages shift while they are read, and an entity may change meanwhile.
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""Replay: which entities are sent again, and what is left out of it and why. Pure; nothing here carries a value (rule 10).
+"""Replay: which entities are sent again, and what is left out of it and why. Pure; nothing here carries a value.
 
 A replay orders each entity once, at the head that was seen: a head that moved meanwhile needs it no more. So it can be
 broken off and begun again.
@@ -151,11 +151,6 @@ def reassertion(entity: Entity, actor: str, reason: str, at: Millis) -> Control:
     )
 
 
-def key_of(record: Accepted | Outcome) -> bytes:
-    """Key of the entity that a record is about."""
-    return EntityKey(record.tenant, record.entity_type.value, record.namespace, record.entity_id).encode()
-
-
 # -- parked
 
 
@@ -198,7 +193,7 @@ class ParkedEntities:
 
     def add_outcome(self, outcome: Outcome) -> None:
         """One outcome; those of one entity in the order of their topic."""
-        standings = self._standings.setdefault(key_of(outcome), {})
+        standings = self._standings.setdefault(outcome.key.encode(), {})
         standings.setdefault(outcome.destination, _Standing()).add(outcome)
 
     def wants(self, key: bytes) -> bool:
@@ -207,7 +202,7 @@ class ParkedEntities:
 
     def add_accepted(self, accepted: Accepted) -> None:
         """One accepted revision, in any order."""
-        key = key_of(accepted)
+        key = accepted.key.encode()
         if not self.wants(key):
             return
         history = self._histories.setdefault(key, _History())
@@ -317,7 +312,7 @@ class ChangedEntities:
         ):
             cause = outcome.reason.value if wanted.cause is not None else outcome.kind.value
             group = Group(outcome.destination, outcome.entity_type.value, cause)
-            key = key_of(outcome)
+            key = outcome.key.encode()
             self._told.setdefault(key, set()).add(group)
             # Where the history does not go back so far, the outcome is all that names the entity and a revision of it.
             touched = self._touched.setdefault(key, _Touched())
@@ -328,7 +323,7 @@ class ChangedEntities:
         selection = self._selection
         if not selection.means_type(accepted.entity_type.value):
             return
-        key = key_of(accepted)
+        key = accepted.key.encode()
         touched = self._touched.setdefault(key, _Touched())
         if accepted.revision >= touched.newest:
             touched.newest, touched.newest_at = accepted.revision, accepted.accepted_at

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.domain.identifiers import Millis
+from pipeline.domain.identifiers import CLOCKS_MS, Millis
 from pipeline.domain.reconcile.record import Cause, Reconciliation, ReconciliationOrder, Scope, Stage
 
 DAY_MS: Final = 86_400_000
@@ -15,8 +15,6 @@ MAX_ORDERS: Final = 1_000
 """Orders remembered, the latest."""
 RETRY_MS: Final = 60_000
 """A run that was broken off is tried again after this; one that left something unread at the next regular time."""
-CLOCKS_MS: Final = 600_000
-"""Clocks of two processes may differ by so much."""
 NEVER: Final = Millis(0)
 
 

@@ -119,6 +119,9 @@ GLOSSARY: Final[Mapping[str, tuple[type[Described], ...]]] = {
 }
 """Every enum whose symbols explain themselves, by what a reader looks for."""
 
+NOT_GIVEN: Final[tuple[Described, ...]] = (records.Reason.DEADLINE_EXCEEDED, reconcile_record.Cause.RETRY)
+"""Symbols of released schemas that this version never gives: they stay, with the words that were released with them."""
+
 
 def shipped_policy() -> Policy:
     """The policy that comes with the package; BadPolicy lists what is wrong with it."""
@@ -208,9 +211,14 @@ def _glossary() -> str:
     for heading, enums in GLOSSARY.items():
         parts.append(f"### {heading}\n")
         for enum in enums:
-            rows = [(f"`{symbol.value}`", symbol.doc) for symbol in enum]
+            rows = [(f"`{symbol.value}`", _meaning(symbol)) for symbol in enum]
             parts.append(f"**{_words(enum)}.** {_first_sentence(enum.__doc__ or '')}\n\n" + table(("symbol", "meaning"), rows))
     return "\n".join(parts)
+
+
+def _meaning(symbol: Described) -> str:
+    """By identity: symbols of two enums may have one name, and are then equal."""
+    return f"{symbol.doc}; not given by this version" if any(symbol is each for each in NOT_GIVEN) else symbol.doc
 
 
 def _words(enum: type[Described]) -> str:

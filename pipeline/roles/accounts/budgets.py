@@ -26,7 +26,7 @@ from pipeline.domain.accounts.budgets import (
     Watch,
     after_attempt,
 )
-from pipeline.domain.identifiers import Millis
+from pipeline.domain.identifiers import CLOCKS_MS, Millis
 from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.judging.policy import BadPolicy
 from pipeline.domain.reconcile.record import Reconciliation, ReconciliationOrder, Scope
@@ -56,8 +56,6 @@ SAVE_S: Final = 15.0
 """What was counted is durable by then; what is counted again after a crash is known by its offset."""
 
 TELL_S: Final = 1.0
-CLOCKS_MS: Final = 600_000
-"""Clocks of brokers and ours may differ by so much: outcomes are read from so much earlier on."""
 
 LAG_BACK_MS: Final = 60_000
 """How far back at a start what is stuck is read."""

@@ -24,14 +24,14 @@ from pipeline.domain.accounts.evidence import (
     told,
 )
 from pipeline.domain.event import EntityType, Event
+from pipeline.domain.files.life import moments_of_others
 from pipeline.domain.files.record import FileState
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, partition_of
 from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.records import Accepted, Audit, Control, Decision, Outcome, Quarantined
 from pipeline.formats.avro import Codec, Record
 from pipeline.formats.files.rows import CONTEXT
-from pipeline.kafka.client import KafkaUnavailable, Message
-from pipeline.kafka.reader import LogTruncated
+from pipeline.kafka.client import Message
 from pipeline.ops.topics import Topics, decoded
 from pipeline.roles.operator_log import operator_chain, publish_at_once
 from pipeline.settings.model import Settings
@@ -131,17 +131,20 @@ class EvidenceReader:
     # -- files
 
     def _of_file(self, question: Question) -> Iterator[Line]:
-        state: FileState | None = None
+        known: dict[str, FileState] = {}
         for message, record in self._records(topology.FILES):
-            if isinstance(record, FileState) and record.file_id == question.file_id:
-                state = record
-                yield line_of_file(record, _place(message))
+            if isinstance(record, FileState):
+                known[record.file_id] = record
+                if record.file_id == question.file_id:
+                    yield line_of_file(record, _place(message))
+        state = known.get(question.file_id or "")
         if state is None or question.row is None or not state.sha256:
             return
+        others = moments_of_others(state, known.values())
         mark, found = f"{CONTEXT} {state.sha256[:32]}/{question.row}", set[EventId]()
         for topic in topology.LANDING.values():
             for message, record in self._records(topic):
-                if isinstance(record, Event) and record.audit_context == mark:
+                if isinstance(record, Event) and record.audit_context == mark and record.recorded_at not in others:
                     found.add(record.event_id)
                     yield line_of_event(record, _place(message), self._is_kept, question.values)
         for topic in (topology.ACCEPTED, topology.DECISIONS, topology.OUTCOMES):
@@ -176,17 +179,14 @@ class EvidenceReader:
         if only is not None:
             mine = partition_of(only.encode(), topology.ENTITY_PARTITIONS)
             begin = {partition: offset if partition == mine else end[partition] for partition, offset in begin.items()}
-        try:
-            for message in self._topics.read(topic, begin, end):
-                if by_key is not None and not by_key(message.key):
-                    continue
-                record = decoded(self._codec, message) if message.value is not None else None
-                if record is not None:
-                    yield message, record
-                elif message.value is not None:
-                    self._unreadable += 1
-        except LogTruncated:
-            raise KafkaUnavailable(f"the oldest records of {topic} expired while they were read; run it again") from None
+        for message in self._topics.read(topic, begin, end):
+            if by_key is not None and not by_key(message.key):
+                continue
+            record = decoded(self._codec, message) if message.value is not None else None
+            if record is not None:
+                yield message, record
+            elif message.value is not None:
+                self._unreadable += 1
 
     def _is_kept(self, topic: str, partition: int, offset: int) -> bool:
         if topic not in topology.RAW.values():

@@ -10,8 +10,6 @@ from pipeline.domain.head import Head
 from pipeline.domain.identifiers import Millis
 from pipeline.domain.reconcile.compare import Finding, Held, Word, judge_snapshot
 from pipeline.formats.avro import Codec
-from pipeline.kafka.client import KafkaUnavailable
-from pipeline.kafka.reader import LogTruncated
 from pipeline.ops.topics import KafkaTopics, decoded
 from pipeline.roles.reconcile.run import Run
 
@@ -21,11 +19,8 @@ MAX_SNAPSHOTS: Final = 200_000
 
 def compare_snapshots(run: Run, topics: KafkaTopics, codec: Codec, since: Millis, until: Millis) -> None:
     """Count each entity of which a snapshot spoke that landed between two times, and add what differs. KafkaUnavailable."""
-    try:
-        newest = _newest(topics, codec, since, until)
-        heads = {key: head for key, head in run.holdings.heads(newest) if head.revision}
-    except LogTruncated:
-        raise KafkaUnavailable("the oldest records expired while they were read") from None
+    newest = _newest(topics, codec, since, until)
+    heads = {key: head for key, head in run.holdings.heads(newest) if head.revision}
     now = run.ports.clock()
     for key, event in newest.items():
         head = heads.get(key)

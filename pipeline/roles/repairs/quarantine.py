@@ -16,7 +16,7 @@ from pipeline.domain.event import Event
 from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
 from pipeline.domain.judging.gate import Broken, Position, Suppress, decide
 from pipeline.domain.judging.policy import Policy
-from pipeline.domain.reconcile.replay import Refusal, key_of
+from pipeline.domain.reconcile.replay import Refusal
 from pipeline.domain.records import Accepted, Control, ControlKind, Quarantined, Reason
 from pipeline.formats.avro import Codec, Undecodable
 from pipeline.kafka.crypto import RawCipher, Undecryptable
@@ -158,7 +158,7 @@ class Opener:
             content = self._codec.decode(value)
         except Undecodable as error:
             return _refusal(record, "decode", error.reason.value)
-        if not isinstance(content, Accepted) or key_of(content) != key:
+        if not isinstance(content, Accepted) or content.key.encode() != key:
             return _refusal(record, "lane")
         return Again(record.topic, key, content.revision, content.source_system, content.feed, record.at, record.reason)
 

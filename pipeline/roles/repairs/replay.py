@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from pipeline import topology
 from pipeline.domain.event import EntityType
-from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision
+from pipeline.domain.identifiers import CLOCKS_MS, EntityKey, EventId, Millis, Revision
 from pipeline.domain.judging.merges import is_copy
 from pipeline.domain.judging.policy import Policy
 from pipeline.domain.reconcile.replay import (
@@ -33,7 +33,6 @@ from pipeline.formats.rfc3339 import rfc3339_of
 from pipeline.kafka.client import KafkaUnavailable, Message
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
-from pipeline.kafka.reader import LogTruncated
 from pipeline.ops.topics import Topics, decoded
 from pipeline.roles.operator_log import CLOSE_S, operator_chain, publish_at_once
 from pipeline.roles.repairs.quarantine import Again, Back, Opener, record_digest
@@ -44,9 +43,6 @@ PUBLICATIONS_PER_S: Final = 10
 
 MAX_HELD_BYTES: Final = 256 * 1024 * 1024
 """What a plan holds of quarantined records at most; what is beyond waits for another run, or a narrower span of time."""
-
-CLOCKS_MS: Final = 600_000
-"""Clocks of brokers and ways in may differ by so much: a read from a time on begins earlier by it."""
 
 
 class History(Topics, Protocol):
@@ -99,15 +95,12 @@ class _Reading:
 
     def between(self, topic: str, start: Mapping[int, int], end: Mapping[int, int]) -> Iterator[tuple[Message, Record]]:
         """Every record between two positions. KafkaUnavailable."""
-        try:
-            for message in self.topics.read(topic, start, end):
-                record = decoded(self._codec, message)
-                if record is None:
-                    self.unreadable += 1
-                else:
-                    yield message, record
-        except LogTruncated:
-            raise KafkaUnavailable(f"the oldest records of {topic} expired while they were read; run it again") from None
+        for message in self.topics.read(topic, start, end):
+            record = decoded(self._codec, message)
+            if record is None:
+                self.unreadable += 1
+            else:
+                yield message, record
 
 
 # -- the plans

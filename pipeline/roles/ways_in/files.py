@@ -353,4 +353,4 @@ class _Observer:
 
     def faulted(self, partner: str, fault: Exception) -> None:
         """A fault of ours, or of the folder: its type and place, never its text."""
-        emit(lines.INTAKE_FAULT, source="files", exception=code_of(type(fault).__name__), where=where(fault.__traceback__))
+        emit(lines.INTAKE_FAULT, source=partner, exception=code_of(type(fault).__name__), where=where(fault.__traceback__))

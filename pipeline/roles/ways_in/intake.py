@@ -239,7 +239,7 @@ class _MllpObserver:
 
 
 class _HttpObserver:
-    def answered(self, operation: str, status: int, problem: str, rule: str, seconds: float) -> None:
+    def answered(self, status: int, problem: str, seconds: float) -> None:
         """An answer was sent."""
         metrics.INTAKE_ANSWERED.of("http", str(status)).inc()
         metrics.INTAKE_SECONDS.of("http").observe(seconds)

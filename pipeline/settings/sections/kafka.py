@@ -56,7 +56,7 @@ class KafkaSettings(Section):
         return config
 
     def producer_config(self) -> ClientConfig:
-        """For every confluent-kafka producer: idempotent, all replicas, Kafka's own partitioner (rule 4 of the design).
+        """For every confluent-kafka producer: idempotent, all replicas, Kafka's own partitioner.
 
         librdkafka's own default partitioner is another one: a key would land in another partition than Faust expects.
         """

@@ -26,10 +26,7 @@ async def main(port: str, code: str) -> None:
         try:
             while True:
                 message = await reader.readmessage()
-                read = {"control_id": message.extract_field("MSH", 1, 10), "event": message.extract_field("MSH", 1, 9, 1, 2)}
-                tell(
-                    read | {"patient": message.extract_field("PID", 1, 3, 1, 1), "bed": message.extract_field("PV1", 1, 3, 1, 3)}
-                )
+                tell({name: message.extract_field(*place) for name, place in READ.items()})
                 writer.writemessage(message.create_ack(code))
                 await writer.drain()
         except asyncio.IncompleteReadError:

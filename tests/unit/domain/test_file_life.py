@@ -61,6 +61,7 @@ def state(status: FileStatus = FileStatus.TAKEN, **said: Any) -> FileState:
         "profile": "census-snapshot",
         "status": status,
         "sha256": MANIFEST.sha256,
+        "created_at": MANIFEST.created_at,
         "since": JUST_NOW,
         "at": NOW,
     }
@@ -218,6 +219,21 @@ def test_a_true_file_is_landed_from_where_it_stands_or_was_taken_before(content:
     assert weigh(MANIFEST, content, past, RULES) == expected
 
 
+DATED = Rules(sources=RULES.sources, schema=RULES.schema, is_dated_by_manifest=True)
+LATER = msgspec.structs.replace(MANIFEST, created_at=Millis(NOW + 900_000))
+
+
+def test_the_same_content_of_another_moment_is_news_where_the_manifest_dates_its_rows_and_else_a_repeat() -> None:
+    taken = state(file_id="f2")
+    assert weigh(LATER, TRUE, Past(same_content=taken), DATED) == Land()
+    assert weigh(MANIFEST, TRUE, Past(same_content=taken), DATED) == Repeat(taken)
+    assert weigh(LATER, TRUE, Past(same_content=taken), RULES) == Repeat(taken)
+
+
+def test_a_name_that_was_taken_stands_for_its_first_moment() -> None:
+    assert weigh(LATER, TRUE, Past(own=state()), DATED) == Again(state())
+
+
 @pytest.mark.parametrize(
     ("content", "past", "expected"),
     [
@@ -246,18 +262,27 @@ def test_a_file_with_too_many_broken_rows_is_held_until_an_operator_releases_it(
 
 def test_only_what_was_taken_stands_against_another_file() -> None:
     files = Files([state(FileStatus.REFUSED, file_id="f1"), state(FileStatus.LANDING, file_id="f2")])
-    assert files.past("f3", "n1", MANIFEST.sha256) == Past()
+    assert files.past("f3", "n1", MANIFEST.sha256, NOW) == Past()
     files.put(state(file_id="f2", version=2))
-    assert files.past("f3", "n1", MANIFEST.sha256).same_content == files.get("f2")
-    assert files.past("f3", "n1", "other").same_name == files.get("f2")
-    assert files.past("f2", "n1", MANIFEST.sha256) == Past(own=files.get("f2"))
+    assert files.past("f3", "n1", MANIFEST.sha256, NOW).same_content == files.get("f2")
+    assert files.past("f3", "n1", "other", NOW).same_name == files.get("f2")
+    assert files.past("f2", "n1", MANIFEST.sha256, NOW) == Past(own=files.get("f2"))
+
+
+def test_of_files_with_one_content_the_one_of_the_same_moment_stands_against_another_file() -> None:
+    files = Files([state(file_id="f1"), state(file_id="f2", name_digest="n2", created_at=LATER.created_at)])
+    assert files.past("f3", "n3", MANIFEST.sha256, NOW).same_content == files.get("f1")
+    assert files.past("f3", "n3", MANIFEST.sha256, LATER.created_at).same_content == files.get("f2")
+    assert files.past("f3", "n3", MANIFEST.sha256, Millis(NOW - 1)).same_content == files.get("f1")
+    files.forget("f2")
+    assert files.past("f3", "n3", MANIFEST.sha256, LATER.created_at).same_content == files.get("f1")
 
 
 def test_an_older_record_never_hides_a_newer_one() -> None:
     files = Files([state(version=3), state(FileStatus.LANDING, version=2)])
     assert files.every(FileStatus.TAKEN)
     files.forget("f1")
-    assert (len(files), files.past("f9", "n1", MANIFEST.sha256)) == (0, Past())
+    assert (len(files), files.past("f9", "n1", MANIFEST.sha256, NOW)) == (0, Past())
 
 
 def test_a_file_is_named_by_its_name_and_content_together() -> None:

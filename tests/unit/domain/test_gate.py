@@ -30,7 +30,7 @@ from pipeline.domain.identifiers import EntityKey, EventId, Millis, Revision, ep
 from pipeline.domain.judging.gate import Accept, Broken, Position, Redelivered, Suppress, Verdict, decide
 from pipeline.domain.judging.policy import Ignore, Live, Policy, with_live
 from pipeline.domain.records import Control, ControlKind, DecisionKind, Lane, Reason
-from pipeline.domain.ring import RING_LENGTH, seen_in
+from pipeline.domain.ring import RING_LENGTH
 from tests.support.policies import shipped_policy
 
 LANDED = 1_000_000
@@ -430,7 +430,7 @@ def test_the_ring_is_bounded_and_an_older_repeat_is_still_no_second_effect() -> 
     for n in range(2 * RING_LENGTH):
         gate.say(Bed(environment=Environment.CLEAN, staffed=bool(n % 2)), 200 + n)
     assert gate.head is not None
-    assert len(seen_in(gate.head.ring)) == RING_LENGTH
+    assert len(msgspec.msgpack.decode(gate.head.ring)) == RING_LENGTH
     assert judged(gate.land(first)) == (DecisionKind.STALE, Reason.OLDER_TIME)
 
 

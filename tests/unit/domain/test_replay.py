@@ -20,13 +20,11 @@ from pipeline.domain.reconcile.replay import (
     Selection,
     Tally,
     Window,
-    key_of,
     millis_ago,
     reassertion,
 )
 from pipeline.domain.records import Accepted, ControlKind, Outcome, OutcomeKind, Reason
-from tests.support.changes import change, outcome
-from tests.support.changes import key_of as bed_key
+from tests.support.changes import change, key_of, outcome
 
 DESTINATIONS = ("owner", "replica")
 BEDS = ("A", "B", "C")
@@ -125,8 +123,8 @@ def test_exactly_what_the_books_call_parked_is_replayed_each_entity_once_at_its_
     entities, tally = run.parked()
     beds = {record.entity_id for record in run.accepted}
     booked = {(bed, place) for bed in beds for place in DESTINATIONS if run.fate(bed, place) is Fate.PARKED}
-    assert Counter(entity.key for entity in entities) == Counter(bed_key(bed) for bed in {bed for bed, _ in booked})
-    newest = {bed_key(bed): run.newest(bed) for bed in beds}
+    assert Counter(entity.key for entity in entities) == Counter(key_of(bed) for bed in {bed for bed, _ in booked})
+    newest = {key_of(bed): run.newest(bed) for bed in beds}
     assert all(newest[entity.key].revision == entity.seen for entity in entities)  # type: ignore[union-attr]
     assert tally.groups.total() == len(booked)
     assert not tally.refused
@@ -150,7 +148,7 @@ def test_what_was_ordered_once_is_not_ordered_again_before_it_is_parked_again(pl
     run = run_of(plan)
     entities, _ = run.parked()
     for entity in entities:  # the gate has taken each order
-        run.accept(next(bed for bed in BEDS if bed_key(bed) == entity.key), event_type=EventType.REASSERT)
+        run.accept(next(bed for bed in BEDS if key_of(bed) == entity.key), event_type=EventType.REASSERT)
     again, tally = run.parked()
     assert again == []
     assert tally.left_out[LeftOut.WAITS] >= len(entities)
@@ -162,7 +160,7 @@ def test_a_confirmed_later_revision_excludes_and_an_older_one_does_not() -> None
     run.end("A", "owner", OutcomeKind.CONFIRMED)
     run.accept("A")
     run.end("A", "owner", OutcomeKind.PARKED)
-    assert [entity.key for entity in run.parked()[0]] == [bed_key("A")]
+    assert [entity.key for entity in run.parked()[0]] == [key_of("A")]
     run.accept("A")
     assert run.parked()[0] == []
     run.end("A", "owner", OutcomeKind.CONFIRMED)
@@ -182,16 +180,16 @@ def test_parked_is_narrowed_by_reason_time_type_digest_and_by_who_said_what_is_n
     def beds(selection: Selection) -> list[bytes]:
         return [entity.key for entity in run.parked(selection)[0]]
 
-    assert beds(Selection()) == [bed_key("A"), bed_key("B")]
+    assert beds(Selection()) == [key_of("A"), key_of("B")]
     assert run.parked()[1].left_out == {LeftOut.DESTINATION_GONE: 1}
-    assert beds(Selection(cause=Reason.REFUSED_FORBIDDEN)) == [bed_key("B")]
-    assert beds(Selection(source_system="housekeeping")) == [bed_key("B")]
+    assert beds(Selection(cause=Reason.REFUSED_FORBIDDEN)) == [key_of("B")]
+    assert beds(Selection(source_system="housekeeping")) == [key_of("B")]
     assert beds(Selection(source_system="capacity", feed="y")) == []
-    assert beds(Selection(window=Window(Millis(1)))) == [bed_key("B")]
-    assert beds(Selection(window=Window(until=Millis(2)))) == [bed_key("A")]
+    assert beds(Selection(window=Window(Millis(1)))) == [key_of("B")]
+    assert beds(Selection(window=Window(until=Millis(2)))) == [key_of("A")]
     assert beds(Selection(entity_type=EntityType.PATIENT)) == []
     assert (beds(Selection(tenant="t")), beds(Selection(tenant="u"))) == (beds(Selection()), [])
-    assert beds(Selection(subject=subject_of(bed_key("A")))) == [bed_key("A")]
+    assert beds(Selection(subject=subject_of(key_of("A")))) == [key_of("A")]
     assert run.parked()[1].groups[Group("owner", "bed", "REFUSED_FORBIDDEN")] == 1
 
 
@@ -203,10 +201,10 @@ def test_a_range_holds_each_entity_that_changed_in_it_once_at_its_newest_revisio
     run.accepted = [msgspec.structs.replace(record, accepted_at=Millis(record.offset)) for record in run.accepted]
     window = Window(Millis(since), Millis(since + length))
     entities, _ = run.changed(Selection(window=window))
-    changed = {key_of(record) for record in run.accepted if window.holds(record.accepted_at)}
+    changed = {record.key.encode() for record in run.accepted if window.holds(record.accepted_at)}
     assert Counter(entity.key for entity in entities) == Counter(changed)
     for entity in entities:
-        assert entity.seen == max(record.revision for record in run.accepted if key_of(record) == entity.key)
+        assert entity.seen == max(record.revision for record in run.accepted if record.key.encode() == entity.key)
     done, tally = run.changed(Selection(window=window), begun=0)
     assert done == []
     assert tally.left_out[LeftOut.SENT_SINCE] == len(changed)
@@ -234,16 +232,16 @@ def test_a_range_by_cause_holds_only_what_met_it() -> None:
         run.end(bed, "owner", OutcomeKind.CONFIRMED, Reason.NONE)
     window = Window(Millis(0))
     (entity,), tally = run.changed(Selection(window=window, cause=Reason.TIMEOUT))
-    assert entity.key == bed_key("A")
+    assert entity.key == key_of("A")
     assert tally.groups == {Group("owner", "bed", "TIMEOUT"): 1}
 
 
 def test_an_order_carries_no_value_and_names_the_head_that_was_seen() -> None:
-    order = reassertion(Entity(bed_key("ICU-12"), Revision(7)), "operator:rosa", "mended", Millis(5))
+    order = reassertion(Entity(key_of("ICU-12"), Revision(7)), "operator:rosa", "mended", Millis(5))
     assert (order.kind, order.seen_revision, order.actor, order.reason) == (ControlKind.REASSERT, 7, "operator:rosa", "mended")
-    assert order == reassertion(Entity(bed_key("ICU-12"), Revision(7)), "operator:rosa", "mended", Millis(5))
+    assert order == reassertion(Entity(key_of("ICU-12"), Revision(7)), "operator:rosa", "mended", Millis(5))
     assert "ICU-12" not in repr(msgspec.to_builtins(order))
-    assert "ICU-12" not in repr(Entity(bed_key("ICU-12"), Revision(7)))
+    assert "ICU-12" not in repr(Entity(key_of("ICU-12"), Revision(7)))
 
 
 @pytest.mark.parametrize(("text", "length_ms"), [("90s", 90_000), ("30m", 1_800_000), ("2h", 7_200_000), ("7d", 604_800_000)])

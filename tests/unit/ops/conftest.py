@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.formats.avro import Codec, Record
 from pipeline.kafka.client import Message
+from pipeline.kafka.reader import LogTruncated
 
 
 class FakeTopics:
@@ -32,8 +33,10 @@ class FakeTopics:
     def read(self, topic: str, start: Mapping[int, int], end: Mapping[int, int]) -> Iterator[Message]:
         for partition in range(self.partitions):
             log = self.logs.get((topic, partition), [])
-            first = start.get(partition, self.first.get((topic, partition), 0))
-            assert first >= self.first.get((topic, partition), 0), "the real reader raises LogTruncated here"
+            begins = self.first.get((topic, partition), 0)
+            first = start.get(partition, begins)
+            if first < begins:
+                raise LogTruncated(topic, partition, first, begins)
             for offset in range(first, min(end.get(partition, len(log)), len(log))):
                 self.records_read += 1
                 yield Message(topic, partition, offset, 0, *log[offset])

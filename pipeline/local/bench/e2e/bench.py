@@ -14,21 +14,19 @@ from typing import Final
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.domain.identifiers import EntityKey
 from pipeline.domain.records import Accepted, Lane
-from pipeline.kafka.client import KafkaUnavailable
 from pipeline.local.bench.e2e.send import BATCH, HttpSender
 from pipeline.local.bench.e2e.stages import EVERY, StageLag, read_courses, stages_of
-from pipeline.local.bench.gate.bench import emptied
+from pipeline.local.bench.frame import emptied, ended, write_report
 from pipeline.local.bench.surge import figures as of
 from pipeline.local.bench.surge.figures import Change, History, LaneLag, Span, read_history
 from pipeline.local.bench.surge.lab import EHR as DESTINATION
 from pipeline.local.bench.surge.lab import HEALTHY, Lab, laboratory
 from pipeline.local.bench.surge.load import CAPACITY, EHR, Load, Mix
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.provenance import commit, machine
+from pipeline.local.provenance import commit, machine, shown
 from pipeline.local.stack import CLIENT
 from pipeline.ops.topics import KafkaTopics
 from pipeline.roles.process import now_ms
@@ -40,8 +38,6 @@ SHARES: Final = (0.05, 0.15, 0.5, 0.3)
 
 WRITER: Final = {"rate_per_s": 10_000.0}
 DRAIN_S: Final = 60.0
-NOT_RUN: Final = 2
-INTERRUPTED: Final = 130
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,16 +83,15 @@ class E2eReport(msgspec.Struct, frozen=True, kw_only=True):
 def bench_e2e(options: Options, folder: Path, console: Console, json_file: Path | None, check: bool) -> int:
     """Run once in `folder`, which is emptied. The exit code: 1 where `check` and the goal was not reached, 2 where it could
     not be run."""
-    try:
+
+    def run() -> E2eReport:
         emptied(folder)
-        report = asyncio.run(_measure(options, folder, console))
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+        return asyncio.run(_measure(options, folder, console))
+
+    report = ended(run, console)
+    if isinstance(report, int):
+        return report
+    write_report(json_file, report)
     tell(report, console)
     return 1 if check and not report.reached else 0
 
@@ -208,7 +203,7 @@ def headline(report: E2eReport) -> str:
         f"{options.rate:,.0f} events/s by HTTP in batches of {BATCH} over {options.entities:,} entities for "
         f"{options.seconds:g} s after a warm-up; {report.sent:,} events sent in all, {report.unanswered} without a yes, "
         f"{report.open} open at the end. {cores} cores, of which others used {max(0.0, others):.1f} meanwhile; "
-        f"Python {report.machine['python']}; commit {report.commit[:12]}. "
+        f"Python {report.machine['python']}; commit {shown(report.commit)}. "
         f"From the source to the confirmation, ms; goal: critical p99 under {report.goal_critical_p99_ms:g}."
     )
 

@@ -4,32 +4,25 @@ Runs alternate, so that what else happens on the machine meets both alike; a fig
 time is of the whole worker process, without the broker.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from rich.console import Console
-from rich.text import Text
 
-from pipeline.kafka.client import KafkaUnavailable
+from pipeline.local.bench.frame import LEFT_BY_US, emptied, ended, read_report, write_report
 from pipeline.local.bench.gate.load import by_cycle, one_by_one
 from pipeline.local.bench.gate.report import Alone, GateReport, Kill, Options, Run, Twin, joined, tell
 from pipeline.local.bench.gate.run import Bench, Made
 from pipeline.local.bench.gate.streams import STREAMS, twin_alone
 from pipeline.local.bench.gate.worker import Ours
-from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
 from pipeline.local.servers.broker import Broker
 from pipeline.roles.policies import load_policy
 
-NOT_RUN: Final = 2
-INTERRUPTED: Final = 130
 NO_PEER: Final = "none"
 ROOMS: Final = ("pipeline", "loadtest/peers")
 PEER_NAMES: Final = ("quix", STREAMS)
-LEFT_BY_US: Final = "kafka"
 
 
 def bench_gate_worker(
@@ -41,17 +34,15 @@ def bench_gate_worker(
     held before, of the same commit, machine and options.
     """
     workers = (Ours.name,) if peer == NO_PEER else (Ours.name, peer)
-    try:
+
+    def run() -> GateReport:
         emptied(folder)
-        report = _measure(options, peer, workers, runs, kill, folder, console)
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    report = joined(_report_in(json_file), report)
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+        return joined(read_report(json_file, GateReport), _measure(options, peer, workers, runs, kill, folder, console))
+
+    report = ended(run, console)
+    if isinstance(report, int):
+        return report
+    write_report(json_file, report)
     tell(report, console)
     return 1 if check and not report.reached else 0
 
@@ -99,20 +90,3 @@ def _alone(made: Made, run: Run, bench: Bench, peer: str) -> Alone:
     single = one_by_one(made.before, made.records, bench.codec, policy)
     cycles = by_cycle(made.before, made.records, round(run.cycle), bench.codec, policy)
     return Alone(one_by_one_us=single.us, by_cycle_us=cycles.us, head_bytes=single.head_bytes, twin_us=twin_us)
-
-
-def emptied(folder: Path) -> None:
-    """Make the folder, or empty it; LocalPlatformError where it holds what no bench left there."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
-        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def _report_in(file: Path | None) -> GateReport | None:
-    if file is None or not file.exists():
-        return None
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=GateReport)
-    except msgspec.DecodeError:
-        return None  # of another kind, or of an earlier shape: it is replaced

@@ -15,17 +15,17 @@ import msgspec
 from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline import topology
 from pipeline.domain.records import Accepted, Decision
 from pipeline.formats.avro import Codec
-from pipeline.kafka.client import LOG, KafkaUnavailable, Message
-from pipeline.local.bench.gate.bench import INTERRUPTED, LEFT_BY_US, NOT_RUN, emptied
+from pipeline.kafka.client import LOG, Message
+from pipeline.local.bench.frame import LEFT_BY_US, emptied, ended, write_report
 from pipeline.local.bench.gate.load import Landed, Landing
-from pipeline.local.bench.gate.run import FLUSH_S, SETTINGS, load_landing, look, through
+from pipeline.local.bench.gate.run import FLUSH_S, SETTINGS, load_landing, through
+from pipeline.local.bench.processor import look
 from pipeline.local.errors import LocalPlatformError
-from pipeline.local.provenance import commit, machine
+from pipeline.local.provenance import commit, machine, shown
 from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
 from pipeline.ops.topics import KafkaTopics, decoded
@@ -70,30 +70,25 @@ class PaceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def bench_gate_pace(options: Options, folder: Path, console: Console, json_file: Path | None) -> int:
     """Run each in `folder`, which is emptied. The exit code: 2 where it could not be run."""
-    paces: list[Pace] = []
-    try:
-        emptied(folder)
-        broker = Broker(folder / LEFT_BY_US)
-        broker.start()
-        try:
-            for rate in options.rates:
-                for within_ms in options.within_ms:
-                    paces.append(_measure(rate, within_ms, options.seconds, broker, folder))
-                    console.print(
-                        f"{rate} events/s, within {within_ms} ms: p99 {paces[-1].p99_ms} ms, {paces[-1].us:.0f} µs an event"
-                    )
-        finally:
-            broker.stop()
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    report = PaceReport(commit=commit("pipeline"), machine=machine(), options=options, paces=tuple(paces))
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    paces = ended(lambda: _paces(options, folder, console), console)
+    if isinstance(paces, int):
+        return paces
+    report = PaceReport(commit=commit("pipeline"), machine=machine(), options=options, paces=paces)
+    write_report(json_file, report)
     tell(report, console)
     return 0
+
+
+def _paces(options: Options, folder: Path, console: Console) -> tuple[Pace, ...]:
+    paces: list[Pace] = []
+    emptied(folder)
+    with Broker(folder / LEFT_BY_US) as broker:
+        for rate in options.rates:
+            for within_ms in options.within_ms:
+                paces.append(_measure(rate, within_ms, options.seconds, broker, folder))
+                told = f"{rate} events/s, within {within_ms} ms: p99 {paces[-1].p99_ms} ms, {paces[-1].us:.0f} µs an event"
+                console.print(told)
+    return tuple(paces)
 
 
 def _measure(rate: int, within_ms: int, seconds: int, broker: Broker, folder: Path) -> Pace:
@@ -179,7 +174,7 @@ def headline(report: PaceReport) -> str:
     """What was run, and on what."""
     return (
         f"{ENTITIES:,} entities, {report.options.seconds} s each. {report.machine['cores']} cores; "
-        f"Python {report.machine['python']}; commit {report.commit[:12]}."
+        f"Python {report.machine['python']}; commit {shown(report.commit)}."
     )
 
 

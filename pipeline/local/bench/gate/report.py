@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.local.provenance import shown
+
 TOTAL_GOAL: Final = 1.5
 FRAMEWORK_GOAL: Final = 3.0
 
@@ -186,7 +188,7 @@ def headline(report: GateReport) -> str:
     return (
         f"{options.records:,} records over {options.entities:,} entities after a warm-up of "
         f"{options.entities + options.warm_up:,}; heads of {heads:,.0f} bytes. {report.machine['cores']} cores; "
-        f"Python {report.machine['python']}; commit {report.commit[:12]}."
+        f"Python {report.machine['python']}; commit {shown(report.commit)}."
     )
 
 

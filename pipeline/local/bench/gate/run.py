@@ -4,7 +4,6 @@ The worker serves before anything is measured. Then it is held, the topics are l
 everything there, and what it costs to start is not in the figure. The end is when its last commit covers everything.
 """
 
-import os
 import re
 import time
 import urllib.request
@@ -26,6 +25,7 @@ from pipeline.local.bench.gate.load import Landed, Landing
 from pipeline.local.bench.gate.report import Kill, Options, Run, Twin
 from pipeline.local.bench.gate.streams import STREAMS, Streams, compared, expected, landed, told
 from pipeline.local.bench.gate.worker import COMMIT_INTERVAL_S, Held, Ours, Peer, Worker
+from pipeline.local.bench.processor import look
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import HOST
 from pipeline.local.servers.broker import Broker
@@ -46,8 +46,6 @@ KILL_AT: Final = 1 / 3
 
 SETTINGS: Final = {"worker": {"session_timeout_s": SESSION_S, "commit_interval_s": COMMIT_INTERVAL_S}}
 
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _CYCLES: Final = re.compile(r"^surgeline_batch_records_(sum|count)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -223,10 +221,3 @@ def place_of(codec: Codec, message: Message) -> tuple[str, int, int]:
             return decision.topic, decision.partition, decision.offset
         case _:
             raise LocalPlatformError(f"{message.topic} holds what is no verdict")
-
-
-def look(pid: int) -> tuple[float, int]:
-    """Processor seconds of a process with its threads, and its resident memory in bytes, as Linux tells."""
-    parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    return (int(parts[11]) + int(parts[12])) / _TICKS_PER_S, memory

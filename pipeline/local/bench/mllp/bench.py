@@ -1,7 +1,6 @@
 """`surgeline bench mllp`: acknowledged messages in a second and their times, ours and a peer's, alternating on one machine."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,19 +10,15 @@ from typing import Final
 import msgspec
 import uvloop
 from rich.console import Console
-from rich.text import Text
 
-from pipeline.kafka.client import KafkaUnavailable
-from pipeline.local.bench.gate.bench import LEFT_BY_US, emptied
+from pipeline.local.bench.frame import LEFT_BY_US, NOT_RUN, emptied, ended, read_report, write_report
 from pipeline.local.bench.mllp.engines import PEER, Engine, MessageFoundry, Ours
 from pipeline.local.bench.mllp.load import Load, Log, Messages
 from pipeline.local.bench.mllp.report import OURS, Kill, MllpReport, Options, Run, joined, tell
-from pipeline.local.errors import LocalPlatformError
+from pipeline.local.bench.processor import busy_s
 from pipeline.local.provenance import commit, machine
 from pipeline.local.servers.broker import Broker
 
-NOT_RUN: Final = 2
-INTERRUPTED: Final = 130
 PEERS: Final = (PEER,)
 WARM_UP_S: Final = 2.0
 WARM_UP_MESSAGES: Final = 20_000
@@ -31,7 +26,6 @@ WARM_UPS: Final = 12
 """Most times that WARM_UP_S is spent to come to WARM_UP_MESSAGES: a broker is compiled by what it is given to do."""
 KILL_AFTER_S: Final = 2.0
 ROOMS: Final = ("pipeline", "loadtest/peers")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 Make = Callable[[str], Engine]
 """Makes an engine of its own for a run, by the run's name."""
@@ -51,30 +45,24 @@ def bench_mllp(
 
     What `json_file` holds of the same machine and options stays in it, and counts; it is written after each turn.
     """
-    before = _report_in(json_file)
+    before = read_report(json_file, MllpReport)
     turn = len(before.of(OURS)) if before is not None else 0
-    report = before
-    try:
+
+    def run() -> MllpReport | None:
+        report = before
         emptied(folder)
         with Broker(folder / LEFT_BY_US) as broker:
             makers = _makers(folder, broker, peer)
             for measured in _measured(options, range(turn, turn + runs), makers, is_killed, console):
                 report = joined(before, measured)
-                _keep(report, json_file)
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    if report is None:
-        return NOT_RUN
+                write_report(json_file, report)
+        return report
+
+    report = ended(run, console)
+    if report is None or isinstance(report, int):
+        return NOT_RUN if report is None else report
     tell(report, console)
     return 1 if check and not report.reached else 0
-
-
-def _keep(report: MllpReport, json_file: Path | None) -> None:
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
 def _makers(folder: Path, broker: Broker, peer: str | None) -> dict[str, Make]:
@@ -161,7 +149,7 @@ async def _loads(engine: Engine, name: str, options: Options) -> Run:
 
 def _cpu(engine: Engine) -> tuple[float, float, float, float]:
     """Processor seconds of everybody, the engine, its store, and the sender, which is this process."""
-    return _busy_s(), engine.cpu_s(), engine.store_cpu_s(), time.process_time()
+    return busy_s(), engine.cpu_s(), engine.store_cpu_s(), time.process_time()
 
 
 def _not_yes(log: Log) -> int:
@@ -185,21 +173,6 @@ async def _until_killed(engine: Engine, load: Load) -> Log:
     await asyncio.to_thread(engine.kill)
     await load.until_lost()
     return log
-
-
-def _busy_s() -> float:
-    """Processor time that anybody on this machine has used."""
-    user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    return sum(map(int, (user, nice, system, *rest[:3]))) / _TICKS_PER_S
-
-
-def _report_in(file: Path | None) -> MllpReport | None:
-    if file is None or not file.exists():
-        return None
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=MllpReport)
-    except msgspec.DecodeError:
-        return None  # of another kind, or of an earlier shape: it is replaced
 
 
 __all__ = ["PEERS", "Options", "bench_mllp"]

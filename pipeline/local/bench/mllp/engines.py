@@ -17,9 +17,9 @@ from pipeline.formats.hl7v2.er7 import Malformed, parse
 from pipeline.formats.hl7v2.header import identity_digest, identity_of
 from pipeline.kafka.crypto import RawCipher
 from pipeline.kafka.reader import read_topic
-from pipeline.local.bench.gate.run import look
 from pipeline.local.bench.gate.worker import python_of
 from pipeline.local.bench.mllp.load import Messages
+from pipeline.local.bench.processor import look
 from pipeline.local.child import Child
 from pipeline.local.errors import LocalPlatformError
 from pipeline.local.ports import free_ports, is_listening

@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.local.provenance import shown
+
 OURS: Final = "surgeline"
 RATIO_GOAL: Final = 3.0
 """Acknowledged messages in a second, of the peer's in the same run."""
@@ -141,7 +143,7 @@ def headline(report: MllpReport) -> str:
     options = report.options
     others = max((run.others for run in report.runs), default=0.0)
     turns = " and ".join(f"{len(report.of(engine))} of {engine}" for engine in report.engines)
-    commits = ", ".join(commit[:12] for commit in report.commits)
+    commits = ", ".join(map(shown, report.commits))
     return (
         f"ADT^A02 of 1 KB over {options.connections} connections with one message in flight on each, and at "
         f"{options.rate:,.0f} messages/s; {options.seconds:g} s each, medians of runs that took turns: {turns}. Times in ms. "

@@ -3,7 +3,7 @@
 Each count of workers gets topics of its own, full with one record of each entity and as many changes as are asked for. Then
 the workers start together. Start to ready: every worker is killed (kill -9) and started again, once with its disk and once
 without. What a start with the disk costs of the processor and takes of the time is taken off what the records cost.
-The second part is `bench_scale_recovery`: heads of full size, a hundred thousand and a million of them.
+The second part is `measure_recovery`: heads of full size, a hundred thousand and a million of them.
 """
 
 import sys
@@ -15,17 +15,14 @@ from typing import Final
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline import topology
-from pipeline.kafka.client import KafkaUnavailable
-from pipeline.local.bench.gate.bench import LEFT_BY_US, emptied
+from pipeline.local.bench.frame import LEFT_BY_US, emptied, ended, read_report, write_report
 from pipeline.local.bench.gate.load import Landing
 from pipeline.local.bench.gate.run import SETTINGS, load_landing, through
 from pipeline.local.bench.scale.gates import BOUND_S, Gates
 from pipeline.local.bench.scale.recovery import DAY_EVENTS_PER_S, Recovery, measure_recovery
-from pipeline.local.errors import LocalPlatformError
-from pipeline.local.provenance import commit, machine
+from pipeline.local.provenance import commit, machine, shown
 from pipeline.local.servers.broker import Broker
 from pipeline.local.stack import Stack, wait_for
 from pipeline.ops.topics import KafkaTopics
@@ -35,8 +32,6 @@ GOAL_READY_S: Final = 15.0
 """From the start of a worker until it serves, with its disk and without, where it has so many heads of one record each:"""
 GOAL_HEADS: Final = 100_000
 POLL_S: Final = 0.25
-NOT_RUN: Final = 2
-INTERRUPTED: Final = 130
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,24 +102,19 @@ def joined(before: ScaleReport | None, after: ScaleReport) -> ScaleReport:
 def bench_scale(options: Options, folder: Path, console: Console, json_file: Path | None, check: bool) -> int:
     """Run each part in `folder`, which is emptied. The exit code: 1 where `check` and the goal was not reached, 2 where it
     could not be run. `json_file` keeps what it held before, of the same commit and machine; it is written after each part."""
-    empty = report = ScaleReport(commit=commit("pipeline"), machine=machine())
-    before = _report_in(json_file)
-    try:
+    before, empty = read_report(json_file, ScaleReport), ScaleReport(commit=commit("pipeline"), machine=machine())
+
+    def run() -> ScaleReport:
+        report = empty
         emptied(folder)
-        broker = Broker(folder / LEFT_BY_US)
-        broker.start()
-        try:
+        with Broker(folder / LEFT_BY_US) as broker:
             for report in _parts(options, broker, folder, empty, console):
-                if json_file is not None:
-                    json_file.write_bytes(msgspec.json.format(msgspec.json.encode(joined(before, report))) + b"\n")
-        finally:
-            broker.stop()
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    report = joined(before, report)
+                write_report(json_file, joined(before, report))
+        return joined(before, report)
+
+    report = ended(run, console)
+    if isinstance(report, int):
+        return report
     tell(report, console)
     return 1 if check and not report.reached else 0
 
@@ -141,15 +131,6 @@ def _parts(options: Options, broker: Broker, folder: Path, report: ScaleReport, 
         console.print(f"{heads:,} heads: ready in {recovery.ready_without_disk_s:.1f} s without the disk")
         report = msgspec.structs.replace(report, recoveries=(*report.recoveries, recovery))
         yield report
-
-
-def _report_in(file: Path | None) -> ScaleReport | None:
-    if file is None or not file.exists():
-        return None
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=ScaleReport)
-    except msgspec.DecodeError:
-        return None  # of another kind, or of an earlier shape: it is replaced
 
 
 def _measure(workers: int, options: Options, broker: Broker, folder: Path) -> Scale:
@@ -232,7 +213,7 @@ def _recovery_rows(recoveries: Sequence[Recovery]) -> Iterator[tuple[str, ...]]:
 def headline(report: ScaleReport) -> str:
     """What was run, and on what."""
     return (
-        f"{report.machine['cores']} cores; Python {report.machine['python']}; commit {report.commit[:12]}. "
+        f"{report.machine['cores']} cores; Python {report.machine['python']}; commit {shown(report.commit)}. "
         f"Goal: {GOAL_HEADS:,} heads are ready within {report.goal_ready_s:g} s, with the disk and without."
     )
 

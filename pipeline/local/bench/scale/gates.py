@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pipeline.local.bench.gate.run import look
+from pipeline.local.bench.processor import look
 from pipeline.local.stack import Stack
 
 BOUND_S: Final = 600.0

@@ -2,26 +2,17 @@
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
-import msgspec
 from rich.console import Console
-from rich.text import Text
 
-from pipeline.kafka.client import LOG, KafkaUnavailable
+from pipeline.kafka.client import LOG
+from pipeline.local.bench.frame import emptied, ended, read_report, write_report
 from pipeline.local.bench.surge.parts import PARTS, run_part
 from pipeline.local.bench.surge.report import Options, Part, SurgeReport, tell
-from pipeline.local.errors import LocalPlatformError
 from pipeline.local.provenance import commit, machine
-
-NOT_RUN: Final = 2
-INTERRUPTED: Final = 130
-LEFT_BY_US: Final = "kafka"
-"""Every part begins with the broker, whose data lie here."""
 
 
 def bench_surge(
@@ -31,18 +22,18 @@ def bench_surge(
     promise did not hold, 2 where a part could not be run. What was measured by then is in `json_file` in any case, and so are
     parts that it held before, of the same commit, machine and options."""
     done: list[Part] = []
-    try:
+
+    def run() -> SurgeReport:
         with _quiet():
             for name in parts:
-                _empty(folder)
+                emptied(folder)
                 done.append(asyncio.run(run_part(name, options, folder, console)))
                 _keep(report_of(options, done), json_file)
-    except (LocalPlatformError, KafkaUnavailable) as error:
-        console.print(Text(f"The bench could not be run: {error}", style="bold red"))
-        return NOT_RUN
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    report = report_of(options, done)
+        return report_of(options, done)
+
+    report = ended(run, console)
+    if isinstance(report, int):
+        return report
     tell(report, console)
     return 1 if check and not report.reached else 0
 
@@ -58,14 +49,6 @@ def _quiet() -> Iterator[None]:
         LOG.setLevel(before)
 
 
-def _empty(folder: Path) -> None:
-    """LocalPlatformError where it holds what no bench left there."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / LEFT_BY_US).is_dir():
-        raise LocalPlatformError(f"{folder} is not empty, and nothing says that a bench left it so; name another by --folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
 def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:
     """Of the parts that were run."""
     reached = all(part.reached for part in parts)
@@ -73,18 +56,7 @@ def report_of(options: Options, parts: Sequence[Part]) -> SurgeReport:
 
 
 def _keep(report: SurgeReport, json_file: Path | None) -> None:
-    if json_file is None:
-        return
-    if json_file.exists():
-        report = joined(_report_in(json_file), report)
-    json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-
-
-def _report_in(file: Path) -> SurgeReport | None:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=SurgeReport)
-    except msgspec.DecodeError:
-        return None  # of another kind, or of an earlier shape: it is replaced
+    write_report(json_file, joined(read_report(json_file, SurgeReport), report))
 
 
 def joined(before: SurgeReport | None, after: SurgeReport) -> SurgeReport:

@@ -20,6 +20,7 @@ from pipeline.domain.identifiers import Millis
 from pipeline.formats.avro import Codec
 from pipeline.kafka.client import KafkaUnavailable
 from pipeline.kafka.producer import OutRecord, Publisher, PublishFailed
+from pipeline.local.bench.processor import busy_s, look
 from pipeline.local.bench.surge.load import Load, Mix
 from pipeline.local.bench.surge.report import MACHINE
 from pipeline.local.errors import LocalPlatformError
@@ -52,8 +53,6 @@ HEALTHY: Final = Behaviour(singles_per_s=100_000.0, resources_per_s=100_000.0, l
 BURST_S: Final = 0.05
 
 _METRIC: Final = re.compile(r"^(surgeline_writer_[a-z_]+)\{[^}]*\} ([0-9.e+-]+)$", re.MULTILINE)
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +148,13 @@ class Lab:
     @property
     def memory(self) -> dict[str, int]:
         """Of each process, in bytes."""
-        return {name: memory for name, (memory, _) in self._looks().items()}
+        return {name: memory for name, (_, memory) in self._looks().items()}
 
-    def _looks(self) -> dict[str, tuple[int, float]]:
+    def _looks(self) -> dict[str, tuple[float, int]]:
         looks = {}
         for name, pid in self.watched.items():
             with contextlib.suppress(LocalPlatformError, OSError):
-                looks[name] = _look(pid())
+                looks[name] = look(pid())
         return looks
 
     async def sample(self) -> None:
@@ -167,8 +166,8 @@ class Lab:
             self.samples.append(
                 Sample(
                     now_ms(),
-                    {name: memory for name, (memory, _) in looks.items()},
-                    {name: cpu_s for name, (_, cpu_s) in looks.items()} | {MACHINE: _busy_s()},
+                    {name: memory for name, (_, memory) in looks.items()},
+                    {name: cpu_s for name, (cpu_s, _) in looks.items()} | {MACHINE: busy_s()},
                     **figures,
                 )
             )
@@ -238,19 +237,6 @@ class Lab:
         except KafkaUnavailable:
             return False
         return all((part.committed or 0) >= part.end for part in cut)
-
-
-def _busy_s() -> float:
-    """Processor time that anybody on this machine has used."""
-    user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    return sum(map(int, (user, nice, system, *rest[:3]))) / _TICKS_PER_S
-
-
-def _look(pid: int) -> tuple[int, float]:
-    """Resident memory in bytes and processor time in seconds, as Linux tells."""
-    memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return memory, (int(parts[11]) + int(parts[12])) / _TICKS_PER_S
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from rich.text import Text
 from pipeline.domain.records import Lane
 from pipeline.local.bench.surge.fifo import FifoReport
 from pipeline.local.bench.surge.figures import Phase
+from pipeline.local.provenance import shown
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +144,7 @@ def headline(report: SurgeReport) -> str:
         f"{options.rate:,.0f} events/s, {options.critical_rate:g} of them critical, for {options.seconds:g} s over "
         f"{options.entities:,} entities; the stand-in takes {options.ehr_rate:g} requests/s. "
         f"Outage: {options.outage_seconds:g} s at {options.outage_rate:,.0f} events/s. {machine_is}; "
-        f"Python {report.machine['python']}; commit {report.commit[:12]}. Lags in ms from receipt to confirmation."
+        f"Python {report.machine['python']}; commit {shown(report.commit)}. Lags in ms from receipt to confirmation."
     )
 
 
