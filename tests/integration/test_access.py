@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 FIRST: Final = ("gate", "http", "mllp", "fhir", "files", "timers")
 LATER: Final = ("reconcile", "files-out", "downtime", "auditor", "budgets")
-LOOKS: Final = ("status", "books")
 PREFIX: Final = "ward."
 NOT_ALLOWED: Final = "AUTHORIZATION_FAILED"
 
@@ -137,9 +136,11 @@ def test_every_role_does_its_work_with_the_rights_that_are_listed_for_it(guarded
     assert unheard == []
 
 
-@pytest.mark.parametrize("command", [("status", "--json"), ("books", "--json", "--no-ask")])
-def test_who_only_looks_gets_along_with_less(guarded: Guarded, command: tuple[str, ...]) -> None:
-    json.loads(guarded.says(command[0], *command))
+def test_who_only_looks_gets_along_with_less(guarded: Guarded) -> None:
+    json.loads(guarded.says("status", "status", "--json"))
+    told = surgeline(guarded.stack, "books", "--json", "--no-ask", environment=guarded.environment("books"))
+    assert told.returncode in (0, 1), "1: something is still on its way"
+    assert json.loads(told.stdout)["books"]["balanced"]
 
 
 def test_an_operator_gets_along_with_an_operator_s_rights(guarded: Guarded) -> None:
