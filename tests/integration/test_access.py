@@ -56,16 +56,22 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(ehr_replica: Ehr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """With an EHR of its own: at the common one other tests write the same beds, which no books of ours could balance."""
     folder = tmp_path_factory.mktemp("guarded")
+    with Ehr(folder / "ehr-server") as ehr:
+        yield from running(folder, ehr)
+
+
+def running(folder: Path, ehr: Ehr) -> Iterator[Guarded]:
     port = free_port()
     overrides = {
         "audit": {"checkpoint_s": 1},
         "files": one_partner(folder),
-        "fhir": {"port": port, "feeds": {"ehr": feed(ehr_replica, folder, port, "ehr", "full-resource")}},
+        "fhir": {"port": port, "feeds": {"ehr": feed(ehr, folder, port, "ehr", "full-resource")}},
         **sections(folder, OKPKey.generate_key("Ed25519"), facility="GENERAL"),
     }
-    target = Target("ehr", "replica", "sekmet-replica", ehr_replica.base_url)
+    target = Target("ehr", "replica", "sekmet-replica", ehr.base_url)
     with SecuredBroker(folder / "broker", free_port(), asks_for_rights=True) as broker:
         stack = Stack(folder, broker.bootstrap, (target,), prefix=PREFIX, overrides=overrides)
         stack.write_settings()
